@@ -1,0 +1,38 @@
+# Everything runs in .venv, which each target makes for itself: Python 3.11+ and make are enough.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test lint types samples clean
+
+demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
+	$(BIN)/python sample_models/demo.py
+
+test: $(STAMP)  ## the whole test suite
+	$(BIN)/python -m pytest -n 2
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+samples: .venv-samples/.installed  ## train and export sample_models/ again
+	.venv-samples/bin/python sample_models/build.py
+
+clean:
+	rm -rf .venv .venv-samples
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("bnfold needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+.venv-samples/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-samples
+	.venv-samples/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-samples/bin/python -m pip install --quiet --editable . --group samples
+	touch $@

@@ -1,0 +1,211 @@
+"""The public functions: fold, inspect, optimize, verify.
+
+Each takes plain arguments and returns a frozen result; the command line is a thin layer over them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import onnx
+
+from bnfold import model_file
+from bnfold.apply import apply
+from bnfold.compare import Comparison, Trial, compare
+from bnfold.counts import Counts
+from bnfold.errors import NotEqualError, UsageError
+from bnfold.graph import Index
+from bnfold.plan import Verdict, plan
+
+Model = TypeVar("Model")
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What bnfold would do to a model, without doing it."""
+
+    verdicts: tuple[Verdict, ...]
+    counts: Counts
+
+
+@dataclass(frozen=True)
+class FoldResult(Generic[Model]):
+    """A folded model, with one verdict for every BatchNormalization of the original."""
+
+    model: Model
+    verdicts: tuple[Verdict, ...]
+    before: Counts
+    after: Counts
+
+    @property
+    def folded(self) -> tuple[Verdict, ...]:
+        """The verdicts of the BatchNormalizations that are gone."""
+        return tuple(verdict for verdict in self.verdicts if verdict.folded)
+
+    @property
+    def kept(self) -> tuple[Verdict, ...]:
+        """The verdicts of those that stayed, each with its refusal."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.folded)
+
+
+@dataclass(frozen=True)
+class OptimizeResult(FoldResult[Path]):
+    """A folded file. `model` is its path; sizes are in bytes and include external data."""
+
+    bytes_before: int = 0
+    bytes_after: int = 0
+    comparison: Comparison | None = field(default=None)  # None: nothing folded, or verify="none"
+
+
+def fold(model: Model) -> FoldResult[Model]:
+    """Fold every BatchNormalization that can be folded; returns a new model.
+
+    `model` is an onnx.ModelProto or an onnx_graphsurgeon.Graph and is left as it is; the result's
+    `model` is of the same type. Nothing is run: `verify` compares two models in onnxruntime.
+
+    Raises ModelError where the model is not valid, TypeError for anything but the two types.
+    """
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return _fold_in_place(copy)  # type: ignore[return-value]
+    from bnfold.gs import fold_graph, is_graph
+
+    if is_graph(model):
+        return fold_graph(model, _fold_in_place)
+    raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
+
+
+def inspect(model: onnx.ModelProto | PathLike) -> Inspection:
+    """The verdict on every BatchNormalization of a model or a file; nothing is changed or run.
+
+    Raises ModelError where the file cannot be read or the model is not valid.
+    """
+    proto = model if isinstance(model, onnx.ModelProto) else model_file.read(Path(model)).model
+    index = Index(proto)
+    return Inspection(plan(index).verdicts, Counts.of(index))
+
+
+def optimize(
+    path_in: PathLike,
+    path_out: PathLike | None = None,
+    *,
+    in_place: bool = False,
+    verify: str = "full",
+    trial: Trial | None = None,
+) -> OptimizeResult:
+    """Fold a file, compare the result with the original in onnxruntime, and write it.
+
+    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full" or "none".
+    `trial` says on which inputs and within which limits the two models are run. The output gets
+    its name only after the comparison; a file of that name is replaced.
+
+    Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
+    written), UndecidedError (the original does not run in onnxruntime), ChildError (it crashed).
+    """
+    if verify not in ("full", "none"):
+        raise UsageError(f"verify={verify!r} is neither 'full' nor 'none'")
+    source, target = Path(path_in), _target(Path(path_in), path_out, in_place)
+    file = model_file.read(source)
+    if in_place and file.external:
+        raise UsageError(
+            f"{source} has external data, which cannot be replaced in one step",
+            "write to a new file with -o instead of --in-place",
+        )
+    bytes_before = file.bytes_on_disk
+    index = Index(file.model)
+    before, planned = Counts.of(index), plan(index)
+    apply(index, planned)
+    with model_file.Output(target) as output:
+        comparison = None
+        if planned.edits or file.external:
+            output.write(file)
+            if verify == "full" and planned.edits:
+                comparison = compare(source, output.candidate, trial or Trial())
+                _require_equal(comparison)
+        else:
+            output.copy(source)
+        output.publish()
+    written = model_file.ModelFile(target, file.model)
+    if file.external:
+        written.data_files.append(target.with_name(f"{target.name}.data"))
+    return OptimizeResult(
+        target, planned.verdicts, before, Counts.of(Index(file.model)),
+        bytes_before, written.bytes_on_disk, comparison,
+    )  # fmt: skip
+
+
+def verify(
+    original: onnx.ModelProto | PathLike,
+    folded: onnx.ModelProto | PathLike,
+    *,
+    trial: Trial | None = None,
+) -> Comparison:
+    """Run both models on the same inputs in onnxruntime and compare every output.
+
+    Raises ModelError, UndecidedError or ChildError where no comparison was possible; a difference
+    is no error here: look at the result's `equal`.
+    """
+    with contextlib.ExitStack() as stack:
+        return compare(_located(original, stack), _located(folded, stack), trial or Trial())
+
+
+def _fold_in_place(model: onnx.ModelProto) -> FoldResult[onnx.ModelProto]:
+    index = Index(model)
+    before, planned = Counts.of(index), plan(index)
+    apply(index, planned)
+    return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)))
+
+
+def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
+    if in_place:
+        if path_out is not None:
+            raise UsageError("--in-place and -o exclude each other", "give one of them")
+        return Path(os.path.realpath(source))  # a link stays a link to the new file
+    target = Path(path_out) if path_out is not None else source.with_suffix(".folded.onnx")
+    if target.is_dir():
+        target = target / source.name
+    if target.exists() and source.exists() and target.samefile(source):
+        raise UsageError(
+            f"the output {target} is the input itself",
+            "choose another name, or say --in-place to replace it",
+        )
+    return target
+
+
+def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> Path:
+    """The path of a model; one that is only in memory is put into a temporary file."""
+    if not isinstance(model, onnx.ModelProto):
+        return Path(model)
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-")))
+    file = model_file.ModelFile(folder / "model.onnx", onnx.ModelProto())
+    file.model.CopyFrom(model)
+    if file.is_large:
+        file.external = list(model_file.tensors(file.model))
+    with model_file.Output(file.path) as output:
+        output.write(file)
+        output.publish()
+    return file.path
+
+
+def _require_equal(comparison: Comparison) -> None:
+    if comparison.equal:
+        return
+    worst = comparison.worst
+    what = comparison.mismatch or (
+        f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
+        f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
+        if worst
+        else "nothing was compared"
+    )
+    raise NotEqualError(
+        f"the folded model is not equal to the original: {what}",
+        comparison,
+        "nothing was written; please report this model, it shows a fault in bnfold",
+    )

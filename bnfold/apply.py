@@ -1,0 +1,192 @@
+"""Carries a plan out, in place. The only module that changes a model.
+
+Everything an edit does not name stays as it was. What becomes unused *because of* an edit goes:
+parameters of removed BatchNormalizations, and the Constant and Identity nodes that led to them.
+What was unused before stays.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, TensorProto, helper, numpy_helper
+
+from bnfold.constants import Constant, rounded
+from bnfold.edits import Bypass, Rescale, SetOperator, Supply, applied
+from bnfold.graph import Index, Node, Scope
+from bnfold.plan import Plan
+
+_DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "external_data")
+
+
+def apply(index: Index, plan: Plan) -> None:
+    """Change `index.model` as the plan says. The index describes the old model afterwards."""
+    _Surgery(index, plan).run()
+
+
+class _Surgery:
+    def __init__(self, index: Index, plan: Plan) -> None:
+        self.index = index
+        self.edits = plan.edits
+        self.constants = plan.constants
+        self.removed = {edit.node for edit in plan.edits if isinstance(edit, Bypass)}
+        self.gone: dict[Scope, set[str]] = defaultdict(set)  # names without a tensor behind them
+        self.released: dict[tuple[Scope, str], int] = defaultdict(int)
+        self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
+        self.added: list[tuple[Node, TensorProto]] = []  # Constant nodes to put before a reader
+
+    def run(self) -> None:
+        self._write_constants()
+        for edit in self.edits:
+            if isinstance(edit, SetOperator):
+                _set_operator(edit)
+            elif isinstance(edit, Bypass):
+                self._bypass(edit)
+        for scope in self.index.scopes:
+            self._sweep(scope)
+
+    # --- constants -------------------------------------------------------------------------------
+
+    def _write_constants(self) -> None:
+        changes: dict[tuple[Node, int], list[Rescale | Supply]] = defaultdict(list)
+        for edit in self.edits:
+            if isinstance(edit, Rescale | Supply) and edit.node not in self.removed:
+                changes[edit.node, edit.slot].append(edit)
+        stored = []
+        for (node, slot), edits in changes.items():
+            first = edits[0]
+            if isinstance(first, Supply):
+                array = rounded(applied(edits), first.dtype)
+                self._release(node.scope, node.input(slot))
+                self._read_new(node, slot, array, first.name)
+                continue
+            constant = self.constants.find(node, slot)
+            assert isinstance(constant, Constant), "it was there when it was planned"
+            if constant.is_stored:
+                stored.append((node, slot, constant, edits))
+                continue
+            array = rounded(applied(edits, constant.values), constant.dtype)
+            self._release(node.scope, constant.name)
+            if self._uses_left(constant.scope, constant.name) == 0:
+                # what computed it had no other reader and is gone: the value keeps its name
+                self._hold(node, numpy_helper.from_array(array, constant.name))
+            else:
+                self._read_new(node, slot, array, constant.name)
+        # the rest last: exporters compute a bias from the shape of the weight, and only when that
+        # computation is gone is the weight seen to have no other reader
+        for node, slot, constant, edits in stored:
+            array = rounded(applied(edits, constant.values), constant.dtype)
+            private = self._uses_left(constant.scope, constant.name) == 1
+            if private and array.shape == constant.shape:
+                _store(constant, array)
+            else:  # copy on write: somebody else reads the old value, or its shape is declared
+                self._release(node.scope, constant.name)
+                self._read_new(node, slot, array, constant.name)
+
+    def _read_new(self, node: Node, slot: int, array: npt.NDArray[np.generic], wanted: str) -> None:
+        name = self.index.fresh_name(wanted)
+        self._hold(node, numpy_helper.from_array(array, name))
+        while len(node.proto.input) <= slot:
+            node.proto.input.append("")
+        node.proto.input[slot] = name
+
+    def _hold(self, node: Node, tensor: TensorProto) -> None:
+        """Make a place for a constant that `node` reads."""
+        scope = node.scope
+        if not scope.is_function and (scope.is_main or self.index.ir_version >= 4):
+            self.initializers[scope].append(tensor)
+        else:  # functions have no initializers, and bodies of IR 3 no inputs to list them among
+            self.added.append((node, tensor))
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def _bypass(self, edit: Bypass) -> None:
+        node, producer = edit.node, edit.producer
+        self.gone[node.scope].add(producer.output)
+        producer.proto.output[0] = node.output
+        for slot in range(1, len(node.proto.input)):
+            self._release(node.scope, node.input(slot))
+
+    def _uses_left(self, scope: Scope, name: str) -> int:
+        return len(scope.uses[name]) - self.released[scope, name]
+
+    def _release(self, scope: Scope, name: str) -> None:
+        """One reader of a constant less; with the last one it goes, and what only made it."""
+        owner = scope.owner(name) if name else None
+        if owner is None:
+            return
+        self.released[owner, name] += 1
+        if self._uses_left(owner, name) > 0:
+            return
+        node = owner.producers.get(name)
+        if name in owner.initializers:
+            if name not in owner.inputs or (owner.is_main and self.index.ir_version < 4):
+                self.gone[owner].add(name)
+        elif node is not None and (
+            node.op == "Constant" or self.constants.is_computed(owner, name)
+        ):
+            self.removed.add(node)
+            self.gone[owner].update(node.proto.output)
+            for source in node.proto.input:
+                self._release(owner, source)
+
+    def _sweep(self, scope: Scope) -> None:
+        """Take out of the scope what is gone, and put in the new Constant nodes."""
+        container, gone = scope.container, self.gone[scope]
+        position = {node: number for number, node in enumerate(scope.nodes)}
+        new = [(position[n], n, tensor) for n, tensor in self.added if n.scope is scope]
+        for place, _, tensor in sorted(new, key=lambda entry: entry[0], reverse=True):
+            node = helper.make_node("Constant", [], [tensor.name], value=tensor)
+            container.node.insert(place, node)
+            scope.nodes.insert(place, Node(container.node[place], scope))
+        for place in reversed(range(len(scope.nodes))):
+            if scope.nodes[place] in self.removed:
+                del container.node[place]
+        _drop(container.value_info, gone)
+        if isinstance(container, GraphProto):
+            _drop(container.initializer, gone)
+            if self.index.ir_version < 4 and scope.is_main:  # every initializer is an input there
+                _drop(container.input, gone & scope.initializers.keys())
+                container.input.extend(
+                    helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+                    for tensor in self.initializers[scope]
+                )
+            container.initializer.extend(self.initializers[scope])
+
+
+def _set_operator(edit: SetOperator) -> None:
+    proto = edit.node.proto
+    proto.op_type = edit.op_type
+    overwritten = (*edit.drop, *edit.put)
+    for place in reversed(range(len(proto.attribute))):
+        if proto.attribute[place].name in overwritten:
+            del proto.attribute[place]
+    proto.attribute.extend(helper.make_attribute(name, value) for name, value in edit.put.items())
+
+
+def _store(constant: Constant, array: npt.NDArray[np.generic]) -> None:
+    """Replace a tensor's data and nothing else of it: name, doc string and metadata stay."""
+    data = numpy_helper.from_array(array, constant.tensor.name)
+    tensor = constant.tensor
+    for field in _DATA_FIELDS:
+        tensor.ClearField(field)
+    tensor.raw_data = data.raw_data
+    tensor.data_location = TensorProto.DEFAULT
+    if constant.node is not None and not any(
+        a.HasField("t") for a in constant.node.proto.attribute
+    ):
+        # value_float and value_floats hold no tensor: their Constant gets one
+        del constant.node.proto.attribute[:]
+        constant.node.proto.attribute.append(helper.make_attribute("value", tensor))
+
+
+def _drop(entries: Any, names: set[str]) -> None:
+    """Delete the entries of a repeated field that have one of these names."""
+    if not names:
+        return
+    places = [place for place, entry in enumerate(entries) if entry.name in names]
+    for place in reversed(places):
+        del entries[place]

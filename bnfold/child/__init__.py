@@ -1,0 +1,5 @@
+"""The process that runs onnxruntime. Nothing here is imported by the parent.
+
+`python -m bnfold.child FOLDER` reads FOLDER/request.json and leaves FOLDER/answer.json; no answer
+means that it crashed. Data crosses as JSON, never as pickle.
+"""

@@ -1,0 +1,78 @@
+"""Entry of the child: limits first, then the comparison, then one JSON answer."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+from bnfold.errors import BnfoldError, ChildError
+
+_GIB = 1 << 30
+_PR_SET_PDEATHSIG = 1
+
+
+def main(folder: Path) -> None:
+    """Answer the request in `folder`."""
+    request = json.loads((folder / "request.json").read_text())
+    answer: dict[str, Any]
+    try:
+        _limit(request)
+        from bnfold.child.judge import judge
+
+        answer = judge(request, folder)
+    except BnfoldError as error:
+        answer = {
+            "error": type(error).__name__, "message": error.message, "remedy": error.remedy,
+        }  # fmt: skip
+    except MemoryError:
+        answer = _out_of_memory(folder)
+    except Exception as error:  # a fault of ours must not read as a crash of onnxruntime
+        traceback.print_exc()
+        answer = {
+            "error": BnfoldError.__name__,
+            "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
+            "remedy": "please report it",
+        }
+    (folder / "answer.tmp").write_text(json.dumps(answer))
+    os.replace(folder / "answer.tmp", folder / "answer.json")
+
+
+def _limit(request: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux: die with the parent
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    sizes = (_size(request["original"]), _size(request["folded"]))
+    limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
+    with contextlib.suppress(ValueError, OSError):  # a lower hard limit stays in force
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _size(path: str) -> int:
+    """Bytes of the model and of whatever data lies beside it under its name."""
+    model = Path(path)
+    files = [model, *model.parent.glob(f"{model.name}.*")]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def _out_of_memory(folder: Path) -> dict[str, Any]:
+    stage = (folder / "stage").read_text() if (folder / "stage").exists() else "starting"
+    return {
+        "error": ChildError.__name__,
+        "message": f"the memory limit was reached while {stage}",
+        "remedy": "raise it with --memory-limit, or give smaller inputs with --input-shape",
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,211 @@
+"""Inputs for a model: the user's own, or drawn ones in shapes that the model accepts."""
+
+from __future__ import annotations
+
+import itertools
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import ml_dtypes
+import numpy as np
+from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
+
+from bnfold.child.sessions import Array, Feed
+from bnfold.errors import UndecidedError, UsageError
+
+RUNS = 3  # drawn feeds: normal, uniform in [0, 1), normal
+_SIZES = (64, 224, 32, 128, 16, 256, 8, 1)  # tried in turn for a dimension left open
+_CHANNELS = (3, 1)
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """A required input. A dimension is a number, a symbol, or "" if it has no name."""
+
+    name: str
+    dtype: np.dtype[np.generic]
+    dims: tuple[int | str, ...]
+
+    def symbol(self, axis: int) -> str:
+        """What names the dimension in an assignment: its symbol, or a name of its own."""
+        dim = self.dims[axis]
+        return str(dim) if dim else f"{self.name}[{axis}]"
+
+
+def specs(model: ModelProto, shapes: Mapping[str, Shape]) -> list[InputSpec]:
+    """The inputs a caller must give: those without an initializer behind them."""
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    required = [value for value in model.graph.input if value.name not in defaults]
+    _reject_unknown(shapes, [value.name for value in required], "--input-shape", "input")
+    return [_spec(value, shapes.get(value.name)) for value in required]
+
+
+def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
+    kind = value.type.WhichOneof("value")
+    tensor = value.type.tensor_type
+    if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
+        raise UndecidedError(
+            f"the input {value.name!r} is no tensor of numbers, which bnfold cannot make up",
+            "write without comparison: --verify none",
+        )
+    if shape is None and not tensor.HasField("shape"):
+        raise UndecidedError(
+            f"the input {value.name!r} has no declared shape",
+            f"give it with --input-shape {value.name}:1,3,224,224, or data with --inputs",
+        )
+    # some exporters write -1 or 0 for "any"
+    declared = [d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim]
+    if shape is not None and tensor.HasField("shape"):
+        fits = len(shape) == len(declared) and all(
+            given == dim or isinstance(dim, str) for given, dim in zip(shape, declared, strict=True)
+        )
+        if not fits:
+            raise UsageError(
+                f"--input-shape {value.name}:{_shown(shape)} does not fit the model, which "
+                f"declares {_shown(declared)}"
+            )
+    dims = tuple(shape) if shape is not None else tuple(declared)
+    return InputSpec(value.name, helper.tensor_dtype_to_np_dtype(tensor.elem_type), dims)
+
+
+def feeds(
+    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int], seed: int
+) -> Iterator[list[Feed]]:
+    """Lists of RUNS feeds, one list for each guess at the open dimensions, the likeliest first."""
+    symbols = {
+        spec.symbol(axis) for spec in inputs for axis, dim in enumerate(spec.dims) if dim == ""
+    } | {dim for spec in inputs for dim in spec.dims if isinstance(dim, str) and dim}
+    _reject_unknown(dims, sorted(symbols), "--dim", "open dimension")
+    for assignment in _assignments(model, inputs, dims):
+        yield [_draw(inputs, assignment, np.random.default_rng([seed, k]), k) for k in range(RUNS)]
+
+
+def _assignments(
+    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int]
+) -> Iterator[dict[str, int]]:
+    known = {**_read_by_weights(model.graph, inputs), **dims}
+    batch: set[str] = set()
+    channel: set[str] = set()
+    size: set[str] = set()
+    for spec in inputs:
+        for axis, dim in enumerate(spec.dims):
+            if isinstance(dim, int) or spec.symbol(axis) in known:
+                continue
+            kind = batch if axis == 0 else channel if axis == 1 and len(spec.dims) > 2 else size
+            kind.add(spec.symbol(axis))
+    size -= batch
+    channel -= batch | size
+    ones = dict.fromkeys(batch, 1)
+    seen = []
+    for width, depth in itertools.product(_SIZES, (None, *_CHANNELS)):
+        deep = dict.fromkeys(channel, depth or width)
+        assignment = {**ones, **dict.fromkeys(size, width), **deep, **known}
+        if assignment not in seen:
+            seen.append(assignment)
+            yield assignment
+
+
+def _read_by_weights(graph: GraphProto, inputs: list[InputSpec]) -> dict[str, int]:
+    """The open dimensions that weights settle: the channels of a Conv, the K of a Gemm."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    by_name = {spec.name: spec for spec in inputs}
+    known: dict[str, int] = {}
+    for node in graph.node:
+        spec = by_name.get(node.input[0]) if len(node.input) > 1 else None
+        weight = shapes.get(node.input[1]) if spec else None
+        if spec is None or not weight or len(spec.dims) < 2:
+            continue
+        attributes = {a.name: a.i for a in node.attribute}
+        if node.op_type == "Conv" and len(weight) > 2:
+            axis, dim = 1, weight[1] * attributes.get("group", 1)
+        elif node.op_type in ("ConvTranspose", "BatchNormalization"):
+            axis, dim = 1, weight[0]
+        elif node.op_type == "Gemm" and len(weight) == 2:
+            axis, dim = 1 - attributes.get("transA", 0), weight[attributes.get("transB", 0)]
+        elif node.op_type == "MatMul" and len(weight) == 2:
+            axis, dim = len(spec.dims) - 1, weight[0]
+        else:
+            continue
+        if isinstance(spec.dims[axis], str):
+            known[spec.symbol(axis)] = dim
+    return known
+
+
+def _draw(
+    inputs: list[InputSpec], assignment: Mapping[str, int], rng: np.random.Generator, run: int
+) -> Feed:
+    feed = {}
+    for spec in inputs:
+        shape = tuple(
+            dim if isinstance(dim, int) else assignment[spec.symbol(axis)]
+            for axis, dim in enumerate(spec.dims)
+        )
+        feed[spec.name] = _fill(spec.dtype, shape, rng, uniform=run % 2 == 1)
+    return feed
+
+
+def _fill(
+    dtype: np.dtype[np.generic], shape: Shape, rng: np.random.Generator, *, uniform: bool
+) -> Array:
+    if np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16:
+        return (rng.random(shape) if uniform else rng.normal(size=shape)).astype(dtype)
+    if dtype in (np.dtype(np.uint8), np.dtype(np.int8)):  # pixels, quantised activations
+        low, high = (0, 256) if dtype == np.uint8 else (-128, 128)
+        return rng.integers(low, high, shape).astype(dtype)
+    return rng.integers(0, 2, shape).astype(dtype)  # indices, flags: 0 and 1 are valid everywhere
+
+
+def from_npz(path: str, inputs: list[InputSpec]) -> Feed:
+    """One feed from an .npz file with an array for each input, under the input's name.
+
+    Raises UsageError where the file cannot be read or does not fit the model.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+        raise UsageError(
+            f"cannot read the inputs in {path}: {error}",
+            "save them with numpy.savez(path, name=array, …), one array for each input",
+        ) from error
+    wanted = [spec.name for spec in inputs]
+    if missing := [name for name in wanted if name not in arrays]:
+        raise UsageError(
+            f"{path} has no array for the input {missing[0]!r}",
+            f"it holds {', '.join(arrays) or 'nothing'}; the model wants {', '.join(wanted)}",
+        )
+    return {spec.name: _fitting(path, spec, arrays[spec.name]) for spec in inputs}
+
+
+def _fitting(path: str, spec: InputSpec, array: Array) -> Array:
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise UsageError(
+            f"the array {spec.name!r} in {path} is {array.dtype}, the model wants {spec.dtype}",
+            "convert it as the model's user would, with the same scaling",
+        )
+    fits = len(array.shape) == len(spec.dims) and all(
+        isinstance(dim, str) or dim == size
+        for dim, size in zip(spec.dims, array.shape, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"the array {spec.name!r} in {path} has shape {_shown(array.shape)}, "
+            f"the model wants {_shown(spec.dims)}"
+        )
+    return array.astype(spec.dtype)
+
+
+def _reject_unknown(given: Mapping[str, object], known: list[str], option: str, what: str) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(
+                f"{option}: the model has no {what} {name!r}",
+                f"it has {', '.join(map(str, known)) or 'none'}",
+            )
+
+
+def _shown(dims: object) -> str:
+    return ",".join(str(dim) or "?" for dim in dims)  # type: ignore[attr-defined]

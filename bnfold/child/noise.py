@@ -1,0 +1,93 @@
+"""How far a model moves from itself when what it is made of moves by rounding only.
+
+A fold changes weights by half an ulp and the order of a few operations. Whatever a model makes of
+perturbations of that size, it may make of a fold; anything more is a difference that rounding does
+not explain. No tolerance is chosen: an ill-conditioned model measures itself as ill-conditioned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import ml_dtypes
+import numpy as np
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+
+from bnfold.child.sessions import Array, Feed
+from bnfold.constants import FLOAT_TYPES
+from bnfold.graph import bodies
+from bnfold.model_file import node_tensors
+
+DRAWS = 3
+_WEIGHTED = frozenset(
+    {
+        "Conv", "ConvTranspose", "Gemm", "MatMul", "BatchNormalization", "InstanceNormalization",
+        "LayerNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
+    }
+)  # fmt: skip
+
+
+def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
+    """A copy whose weights are one ulp up or down at random.
+
+    Weights are what linear and normalising operators read. Scales of a Resize, exponents and the
+    like are left alone: there one ulp can change a shape, which is no rounding.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    read = {
+        name
+        for graph_nodes in _scopes(copy)
+        for node in graph_nodes
+        if node.op_type in _WEIGHTED
+        for name in node.input[1:]
+    }
+    for tensor in _named_tensors(copy, read):
+        if tensor.data_type in FLOAT_TYPES:
+            values = numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(jiggle(values, rng), tensor.name))
+    return copy
+
+
+def jiggled_feed(feed: Feed, rng: np.random.Generator) -> Feed:
+    """The same inputs, each floating-point number one ulp up or down at random."""
+    return {
+        name: jiggle(array, rng)
+        if np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+        else array
+        for name, array in feed.items()
+    }
+
+
+def jiggle(values: Array, rng: np.random.Generator) -> Array:
+    """Each number moved to its neighbour above or below at random; 0 and ±∞ stay."""
+    up = rng.random(values.shape) < 0.5
+    towards = np.where(up, np.inf, -np.inf).astype(values.dtype)
+    moved = np.nextafter(values, towards)
+    return np.where((values == 0) | ~np.isfinite(moved), values, moved)
+
+
+def _scopes(model: ModelProto) -> Iterator[list[NodeProto]]:
+    yield from _graphs(model.graph)
+    for function in model.functions:
+        yield list(function.node)
+
+
+def _graphs(graph: GraphProto) -> Iterator[list[NodeProto]]:
+    yield list(graph.node)
+    for node in graph.node:
+        for _, body in bodies(node):
+            yield from _graphs(body)
+
+
+def _named_tensors(model: ModelProto, names: set[str]) -> Iterator[TensorProto]:
+    """Initializers with one of these names, and the tensors of Constant nodes that make them."""
+    pending = [model.graph]
+    while pending:
+        graph = pending.pop()
+        yield from (tensor for tensor in graph.initializer if tensor.name in names)
+        pending.extend(body for node in graph.node for _, body in bodies(node))
+    for nodes in _scopes(model):
+        for node in nodes:
+            if node.op_type == "Constant" and names.intersection(node.output):
+                yield from node_tensors([node])

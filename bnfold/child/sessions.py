@@ -1,0 +1,71 @@
+"""onnxruntime sessions, and what their errors mean for the verdict."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from bnfold.errors import BnfoldError, ModelError, UndecidedError
+
+Array: TypeAlias = npt.NDArray[Any]
+Feed: TypeAlias = dict[str, Array]
+
+_MEMORY_WORDS = ("bad_alloc", "failed to allocate", "out of memory", "cannot allocate")
+
+
+def open_session(model: str | bytes) -> ort.InferenceSession:
+    """A CPU session with all graph optimisations off.
+
+    With the default level onnxruntime folds Conv + BatchNormalization itself, and one would compare
+    its fold with ours.
+    """
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
+    """All outputs by name."""
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, feed), strict=True))
+
+
+def load_error(error: Exception) -> BnfoldError:
+    """Why onnxruntime would not load the original: an invalid model, or one it cannot run."""
+    check_memory(error)
+    text = _first_line(error)
+    kind = type(error).__name__
+    if kind == "NotImplemented":
+        return UndecidedError(
+            f"onnxruntime has no kernel for this model: {text}",
+            "its CPU provider has no double or bfloat16 Conv; compare a float32 export, or write "
+            "without comparison: --verify none",
+        )
+    if "is not a registered function/op" in text or "opset" in text.lower() or "ir_version" in text:
+        return UndecidedError(
+            f"onnxruntime does not know what this model is made of: {text}",
+            "it has custom operators, or is newer than the onnxruntime that is installed; "
+            "--verify none writes without comparison",
+        )
+    if kind in ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "Fail", "NoSuchFile"):
+        return ModelError(f"onnxruntime refuses the model: {text}", "mend the export")
+    return UndecidedError(f"onnxruntime cannot load the model: {text}", "see its message")
+
+
+def check_memory(error: Exception) -> None:
+    """Raise MemoryError where onnxruntime means that it got no memory."""
+    if any(word in str(error).lower() for word in _MEMORY_WORDS):
+        raise MemoryError from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+
+
+def is_float(array: Array) -> bool:
+    """Whether the array holds floating-point numbers."""
+    return np.issubdtype(array.dtype, np.floating)

@@ -1,0 +1,232 @@
+"""The commands: parse, one library call, render, exit code. Heavy imports stay inside them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bnfold import __version__
+from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError
+
+if TYPE_CHECKING:
+    from bnfold.compare import Trial
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done and verified, also where there was nothing to fold
+  1  not equal: the folded model differs by more than rounding explains
+  2  wrong usage
+  3  unreadable or invalid model
+  4  could not be decided: unsupported dtype, no runnable input, custom operators
+  5  onnxruntime crashed, timed out or hit a limit
+"""
+
+
+class Commands(click.Group):
+    """A group whose commands report every BnfoldError as one sentence and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors end here, or go on as they are with --debug."""
+        try:
+            return super().invoke(ctx)
+        except BnfoldError as error:
+            if _debug(ctx):
+                raise
+            if isinstance(error, NotEqualError):
+                from bnfold import report
+
+                report.console().print(report.of_comparison(error.comparison))
+            _complain(error.message, error.remedy)
+            ctx.exit(error.exit_code)
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
+            raise
+        except Exception as error:
+            if _debug(ctx):
+                raise
+            _complain(
+                f"bnfold itself failed: {type(error).__name__}: {error}",
+                "please report it with the output of the same command with --debug",
+            )
+            ctx.exit(INTERNAL_EXIT_CODE)
+
+
+def _debug(ctx: click.Context) -> bool:
+    return bool(ctx.meta.get("bnfold.debug"))
+
+
+def _complain(message: str, remedy: str) -> None:
+    clean = "".join(c if c.isprintable() else " " for c in message)
+    click.echo(f"error: {clean}", err=True)
+    if remedy:
+        click.echo(f"       {remedy}", err=True)
+
+
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["bnfold.debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug,
+    help="Show the traceback of an error.",
+)  # fmt: skip
+
+
+class _Named(click.ParamType[tuple[str, Any]]):
+    """NAME<separator>VALUE; the name may hold the separator itself, as tensor names do."""
+
+    def __init__(self, name: str, separator: str, read: Callable[[str], Any], example: str) -> None:
+        self.name, self._separator, self._read, self._example = name, separator, read, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split into (name, value)."""
+        name, separator, text = str(value).rpartition(self._separator)
+        try:
+            if not (name and separator):
+                raise ValueError
+            return name, self._read(text)
+        except ValueError:
+            self.fail(f"{value!r} does not read as {self.name}, for example {self._example}")
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    text = text.strip("[]")
+    return tuple(_natural(part) for part in text.split(",")) if text else ()
+
+
+def trial_options(command: F) -> F:
+    """The options that say on which inputs, and within which limits, two models are run."""
+    options = (
+        click.option(
+            "--inputs", metavar="FILE.npz", type=click.Path(dir_okay=False),
+            help="Arrays to run on, one for each input, under its name. Default: drawn ones.",
+        ),
+        click.option(
+            "--input-shape", "input_shapes", multiple=True, metavar="NAME:1,3,224,224",
+            type=_Named("NAME:D1,D2,…", ":", _shape, "x:1,3,224,224"),
+            help="Shape to run an input in, where the model leaves it open. Repeatable.",
+        ),
+        click.option(
+            "--dim", "dims", multiple=True, metavar="NAME=N",
+            type=_Named("NAME=N", "=", _natural, "batch=1"),
+            help="Size of a symbolic dimension, for the runs only. Repeatable.",
+        ),
+        click.option("--seed", default=0, show_default=True, help="Seed of the drawn inputs."),
+        click.option(
+            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
+            type=click.FloatRange(min=0, min_open=True), help="Time that the runs may take.",
+        ),
+        click.option(
+            "--memory-limit", metavar="MB", type=click.IntRange(min=64),
+            help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _trial(
+    inputs: str | None, input_shapes: Any, dims: Any, seed: int, timeout: float,
+    memory_limit: int | None,
+) -> Trial:  # fmt: skip
+    from bnfold.compare import Trial
+
+    limit = None if memory_limit is None else memory_limit * 1_000_000
+    return Trial(inputs, dict(input_shapes), dict(dims), seed, timeout, limit)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@debug_option
+def main() -> None:
+    """Fold BatchNormalization into the weights of ONNX models, and prove that nothing else changed.
+
+    \b
+    Start with:
+      bnfold optimize model.onnx
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@click.option("-o", "--output", metavar="PATH", type=click.Path(),
+              help="Where to write.  [default: MODEL.folded.onnx beside it]")  # fmt: skip
+@click.option("--in-place", is_flag=True, help="Replace MODEL by the folded model.")
+@click.option(
+    "--verify", type=click.Choice(["full", "none"]), default="full", show_default=True,
+    help="Compare with the original in onnxruntime before anything is written, or do not.",
+)  # fmt: skip
+@trial_options
+@debug_option
+def optimize(model: str, output: str | None, in_place: bool, verify: str, **trial: Any) -> None:
+    """Fold, compare with the original in onnxruntime, and write.
+
+    \b
+    Examples:
+      bnfold optimize model.onnx
+      bnfold optimize model.onnx -o deploy/model.onnx --dim batch=1
+    """
+    import bnfold
+    from bnfold import report
+
+    result = bnfold.optimize(
+        model, output, in_place=in_place, verify=verify, trial=_trial(**trial)
+    )  # fmt: skip
+    report.console().print(report.of_optimize(result, model))
+
+
+@main.command()
+@click.argument("model", type=click.Path())
+@debug_option
+def inspect(model: str) -> None:
+    """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
+
+    \b
+    Example:
+      bnfold inspect model.onnx
+    """
+    import bnfold
+    from bnfold import report
+
+    report.console().print(report.of_inspection(bnfold.inspect(model), model))
+
+
+@main.command()
+@click.argument("original", type=click.Path())
+@click.argument("folded", type=click.Path())
+@trial_options
+@debug_option
+def verify(original: str, folded: str, **trial: Any) -> None:
+    """Run two models on the same inputs in onnxruntime and compare every output.
+
+    Any two models with the same inputs and outputs can be compared, whichever tool made them.
+
+    \b
+    Examples:
+      bnfold verify model.onnx model.folded.onnx
+      bnfold verify model.onnx slim.onnx --input-shape image:1,3,224,224
+    """
+    import bnfold
+    from bnfold import report
+
+    comparison = bnfold.verify(original, folded, trial=_trial(**trial))
+    console = report.console()
+    console.print(report.of_comparison(comparison))
+    console.print("equal" if comparison.equal else "not equal", style="bold")
+    if not comparison.equal:
+        raise click.exceptions.Exit(NotEqualError.exit_code)

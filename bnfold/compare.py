@@ -1,0 +1,180 @@
+"""Two models on the same inputs in onnxruntime, from outside: starts the child, reads its answer.
+
+onnxruntime runs in a process of its own, because a model can crash it (an opset-9
+BatchNormalization with trailing empty outputs does), hang it or eat all memory. A child that does
+not answer is a ChildError, never a pass. What the child does is in `bnfold.child`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bnfold import errors
+from bnfold.errors import ChildError
+
+_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
+_STDERR_LINES = 3
+
+
+@dataclass(frozen=True)
+class Trial:
+    """On which inputs, and within which limits, two models are compared.
+
+    `inputs` is the path of an .npz file with one array per input name; without it inputs are drawn
+    from `seed`. `input_shapes` (by input name) and `dims` (by symbol) fill dimensions that the
+    model leaves open. `timeout` is in seconds; `memory_limit` in bytes of address space, None for
+    the larger of 4 GiB and 8 × the model + 2 GiB.
+    """
+
+    inputs: str | None = None
+    input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    dims: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
+    timeout: float = 600.0
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class InputUsed:
+    """An input that both models were given, in the shape of the first run."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """One output, in the run where it came closest to its bound, or went furthest beyond it.
+
+    `max_abs` is the largest |folded − original|; `max_rel` the same divided by the largest
+    |original|. For outputs that are not floating point both count differing elements (as a share
+    of all in `max_rel`). `bound` is what rounding explains: 4 × `noise` plus 4 ulp of the largest
+    value. `noise` is how far the original moves from itself when its weights and inputs move by
+    one ulp or, if that is more, when it is evaluated in float32 instead of float64.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    max_abs: float
+    max_rel: float
+    bound: float
+    noise: float
+    equal: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What became of running both models. `mismatch` says why they could not even be compared."""
+
+    outputs: tuple[OutputDifference, ...]
+    inputs: tuple[InputUsed, ...]
+    runs: int
+    mismatch: str = ""
+
+    @property
+    def equal(self) -> bool:
+        """Whether every output of every run differs by no more than rounding explains."""
+        return not self.mismatch and all(output.equal for output in self.outputs)
+
+    @property
+    def worst(self) -> OutputDifference | None:
+        """The output closest to its bound, or furthest beyond it."""
+        return max(
+            self.outputs, key=lambda o: (not o.equal, o.max_abs / (o.bound or 1)), default=None
+        )
+
+
+def compare(original: Path, folded: Path, trial: Trial) -> Comparison:
+    """Run both files in a child process and compare every output.
+
+    Raises ModelError, UsageError and UndecidedError as the child reports them, and ChildError
+    where it crashed, ran out of time or hit the memory limit.
+    """
+    request = {
+        "original": os.path.abspath(original),
+        "folded": os.path.abspath(folded),
+        **asdict(trial),
+        "inputs": os.path.abspath(trial.inputs) if trial.inputs else None,
+    }
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        Path(folder, "request.json").write_text(json.dumps(request))
+        ended = _run_child(folder, trial.timeout)
+        answer = _answer(Path(folder, "answer.json"))
+        if answer is None:
+            raise _crash(ended, Path(folder, "stage"))
+    if "error" in answer:
+        kind = getattr(errors, answer["error"])
+        raise kind(answer["message"], answer["remedy"])
+    return Comparison(
+        outputs=tuple(OutputDifference(**_tupled(o)) for o in answer["outputs"]),
+        inputs=tuple(InputUsed(**_tupled(i)) for i in answer["inputs"]),
+        runs=answer["runs"],
+        mismatch=answer["mismatch"],
+    )
+
+
+def _run_child(folder: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-P", "-m", "bnfold.child", folder]
+    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
+    environment["TMPDIR"] = folder
+    with subprocess.Popen(
+        command, cwd=folder, env=environment, start_new_session=True,
+        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    ) as child:  # fmt: skip
+        try:
+            _, errors_text = child.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired as error:
+            raise ChildError(
+                f"onnxruntime had not finished {_stage(Path(folder, 'stage'))} after {timeout:g} s",
+                "give it longer with --timeout, or smaller inputs with --input-shape",
+            ) from error
+        finally:  # whatever ended the wait, nothing of the child's process group lives on
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+    return subprocess.CompletedProcess(command, child.returncode, b"", errors_text)
+
+
+def _answer(path: Path) -> dict[str, Any] | None:
+    try:
+        answer: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return answer
+
+
+def _crash(ended: subprocess.CompletedProcess[bytes], stage: Path) -> ChildError:
+    if ended.returncode < 0:
+        with contextlib.suppress(ValueError):
+            how = f"signal {-ended.returncode}, {signal.Signals(-ended.returncode).name}"
+    else:
+        how = f"exit code {ended.returncode}"
+    lines = ended.stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
+    said = f": {' / '.join(lines)}" if lines else ""
+    return ChildError(
+        f"onnxruntime crashed while {_stage(stage)} ({how}){said}",
+        "nothing was decided; try another onnxruntime version or a higher --memory-limit",
+    )
+
+
+def _stage(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return "starting"
+
+
+def _tupled(values: dict[str, Any]) -> dict[str, Any]:
+    return values | {"shape": tuple(values["shape"])}

@@ -1,0 +1,186 @@
+"""What is constant in a model, where it stands, and its values in float64.
+
+Constant means: the same for every call of the model. That holds for initializers, for Constant
+nodes, and for what a few exact operators make of them. An initializer that is also a graph input is
+a default that the caller may replace (from IR version 4 on) and is not constant. IR version 3
+demands that every initializer is listed among the inputs; there the list says nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from bnfold.affine import FloatArray
+from bnfold.errors import ModelError
+from bnfold.evaluate import SUPPORTED, evaluate
+from bnfold.graph import Index, Node, Scope
+from bnfold.inference import Inferred
+from bnfold.reasons import Reason, Refusal
+
+FLOAT_TYPES = (
+    TensorProto.FLOAT,
+    TensorProto.DOUBLE,
+    TensorProto.FLOAT16,
+    TensorProto.BFLOAT16,
+)
+_LONGEST_CHAIN = 100  # operators between a weight and its use
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A tensor with a known value."""
+
+    name: str
+    scope: Scope  # where it is defined, which may be outside of where it is read
+    tensor: TensorProto
+    node: Node | None  # what makes it, None for an initializer
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether `tensor` is part of the model, so that writing to it changes the constant."""
+        return self.node is None or self.node.op == "Constant"
+
+    @property
+    def dtype(self) -> int:
+        """The ONNX element type."""
+        return self.tensor.data_type
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The dimensions."""
+        return tuple(self.tensor.dims)
+
+    def array(self) -> npt.NDArray[np.generic]:
+        """The values as they are stored.
+
+        Raises ModelError where the tensor's data does not fit its own dims.
+        """
+        try:
+            return numpy_helper.to_array(self.tensor)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ModelError(
+                f"the tensor {self.name!r} is damaged: {error}", "export the model again"
+            ) from error
+
+    def values(self) -> FloatArray:
+        """The values in float64, which holds each of FLOAT_TYPES exactly."""
+        return self.array().astype(np.float64)
+
+
+class Constants:
+    """Finds constants, and remembers those it had to compute."""
+
+    def __init__(self, index: Index, inferred: Inferred) -> None:
+        self._index = index
+        self._inferred = inferred
+        self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
+
+    def find(self, reader: Node, slot: int) -> Constant | Refusal:
+        """The float constant that `reader` reads at `slot`, or why there is none."""
+        name = reader.input(slot)
+        if not name:
+            return Refusal(Reason.MALFORMED, reader.label, f"its input {slot} is missing")
+        found = self._find(reader.scope, name, reader.label, 0)
+        if isinstance(found, Constant) and found.dtype not in FLOAT_TYPES:
+            return Refusal(Reason.DTYPE, reader.label, f"{name} of type {_type_name(found.dtype)}")
+        return found
+
+    def _find(self, scope: Scope, name: str, reader: str, depth: int) -> Constant | Refusal:
+        owner = scope.owner(name)
+        assert owner is not None, "the index has checked every name"
+        if name in owner.initializers:
+            if name in owner.inputs and not (owner.is_main and self._index.ir_version < 4):
+                return Refusal(Reason.OVERRIDABLE, reader, name)
+            return Constant(name, owner, owner.initializers[name], None)
+        if name in owner.sparse:
+            return Refusal(Reason.SPARSE, reader, name)
+        node = owner.producers.get(name)
+        if node is None:
+            if owner.is_function:
+                return Refusal(Reason.FUNCTION_ARGUMENT, reader, name)
+            return Refusal(Reason.COMPUTED, reader, f"the graph input {name}")
+        if node.op == "Constant":
+            return _of_constant_node(node, name, reader)
+        if (owner, name) not in self._computed:
+            self._computed[owner, name] = self._compute(node, name, reader, depth)
+        return self._computed[owner, name]
+
+    def _compute(self, node: Node, name: str, reader: str, depth: int) -> Constant | Refusal:
+        computed = Refusal(Reason.COMPUTED, reader, f"{name}, made by {node.op} {node.label}")
+        if node.op not in SUPPORTED or node.output != name or depth == _LONGEST_CHAIN:
+            return computed
+        if node.call_attribute():
+            return computed
+        arrays: list[npt.NDArray[Any] | None] = []
+        for slot, source in enumerate(node.proto.input):
+            if node.op == "CastLike" and slot == 1:
+                arrays.append(self._of_same_type(node.scope, source))
+                continue
+            operand = self._find(node.scope, source, reader, depth + 1) if source else None
+            if isinstance(operand, Refusal):
+                return operand
+            arrays.append(None if operand is None else operand.array())
+        result = evaluate(node.proto, node.scope.opset, arrays)
+        if result is None:
+            return computed
+        return Constant(name, node.scope, numpy_helper.from_array(result, name), node)
+
+    def is_computed(self, scope: Scope, name: str) -> bool:
+        """Whether `name`, made by a node of `scope`, was found to be a constant."""
+        return isinstance(self._computed.get((scope, name)), Constant)
+
+    def _of_same_type(self, scope: Scope, name: str) -> npt.NDArray[Any] | None:
+        """An empty array of the element type of `name`: all that CastLike asks of its target."""
+        dtype = self._inferred.element_type(scope, name)
+        if dtype is None:
+            return None
+        return np.empty(0, dtype=helper.tensor_dtype_to_np_dtype(dtype))
+
+
+def _of_constant_node(node: Node, name: str, reader: str) -> Constant | Refusal:
+    if node.call_attribute():
+        return Refusal(Reason.FUNCTION_ARGUMENT, reader, name)
+    for attribute in node.proto.attribute:
+        value = helper.get_attribute_value(attribute)
+        if attribute.type == AttributeProto.SPARSE_TENSOR:
+            return Refusal(Reason.SPARSE, reader, name)
+        if attribute.type == AttributeProto.TENSOR:
+            return Constant(name, node.scope, attribute.t, node)
+        if attribute.type in (AttributeProto.FLOAT, AttributeProto.FLOATS):
+            tensor = numpy_helper.from_array(np.array(value, dtype=np.float32), name)
+            return Constant(name, node.scope, tensor, node)
+        if attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+            tensor = numpy_helper.from_array(np.array(value, dtype=np.int64), name)
+            return Constant(name, node.scope, tensor, node)
+    return Refusal(Reason.DTYPE, reader, f"{name}, a Constant without numbers")
+
+
+def _type_name(dtype: int) -> str:
+    names = {number: str(name) for name, number in TensorProto.DataType.items()}
+    return names.get(dtype, str(dtype))
+
+
+def rounded(values: FloatArray, dtype: int) -> npt.NDArray[Any]:
+    """`values` rounded once, to nearest with ties to even, to the ONNX element type `dtype`.
+
+    ml_dtypes converts float64 to bfloat16 by way of float32 and so rounds twice: 1 + 2⁻⁸ + 2⁻⁴⁰
+    becomes 1 instead of 1 + 2⁻⁷. Rounding *to odd* on the way to float32 keeps the lost digits
+    alive as one sticky bit, after which the second rounding is right (Boldo & Melquiond 2008).
+    """
+    if dtype != TensorProto.BFLOAT16:
+        with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused by name
+            return values.astype(helper.tensor_dtype_to_np_dtype(dtype))
+    with np.errstate(over="ignore"):
+        nearest = values.astype(np.float32)
+    away = np.abs(nearest.astype(np.float64)) > np.abs(values)
+    bits = nearest.view(np.uint32) - away.astype(np.uint32)  # now rounded towards zero
+    inexact = bits.view(np.float32).astype(np.float64) != values
+    odd = (bits | (inexact & np.isfinite(values)).astype(np.uint32)).view(np.float32)
+    with np.errstate(over="ignore"):
+        return np.asarray(odd.astype(ml_dtypes.bfloat16))

@@ -1,0 +1,59 @@
+"""What can go wrong, each with the exit code that the command line gives for it.
+
+0 is "done and verified". 1 is kept for the one thing a CI step must never miss: the two models are
+not equal. A crash of bnfold itself is 70 (EX_SOFTWARE), so that it is never taken for a verdict.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bnfold.compare import Comparison
+
+INTERNAL_EXIT_CODE = 70
+
+
+class BnfoldError(Exception):
+    """Base of all errors that bnfold raises on purpose: one sentence, and what to do about it."""
+
+    exit_code = INTERNAL_EXIT_CODE
+
+    def __init__(self, message: str, remedy: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+
+class NotEqualError(BnfoldError):
+    """The result differs from the original by more than rounding explains; nothing was written."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, comparison: Comparison, remedy: str = "") -> None:
+        super().__init__(message, remedy)
+        self.comparison = comparison
+
+
+class UsageError(BnfoldError):
+    """The call cannot be carried out as it was given: a path, a flag or an input does not fit."""
+
+    exit_code = 2
+
+
+class ModelError(BnfoldError):
+    """The file cannot be read, or what it holds is not a valid ONNX model."""
+
+    exit_code = 3
+
+
+class UndecidedError(BnfoldError):
+    """Equality could be neither shown nor refuted: no kernel, no runnable input, custom ops."""
+
+    exit_code = 4
+
+
+class ChildError(BnfoldError):
+    """The process that runs onnxruntime crashed, ran out of time or hit a limit."""
+
+    exit_code = 5

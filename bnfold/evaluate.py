@@ -1,0 +1,77 @@
+"""Operators on constants, evaluated with ONNX's own reference implementation, bounded in size.
+
+Only operators whose result does not depend on who computes it: those that move data, and the
+arithmetic that IEEE 754 rounds correctly. (A float Pow or Exp may differ by an ulp from one runtime
+to the next.) Nothing is evaluated that could become much larger than what the file holds: a few
+bytes of ConstantOfShape or Expand can ask for terabytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import NodeProto
+
+Array = npt.NDArray[Any]
+
+MOVES = frozenset(
+    {
+        "Cast", "CastLike", "Concat",
+        "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Reshape",
+        "Shape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"})
+SUPPORTED = MOVES | ARITHMETIC
+
+_LEAST = 1 << 24  # elements that are always allowed
+_GROWTH = 8  # times the largest operand
+
+
+def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> Array | None:
+    """The first output of `node`, None where it is too large or has no such value.
+
+    `operands` are the values of the inputs in order, None for those that are absent.
+    """
+    given = [operand for operand in operands if operand is not None]
+    largest = max((operand.size for operand in given), default=0)
+    if _size(node.op_type, given) > max(_LEAST, _GROWTH * largest):
+        return None
+    from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
+    try:
+        evaluator = ReferenceEvaluator(node, opsets={"": opset})
+        feed = {
+            name: operand
+            for name, operand in zip(node.input, operands, strict=True)
+            if operand is not None
+        }
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+            result = next(iter(evaluator.run(None, feed)))
+    except MemoryError:
+        raise
+    except Exception:  # the model is wrong here, or the reference lacks the operator's version
+        return None
+    return np.asarray(result)
+
+
+def _size(op: str, operands: list[Array]) -> float:
+    """How many elements the result has, at most."""
+    try:
+        if op == "ConstantOfShape":
+            return math.prod(map(float, operands[0].ravel()))
+        if op == "Expand":
+            return math.prod(map(float, operands[1].ravel())) * operands[0].size
+        if op == "Tile":
+            return math.prod(map(float, operands[1].ravel())) * operands[0].size
+        if op == "Gather":
+            return operands[1].size * operands[0].size
+        if op in ARITHMETIC:
+            return math.prod(map(float, np.broadcast_shapes(*(a.shape for a in operands))))
+        return sum(a.size for a in operands)
+    except (IndexError, ValueError):
+        return math.inf

@@ -1,0 +1,161 @@
+"""Every reason for which a BatchNormalization stays: code, sentence, remedy.
+
+Imports nothing of bnfold, so that reports, tests and documentation can list the reasons without
+the engine. The sentence is completed with the node that blocked the fold and the detail found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Reason(Enum):
+    """Why a fold was refused. `value` is (code, sentence, remedy); codes are stable."""
+
+    code: str
+    sentence: str
+    remedy: str
+
+    def __init__(self, code: str, sentence: str, remedy: str) -> None:
+        self.code = code
+        self.sentence = sentence
+        self.remedy = remedy
+
+    # --- the BatchNormalization itself ---------------------------------------------------------
+    TRAINING_MODE = (
+        "training-mode",
+        "{node} has training_mode=1: it normalises with the statistics of each batch",
+        "export in inference mode: call model.eval() before torch.onnx.export",
+    )
+    TRAINING_OUTPUTS = (
+        "training-outputs",
+        "{node} has the outputs of training mode: {detail}",
+        "export in inference mode, where BatchNormalization has one output",
+    )
+    IS_TEST_ZERO = (
+        "is-test-0",
+        "{node} is of opset {detail} with is_test=0: it normalises with the statistics of each "
+        "batch",
+        "export in inference mode, or with opset 7 or newer",
+    )
+    SPATIAL_ZERO = (
+        "spatial-0",
+        "{node} has spatial=0: its statistics differ from pixel to pixel",
+        "export with spatial=1, one statistic per channel",
+    )
+    ATTRIBUTE_FROM_CALL = (
+        "attribute-from-call",
+        "{node} takes its attribute {detail} from the call of the function it stands in",
+        "inline the local functions first: onnx.inliner.inline_local_functions",
+    )
+    MALFORMED = (
+        "malformed",
+        "{node} breaks the ONNX specification: {detail}",
+        "run onnx.checker.check_model on the model and mend the export",
+    )
+
+    # --- the constants -------------------------------------------------------------------------
+    COMPUTED = (
+        "computed-at-run-time",
+        "{node} reads {detail}, which has no value before the model runs",
+        "make it an initializer, for example by folding constants before bnfold",
+    )
+    OVERRIDABLE = (
+        "overridable-input",
+        "{node} reads {detail}, an initializer that is also a graph input: callers may replace it",
+        "export with keep_initializers_as_inputs=False, or remove it from the graph's inputs",
+    )
+    FUNCTION_ARGUMENT = (
+        "function-argument",
+        "{node} reads {detail}, an argument of the function it stands in",
+        "inline the local functions first: onnx.inliner.inline_local_functions",
+    )
+    SPARSE = (
+        "sparse-constant",
+        "{node} reads {detail}, which is stored as a sparse tensor",
+        "store it as a dense initializer",
+    )
+    DTYPE = (
+        "dtype",
+        "{node} reads {detail}",
+        "bnfold folds float, double, float16 and bfloat16 weights",
+    )
+    SHAPE_MISMATCH = (
+        "shape-mismatch",
+        "{node}: {detail}",
+        "run onnx.checker.check_model with full_check=True and mend the export",
+    )
+    NOT_FINITE = (
+        "not-finite",
+        "{node} reads {detail}, which holds NaN or infinity",
+        "look at the training run: a folded NaN would spread further than this one",
+    )
+    VARIANCE_NOT_POSITIVE = (
+        "variance-not-positive",
+        "{node} has variance + epsilon ≤ 0 in {detail}, so its square root has no inverse",
+        "mend the stored variance, or give the node a positive epsilon",
+    )
+    OVERFLOW = (
+        "overflow",
+        "the folded {detail} of {node} would be infinite in its own dtype",
+        "fold in float32 and convert afterwards",
+    )
+    UNDERFLOW = (
+        "underflow",
+        "the folded {detail} of {node} would vanish: its values are below the smallest of its "
+        "dtype",
+        "fold in float32 and convert afterwards",
+    )
+
+    # --- the way to the linear node --------------------------------------------------------------
+    ANOTHER_READER = (
+        "another-reader",
+        "the output of {node} is also read by {detail}, which needs the value before normalisation",
+        "nothing is wrong: without the other reader it would fold",
+    )
+    GRAPH_OUTPUT = (
+        "graph-output",
+        "the output {detail} of {node} is an output of the graph",
+        "drop that output at export if nobody needs the value before normalisation",
+    )
+    CAPTURED = (
+        "captured",
+        "the output of {node} is also read inside {detail}",
+        "nothing is wrong: without the reader in the body it would fold",
+    )
+    ANNOTATED = (
+        "annotated",
+        "the output {detail} of {node} has an entry in quantization_annotation or training_info",
+        "remove the annotation if nobody needs the value before normalisation",
+    )
+    NOT_LINEAR = (
+        "no-linear-producer",
+        "{detail} stands before it, and no weight there can take the map",
+        "nothing is wrong: this BatchNormalization follows no Conv, ConvTranspose, Gemm or MatMul",
+    )
+    CHANNEL_AXIS = (
+        "channel-axis",
+        "{node} gives a tensor of rank {detail}, whose axis 1 is not the axis of its columns",
+        "put a Transpose that makes channels axis 1, or normalise the last axis",
+    )
+    UNKNOWN_RANK = (
+        "unknown-rank",
+        "the rank of what {node} reads cannot be inferred, so its channel axis is not known",
+        "give the model's inputs their shapes: onnx.tools.update_model_dims or "
+        "onnxruntime.tools.make_dynamic_shape_fixed",
+    )
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A fold that does not take place: the reason, the node that blocked it, what was found."""
+
+    reason: Reason
+    node: str
+    detail: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The reason as one sentence about this node."""
+        return self.reason.sentence.format(node=self.node, detail=self.detail)

@@ -1,0 +1,142 @@
+"""Results as tables for the terminal. Pure functions from results to rich renderables.
+
+Names come from the model and are not to be trusted: control characters are shown as escapes, and
+nothing in a name is read as markup.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from bnfold.api import Inspection, OptimizeResult
+from bnfold.compare import Comparison, OutputDifference
+from bnfold.plan import Verdict
+
+_WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
+
+
+def console() -> Console:
+    """Standard output, in the terminal's width; NO_COLOR and FORCE_COLOR are obeyed by rich."""
+    here = Console(highlight=False, soft_wrap=False)
+    return here if here.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def plain(name: str) -> str:
+    """The name with every control character written as an escape, so that it can do no harm."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
+    """The whole report of `bnfold optimize`."""
+    parts: list[RenderableType] = [Text(f"{plain(source)} → {plain(str(result.model))}\n")]
+    parts.append(_before_and_after(result))
+    parts.extend(_verdicts(result.verdicts))
+    if result.comparison is not None:
+        parts.append(of_comparison(result.comparison))
+    parts.append(Text(_closing(result), style="bold"))
+    return Group(*parts)
+
+
+def of_inspection(inspection: Inspection, source: str) -> RenderableType:
+    """The whole report of `bnfold inspect`."""
+    folded = sum(verdict.folded for verdict in inspection.verdicts)
+    counts = inspection.counts
+    head = (
+        f"{plain(source)}: {counts.nodes} nodes, {_count(counts.batch_norms, 'BatchNormalization')}"
+    )
+    end = f"{folded} of {counts.batch_norms} would fold; nothing was written"
+    return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), Text(end, style="bold"))
+
+
+def of_comparison(comparison: Comparison) -> RenderableType:
+    """The inputs used and one row for each output."""
+    shapes = ", ".join(
+        f"{plain(i.name)} {i.dtype}{list(i.shape)}" for i in comparison.inputs
+    )  # fmt: skip
+    parts: list[RenderableType] = [
+        Text(f"\nrun in onnxruntime {_count(comparison.runs, 'time')} on {shapes or 'no inputs'}")
+    ]
+    if comparison.mismatch:
+        parts.append(Text(f"not equal: {plain(comparison.mismatch)}", style="red"))
+        return Group(*parts)
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for header in ("output", "max abs", "max rel", "bound", ""):
+        table.add_column(
+            header, overflow="fold", justify="left" if header in ("output", "") else "right"
+        )
+    for output in comparison.outputs:
+        table.add_row(
+            Text(plain(output.name)), _number(output.max_abs), _number(output.max_rel),
+            _number(output.bound), _outcome(output),
+        )  # fmt: skip
+    return Group(*parts, table, Text(""))
+
+
+def _before_and_after(result: OptimizeResult) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for header in ("", "before", "after"):
+        table.add_column(header, justify="right" if header else "left")
+    before, after = result.before, result.after
+    table.add_row("nodes", str(before.nodes), str(after.nodes))
+    table.add_row("BatchNormalizations", str(before.batch_norms), str(after.batch_norms))
+    table.add_row("file size", _bytes(result.bytes_before), _bytes(result.bytes_after))
+    return table
+
+
+def _verdicts(verdicts: Iterable[Verdict]) -> list[RenderableType]:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column("\nBatchNormalization", overflow="fold")
+    table.add_column("\nverdict", overflow="fold")
+    for verdict in verdicts:
+        where = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
+        table.add_row(Text(plain(where)), _verdict(verdict))
+    return [table, Text("")] if table.row_count else [Text("")]
+
+
+def _verdict(verdict: Verdict) -> Text:
+    if verdict.refusal is None:
+        return Text(f"folded into {', '.join(map(plain, verdict.into))}", style="green")
+    reason = verdict.refusal.reason
+    text = Text(f"kept ({reason.code}): {plain(verdict.refusal.sentence)}", style="yellow")
+    return text.append(f"\n{reason.remedy}", style="dim")
+
+
+def _closing(result: OptimizeResult) -> str:
+    if not result.folded:
+        return f"nothing to fold: {plain(str(result.model))} is a copy of the original"
+    done = f"{len(result.folded)} of {result.before.batch_norms} folded"
+    if result.comparison is None:
+        return f"{done}; not compared (--verify none)"
+    worst = result.comparison.worst
+    if worst is None:
+        return f"{done} and verified"
+    return (
+        f"{done} and verified: the largest difference is {_number(worst.max_abs)}, rounding "
+        f"explains up to {_number(worst.bound)}"
+    )
+
+
+def _outcome(output: OutputDifference) -> Text:
+    if output.equal:
+        return Text("equal", style="green")
+    return Text(f"not equal{f': {plain(output.note)}' if output.note else ''}", style="red")
+
+
+def _number(value: float) -> str:
+    return "0" if value == 0 else f"{value:.2e}"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000  # type: ignore[assignment]
+    return f"{size:.2f} GB"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
