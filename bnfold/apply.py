@@ -96,10 +96,13 @@ class _Surgery:
     def _hold(self, node: Node, tensor: TensorProto) -> None:
         """Make a place for a constant that `node` reads."""
         scope = node.scope
-        if not scope.is_function and (scope.is_main or self.index.ir_version >= 4):
-            self.initializers[scope].append(tensor)
-        else:  # functions have no initializers, and bodies of IR 3 no inputs to list them among
+        if self.index.ir_version < 4:  # where bodies have no inputs to list initializers among
+            while scope.parent is not None:
+                scope = scope.parent
+        if scope.is_function:  # functions have no initializers
             self.added.append((node, tensor))
+        else:
+            self.initializers[scope].append(tensor)
 
     # --- nodes -----------------------------------------------------------------------------------
 

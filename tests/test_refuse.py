@@ -1,0 +1,409 @@
+"""One test for each precondition: it alone fails, nothing changes, and the verdict says so.
+
+Each model folds if the one thing the test names is taken away; `SITE` is what remains.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from bnfold import Reason
+from tests.support import Array, bn, folded, kept, numbers, parse, reason
+
+SITE = """
+g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+  [conv] c = Conv (x, w, d)
+  [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+}"""
+
+
+def constants(**changed: Array) -> dict[str, Array]:
+    return {"w": numbers(3, 3, 1, 1), "d": numbers(3, seed=4), **bn(3)} | changed
+
+
+def site(text: str = SITE, opset: int = 17, ir_version: int = 8, /, **changed: Array) -> ModelProto:
+    return parse(text, opset, ir_version, **constants(**changed))
+
+
+def test_the_site_that_these_tests_break_folds() -> None:
+    folded(site())
+
+
+def with_attributes(**attributes: Any) -> ModelProto:
+    model = site()
+    model.graph.node[1].attribute.extend(
+        helper.make_attribute(name, value) for name, value in attributes.items()
+    )
+    return model
+
+
+# --- the BatchNormalization is no inference one -------------------------------------------------
+
+
+def test_training_mode() -> None:
+    model = with_attributes(training_mode=1)
+    model.graph.node[1].output.extend(["running_mean", "running_var"])
+    assert reason(model) == "training-mode"
+
+
+def test_training_mode_with_its_other_outputs_left_out() -> None:
+    assert reason(with_attributes(training_mode=1), check=False) == "training-mode"
+
+
+@pytest.mark.parametrize("opset", [9, 13])
+def test_the_five_outputs_that_meant_training_below_opset_14(opset: int) -> None:
+    model = site(SITE, opset)
+    model.graph.node[1].output.extend(["mean", "var", "saved_mean", "saved_var"])
+    assert reason(model) == "training-outputs"
+
+
+def test_a_second_output_where_training_mode_is_off() -> None:
+    model = site()
+    model.graph.node[1].output.append("mean")
+    assert reason(model, check=False) == "training-outputs"
+
+
+def test_trailing_outputs_without_a_name_are_no_outputs() -> None:
+    model = site(SITE, 9)
+    model.graph.node[1].output.extend(["", "", "", ""])
+    # onnxruntime crashes on such a BatchNormalization, so the two are not run here
+    folded(model, execute=False)
+
+
+@pytest.mark.parametrize("is_test", [{}, {"is_test": 0}])
+def test_is_test_0_below_opset_7(is_test: dict[str, int]) -> None:
+    model = site(SITE, 6, 4)
+    model.graph.node[1].attribute.extend(
+        helper.make_attribute(name, value) for name, value in is_test.items()
+    )
+    assert reason(model, check=False) == "is-test-0"
+
+
+def test_is_test_1_below_opset_7_folds() -> None:
+    model = site(SITE, 6, 4)
+    model.graph.node[1].attribute.append(helper.make_attribute("is_test", 1))
+    folded(model, execute=False)  # no runtime here executes a BatchNormalization of opset 6
+
+
+@pytest.mark.parametrize("opset", [7, 8])
+def test_spatial_0(opset: int) -> None:
+    model = site(SITE, opset)
+    model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
+    assert reason(model, check=False) == "spatial-0"
+
+
+def test_an_operator_of_the_same_name_in_another_domain_is_no_batch_normalization() -> None:
+    model = site()
+    model.graph.node[1].domain = "own"
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    import bnfold
+
+    assert not bnfold.fold(model).verdicts
+
+
+# --- the parameters -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["s", "b", "m", "v", "w", "d"])
+def test_a_parameter_or_weight_that_is_a_graph_input(name: str) -> None:
+    model = site()
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    model.graph.initializer.remove(tensor)
+    assert reason(model) == "computed-at-run-time"
+
+
+@pytest.mark.parametrize("name", ["s", "b", "m", "v", "w", "d"])
+def test_a_parameter_or_weight_that_callers_may_override(name: str) -> None:
+    model = site(SITE, 17, 4)
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    model.graph.input.append(helper.make_tensor_value_info(name, tensor.data_type, tensor.dims))
+    assert reason(model) == "overridable-input"
+
+
+@pytest.mark.parametrize("name", ["s", "b", "m", "v", "w", "d"])
+def test_a_parameter_or_weight_that_is_computed_from_an_input(name: str) -> None:
+    model = site()
+    (tensor,) = (t for t in model.graph.initializer if t.name == name)
+    model.graph.input.append(helper.make_tensor_value_info("factor", 1, []))
+    tensor.name = "raw"
+    model.graph.node.insert(0, helper.make_node("Mul", ["raw", "factor"], [name], "scale_it"))
+    verdict = kept(model)
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.COMPUTED
+    # the deepest cause is named, not the constant on the way
+    assert "factor" in verdict.refusal.detail
+
+
+def test_a_sparse_parameter() -> None:
+    model = site()
+    (tensor,) = (t for t in model.graph.initializer if t.name == "m")
+    model.graph.initializer.remove(tensor)
+    values = numpy_helper.from_array(np.float32([5]), "m")
+    indices = numpy_helper.from_array(np.int64([1]), "m_indices")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
+    assert reason(model) == "sparse-constant"
+
+
+def test_a_parameter_that_is_missing() -> None:
+    model = site()
+    model.graph.node[1].input[4] = ""
+    assert reason(model, check=False) == "malformed"
+
+
+def test_no_output_name() -> None:
+    model = site()
+    model.graph.node[1].output[0] = ""
+    model.graph.node.append(helper.make_node("Relu", ["x"], ["y"]))
+    assert reason(model, check=False) == "malformed"
+
+
+@pytest.mark.parametrize("name", ["s", "b", "m", "v"])
+def test_a_parameter_of_another_length(name: str) -> None:
+    assert reason(site(**{name: numbers(1)}), check=False) == "shape-mismatch"
+
+
+def test_parameters_that_are_no_vectors() -> None:
+    changed = {name: array.reshape(3, 1) for name, array in bn(3).items()}
+    assert reason(site(**changed), check=False) == "shape-mismatch"
+
+
+@pytest.mark.parametrize("name", ["s", "b", "m", "v", "w", "d"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_not_finite(name: str, value: float) -> None:
+    array = constants()[name].copy()
+    array.flat[1] = value
+    assert reason(site(**{name: array})) == "not-finite"
+
+
+@pytest.mark.parametrize("epsilon", [np.nan, np.inf])
+def test_an_epsilon_that_is_not_finite(epsilon: float) -> None:
+    model = site()
+    model.graph.node[1].attribute[0].f = epsilon
+    assert reason(model) == "not-finite"
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0])
+def test_a_variance_without_a_square_root(variance: float) -> None:
+    verdict = kept(site(v=np.float32([1, variance, 4])))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.VARIANCE_NOT_POSITIVE
+    assert verdict.refusal.detail == "1 of 3 channels"
+
+
+def test_a_negative_variance_that_epsilon_makes_positive_folds() -> None:
+    model = site(v=np.float32([1, -0.75, 4]))
+    model.graph.node[1].attribute[0].f = 1.0
+    folded(model, execute=False)  # 1/√2 rounds
+
+
+# --- the weights --------------------------------------------------------------------------------
+
+
+def test_a_weight_for_another_number_of_channels() -> None:
+    changed = {"w": numbers(4, 3, 1, 1), "d": numbers(4)}
+    assert reason(site(**changed), check=False) == "shape-mismatch"
+
+
+@pytest.mark.parametrize("length", [1, 2, 4])
+def test_a_bias_of_the_wrong_length_is_not_broadcast(length: int) -> None:
+    assert reason(site(d=numbers(length)), check=False) == "shape-mismatch"
+
+
+@pytest.mark.parametrize("group", [0, -1, 2])
+def test_groups_that_do_not_divide_the_channels(group: int) -> None:
+    model = site()
+    model.graph.node[0].attribute.append(helper.make_attribute("group", group))
+    assert reason(model, check=False) == "shape-mismatch"
+
+
+def test_a_weight_of_too_low_a_rank() -> None:
+    assert reason(site(w=numbers(3, 3)), check=False) == "shape-mismatch"
+
+
+@pytest.mark.parametrize("shape", [(2,), (5, 2), (1, 5, 6)])
+def test_a_gemm_with_a_c_that_does_not_broadcast(shape: tuple[int, ...]) -> None:
+    text = """
+    g (float[5,4] x) => (float[5,6] y) {
+      z = Gemm (x, w, c)
+      y = BatchNormalization <epsilon = 0.0> (z, s, b, m, v)
+    }"""
+    model = parse(text, w=numbers(4, 6), c=numbers(*shape), **bn(6))
+    assert reason(model, check=False) == "shape-mismatch"
+
+
+def test_a_gemm_with_a_weight_that_is_no_matrix() -> None:
+    text = """
+    g (float[5,4] x) => (float[5,6] y) {
+      z = Gemm (x, w)
+      y = BatchNormalization <epsilon = 0.0> (z, s, b, m, v)
+    }"""
+    assert reason(parse(text, w=numbers(1, 4, 6), **bn(6)), check=False) == "shape-mismatch"
+
+
+def test_a_weight_of_another_type() -> None:
+    model = site(w=numbers(3, 3, 1, 1, dtype=np.int32))
+    assert reason(model, check=False) == "dtype"
+
+
+def test_a_fold_that_overflows_its_type() -> None:
+    half = {name: array.astype(np.float16) for name, array in constants().items()}
+    half["w"][1] = 30000
+    half["s"][:], half["v"][:] = 4, 1
+    model = site(**half)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    verdict = kept(model)
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.OVERFLOW
+    assert "w of conv" in verdict.refusal.sentence
+
+
+def test_a_bias_that_overflows_its_type() -> None:
+    half = {name: array.astype(np.float16) for name, array in constants().items()}
+    half["d"][1] = 30000
+    half["s"][:], half["v"][:] = 4, 1
+    assert reason(site(**half), check=False) == "overflow"
+
+
+def test_a_fold_that_loses_a_channel_to_underflow() -> None:
+    half = {name: array.astype(np.float16) for name, array in constants().items()}
+    half["w"][1] = np.float16(6e-8)
+    half["s"][1], half["v"][1] = 1, 16
+    assert reason(site(**half), check=False) == "underflow"
+
+
+def test_single_weights_lost_to_underflow_are_rounding() -> None:
+    half = {name: array.astype(np.float16) for name, array in constants().items()}
+    half["w"][1, 1] = np.float16(6e-8)
+    half["s"][1], half["v"][1] = 1, 16
+    model = site(**half)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    folded(model, execute=False)
+
+
+def test_a_damaged_weight_is_an_invalid_model() -> None:
+    import bnfold
+
+    model = site()
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-3]
+    with pytest.raises(bnfold.ModelError, match="'w' is damaged"):
+        bnfold.fold(model)
+
+
+# --- the way ------------------------------------------------------------------------------------
+
+
+def test_another_reader() -> None:
+    text = SITE.replace("y = Batch", "z = Batch").replace(
+        "s, b, m, v)", "s, b, m, v)\ny = Add (c, z)"
+    )
+    verdict = kept(site(text))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.ANOTHER_READER
+    assert (verdict.refusal.node, verdict.refusal.detail) == ("conv", "Add→y")
+
+
+def test_a_graph_output_before_normalisation() -> None:
+    text = SITE.replace("=> (", "=> (float[1,3,4,4] c, ")
+    assert reason(site(text)) == "graph-output"
+
+
+BODY = """
+g (float[1,3,4,4] x, bool cond) => (float[1,3,4,4] y, float[1,3,4,4] q) {
+  [conv] c = Conv (x, w, d)
+  [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+  [choice] q = If (cond) <
+    then_branch = t () => (float[1,3,4,4] p) { p = Relu (READ) },
+    else_branch = e () => (float[1,3,4,4] r) { r = Relu (x) }
+  >
+}"""
+
+
+def test_a_reader_inside_a_body() -> None:
+    verdict = kept(site(BODY.replace("READ", "c")))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.CAPTURED
+    assert verdict.refusal.detail == "choice.then_branch"
+
+
+def test_a_body_may_read_what_is_normalised() -> None:
+    folded(site(BODY.replace("READ", "y")))
+
+
+def test_a_batch_normalization_in_a_body_does_not_reach_a_conv_around_it() -> None:
+    text = """
+    g (float[1,3,4,4] x, bool cond) => (float[1,3,4,4] y) {
+      [conv] c = Conv (x, w, d)
+      [choice] y = If (cond) <
+        then_branch = t () => (float[1,3,4,4] p) {
+          [norm] p = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+        },
+        else_branch = e () => (float[1,3,4,4] r) { r = Relu (x) }
+      >
+    }"""
+    assert reason(site(text)) == "no-linear-producer"
+
+
+def test_a_quantization_annotation() -> None:
+    model = site()
+    annotation = model.graph.quantization_annotation.add(tensor_name="c")
+    annotation.quant_parameter_tensor_names.add(key="SCALE_TENSOR", value="s")
+    assert reason(model) == "annotated"
+
+
+@pytest.mark.parametrize(
+    "producer", ["Relu (x)", "Add (x, x)", "Softmax (x)", "own.Conv (x, w, d)", "Conv (x, x)"]
+)
+def test_what_is_not_linear(producer: str) -> None:
+    text = '<ir_version: 8, opset_import: ["": 17, "own": 1]>' + SITE.replace(
+        "Conv (x, w, d)", producer
+    )
+    expected = "computed-at-run-time" if producer == "Conv (x, x)" else "no-linear-producer"
+    model = site(text)
+    for tensor in [t for t in model.graph.initializer if t.name in "wd" and "own" not in producer]:
+        model.graph.initializer.remove(tensor)
+    assert reason(model, check=False) == expected
+
+
+@pytest.mark.parametrize("source", ["graph input", "constant"])
+def test_nothing_in_front(source: str) -> None:
+    model = parse(
+        "g (float[1,3,4,4] x) => (float[1,3,4,4] y)"
+        "{ [norm] y = BatchNormalization <epsilon = 0.0> (x, s, b, m, v) }",
+        **bn(3),
+    )
+    if source == "constant":
+        del model.graph.input[0]
+        model.graph.initializer.append(numpy_helper.from_array(numbers(1, 3, 4, 4), "x"))
+    verdict = kept(model)
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason is Reason.NOT_LINEAR
+    assert source in verdict.refusal.detail
+
+
+def test_every_reason_is_reached_by_a_test() -> None:
+    """Each code stands in this folder's tests, or, for functions, in test_scopes."""
+    from pathlib import Path
+
+    text = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    missing = [
+        r.code for r in Reason if f'"{r.code}"' not in text and f"Reason.{r.name}\n" not in text
+    ]
+    assert not missing
+
+
+def test_the_text_of_every_reason_is_whole() -> None:
+    codes = [reason.code for reason in Reason]
+    assert len(set(codes)) == len(codes)
+    for entry in Reason:
+        assert entry.sentence
+        assert entry.remedy
+        assert not entry.sentence.endswith(".")
+    assert onnx.__version__
