@@ -111,8 +111,9 @@ def optimize(
     """
     if verify not in ("full", "none"):
         raise UsageError(f"verify={verify!r} is neither 'full' nor 'none'")
-    source, target = Path(path_in), _target(Path(path_in), path_out, in_place)
+    source = Path(path_in)
     file = model_file.read(source)
+    target = _target(source, path_out, in_place)
     if in_place and file.external:
         raise UsageError(
             f"{source} has external data, which cannot be replaced in one step",

@@ -136,14 +136,15 @@ def _run_child(folder: str, timeout: float) -> subprocess.CompletedProcess[bytes
     ) as child:  # fmt: skip
         try:
             _, errors_text = child.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired as error:
+        except BaseException as error:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child.pid, signal.SIGKILL)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
             raise ChildError(
                 f"onnxruntime had not finished {_stage(Path(folder, 'stage'))} after {timeout:g} s",
                 "give it longer with --timeout, or smaller inputs with --input-shape",
             ) from error
-        finally:  # whatever ended the wait, nothing of the child's process group lives on
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
     return subprocess.CompletedProcess(command, child.returncode, b"", errors_text)
 
 

@@ -40,7 +40,8 @@ def _header(opset: int, ir_version: int) -> str:
 def numbers(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     """Small integers, none of them 0."""
     rng = np.random.default_rng(seed)
-    return (rng.integers(1, 8, shape) * rng.choice([-1, 1], shape)).astype(dtype)
+    drawn: Array = rng.integers(1, 8, shape) * rng.choice([-1, 1], shape)
+    return drawn.astype(dtype)
 
 
 def bn(
@@ -230,3 +231,8 @@ def _used_names(graph: GraphProto) -> set[str]:
         for _, body in bodies(node):
             names |= _used_names(body)
     return names
+
+
+def nodes(model: ModelProto, *ops: str) -> list[NodeProto]:
+    """The main graph's nodes of these operators."""
+    return [node for node in model.graph.node if node.op_type in ops]

@@ -144,8 +144,8 @@ def test_a_sparse_parameter() -> None:
     model = site()
     (tensor,) = (t for t in model.graph.initializer if t.name == "m")
     model.graph.initializer.remove(tensor)
-    values = numpy_helper.from_array(np.float32([5]), "m")
-    indices = numpy_helper.from_array(np.int64([1]), "m_indices")
+    values = numpy_helper.from_array(np.array([5], np.float32), "m")
+    indices = numpy_helper.from_array(np.array([1], np.int64), "m_indices")
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [3]))
     assert reason(model) == "sparse-constant"
 
@@ -190,14 +190,14 @@ def test_an_epsilon_that_is_not_finite(epsilon: float) -> None:
 
 @pytest.mark.parametrize("variance", [0.0, -1.0])
 def test_a_variance_without_a_square_root(variance: float) -> None:
-    verdict = kept(site(v=np.float32([1, variance, 4])))
+    verdict = kept(site(v=np.array([1, variance, 4], np.float32)))
     assert verdict.refusal is not None
     assert verdict.refusal.reason is Reason.VARIANCE_NOT_POSITIVE
     assert verdict.refusal.detail == "1 of 3 channels"
 
 
 def test_a_negative_variance_that_epsilon_makes_positive_folds() -> None:
-    model = site(v=np.float32([1, -0.75, 4]))
+    model = site(v=np.array([1, -0.75, 4], np.float32))
     model.graph.node[1].attribute[0].f = 1.0
     folded(model, execute=False)  # 1/√2 rounds
 

@@ -23,9 +23,9 @@ def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     answer: dict[str, Any]
     try:
-        _limit(request)
-        from bnfold.child.judge import judge
+        from bnfold.child.judge import judge  # before the limit: an import that fails is no verdict
 
+        _limit(request)
         answer = judge(request, folder)
     except BnfoldError as error:
         answer = {

@@ -35,6 +35,7 @@ class _Judge:
         self.folder = folder
         self.path: str = request["original"]
         self.model: ModelProto = model_file.read(Path(self.path)).model
+        self.folded: ModelProto = model_file.read(Path(request["folded"])).model
         self.feeds: list[Feed] = []
 
     def compare(self) -> Comparison:
@@ -110,10 +111,9 @@ class _Judge:
         return ""
 
     def _other_interface(self) -> str:
-        folded = model_file.read(Path(self.request["folded"])).model
         for what, ours, theirs in (
-            ("inputs", _interface(self.model, "input"), _interface(folded, "input")),
-            ("outputs", _interface(self.model, "output"), _interface(folded, "output")),
+            ("inputs", _interface(self.model, "input"), _interface(self.folded, "input")),
+            ("outputs", _interface(self.model, "output"), _interface(self.folded, "output")),
         ):
             if ours != theirs:
                 return f"the {what} differ: {', '.join(ours)} became {', '.join(theirs)}"
