@@ -20,7 +20,7 @@ class BnfoldError(Exception):
     exit_code = INTERNAL_EXIT_CODE
 
     def __init__(self, message: str, remedy: str = "") -> None:
-        super().__init__(message)
+        super().__init__(f"{message} ({remedy})" if remedy else message)
         self.message = message
         self.remedy = remedy
 

@@ -7,7 +7,7 @@ give the original's outputs bit for bit, and no tolerance hides a mistake.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -170,8 +170,7 @@ def _same_graph(old: GraphProto, new: GraphProto, claimed: set[str], ir_version:
     for field in GraphProto.DESCRIPTOR.fields:
         if field.name not in ("node", "initializer", "value_info", "input"):
             assert getattr(old, field.name) == getattr(new, field.name), field.name
-    _same_nodes(old.node, new.node, claimed, ir_version)
-    rewritten = _constants_of(new.node, claimed)
+    rewritten = _same_nodes(old.node, new.node, claimed, ir_version)
     used = _used_names(new)
     for kind in ("initializer", "value_info", "input"):
         entries = {entry.name: entry for entry in getattr(new, kind)}
@@ -185,43 +184,52 @@ def _same_graph(old: GraphProto, new: GraphProto, claimed: set[str], ir_version:
         assert [e.name for e in getattr(new, kind)][: len(order)] == order, f"{kind} reordered"
 
 
-def _same_nodes(old: Any, new: Any, claimed: set[str], ir_version: int) -> None:
-    remaining = iter(old)
-    rewritten = _constants_of(new, claimed)
+def _same_nodes(
+    old: Sequence[NodeProto], new: Sequence[NodeProto], claimed: set[str], ir_version: int
+) -> set[str]:
+    """Compare, and return what the claimed nodes read beside their data, in bodies too."""
+    pairs, remaining, rewritten = [], iter(old), set()
     for node in new:
-        is_new = not any(o.output[:] == node.output[:] for o in old)
-        if node.op_type == "Constant" and (is_new or node.output[0] in rewritten):
-            continue
+        if node.op_type == "Constant" and not any(o.output[:] == node.output[:] for o in old):
+            continue  # a new constant, where initializers are not to be had
         match = next((o for o in remaining if _corresponds(o, node)), None)
         assert match is not None, f"node {node.name} came from nowhere, or nodes were reordered"
+        pairs.append((match, node))
+        if _label(match) in claimed:
+            rewritten.update(node.input[1:])
+    for match, node in pairs:
+        for (_, a_body), (_, b_body) in zip(bodies(match), bodies(node), strict=True):
+            rewritten |= _same_graph_of_body(a_body, b_body, claimed, ir_version)
+    for match, node in pairs:
         assert match.metadata_props == node.metadata_props
         assert match.doc_string == node.doc_string
-        if match.name not in claimed:
-            assert (match.op_type, list(match.input)) == (node.op_type, list(node.input))
-            for a, b in zip(match.attribute, node.attribute, strict=True):
-                if not (a.HasField("g") or a.graphs):
-                    assert a == b
-        for (_, a_body), (_, b_body) in zip(bodies(match), bodies(node), strict=True):
-            _same_graph(a_body, b_body, claimed, ir_version)
+        if _label(match) in claimed:
+            continue
+        assert (match.op_type, list(match.input)) == (node.op_type, list(node.input))
+        if node.op_type == "Constant" and node.output[0] in rewritten:
+            continue
+        for a, b in zip(match.attribute, node.attribute, strict=True):
+            if not (a.HasField("g") or a.graphs):
+                assert a == b
+    return rewritten
+
+
+def _same_graph_of_body(
+    old: GraphProto, new: GraphProto, claimed: set[str], ir_version: int
+) -> set[str]:
+    _same_graph(old, new, claimed, ir_version)
+    return _same_nodes(old.node, new.node, claimed, ir_version)
 
 
 def _corresponds(old: NodeProto, new: NodeProto) -> bool:
     if old.name or new.name:
         return old.name == new.name
-    return old.op_type == new.op_type and (
-        old.output[:] == new.output[:] or old.input[:1] == new.input[:1]
-    )
+    same_output = old.output[:] == new.output[:]
+    return same_output or bool(old.input and new.input and old.input[0] == new.input[0])
 
 
-def _constants_of(nodes: Iterable[NodeProto], claimed: set[str]) -> set[str]:
-    """What the claimed nodes read beside their data, in bodies too."""
-    names: set[str] = set()
-    for node in nodes:
-        if node.name in claimed:
-            names.update(node.input[1:])
-        for _, body in bodies(node):
-            names |= _constants_of(body.node, claimed)
-    return names
+def _label(node: NodeProto) -> str:
+    return node.name or f"{node.op_type}→{node.output[0]}"
 
 
 def _used_names(graph: GraphProto) -> set[str]:

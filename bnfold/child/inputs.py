@@ -94,8 +94,9 @@ def _assignments(
         for axis, dim in enumerate(spec.dims):
             if isinstance(dim, int) or spec.symbol(axis) in known:
                 continue
-            kind = batch if axis == 0 else channel if axis == 1 and len(spec.dims) > 2 else size
-            kind.add(spec.symbol(axis))
+            rank = len(spec.dims)
+            role = batch if axis == 0 < rank - 1 else channel if axis == 1 < rank - 1 else size
+            role.add(spec.symbol(axis))
     size -= batch
     channel -= batch | size
     ones = dict.fromkeys(batch, 1)

@@ -1,0 +1,280 @@
+"""The commands as a user types them: what they print, and how they exit."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+import bnfold
+from bnfold.cli import main
+from bnfold.report import plain
+from tests.support import bn, numbers, parse
+from tests.test_compare import endless
+
+TEXT = """
+g (float[N,3,4,4] x) => (float[N,3,4,4] y) {
+  [conv] c = Conv (x, w)
+  [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+}"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A current folder with a model for each situation."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # commands run in this process here
+    constants = {"w": numbers(3, 3, 1, 1), **bn(3)}
+    onnx.save(parse(TEXT, **constants), "model.onnx")
+    onnx.save(parse(TEXT.replace("N,", "N,"), 17, 8, **constants), "same.onnx")
+    spoiled = dict(constants, w=constants["w"] * 2)
+    onnx.save(parse(TEXT, **spoiled), "other.onnx")
+    double = {name: array.astype(np.float64) for name, array in constants.items()}
+    onnx.save(parse(TEXT.replace("float[", "double["), **double), "double.onnx")
+    crashing = parse(TEXT, 9, **constants)
+    crashing.graph.node[1].output.extend(["", "", "", ""])
+    onnx.save(crashing, "crash.onnx")
+    kept = parse(
+        TEXT.replace("(x, w)", "(x, w)").replace("=> (", "=> (float[N,3,4,4] c, "), **constants
+    )
+    onnx.save(kept, "kept.onnx")
+    onnx.save(endless(), "endless.onnx")
+    onnx.save(bnfold.fold(endless()).model, "endless2.onnx")
+    Path("garbage.onnx").write_bytes(b"not a model at all")
+    return tmp_path
+
+
+def entries() -> set[str]:
+    return {path.name for path in Path.cwd().iterdir()}
+
+
+def bnfold_(line: str) -> Result:
+    return CliRunner().invoke(main, shlex.split(line))
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("optimize model.onnx", 0),
+        ("optimize kept.onnx", 0),
+        ("optimize model.onnx -o out.onnx --dim N=2 --seed 3", 0),
+        ("optimize model.onnx --in-place", 0),
+        ("optimize double.onnx --verify none", 0),
+        ("verify model.onnx same.onnx", 0),
+        ("verify model.onnx same.onnx --input-shape x:2,3,4,4", 0),
+        ("inspect model.onnx", 0),
+        ("inspect kept.onnx", 0),
+        ("verify model.onnx other.onnx", 1),
+        ("optimize", 2),
+        ("optimize model.onnx --no-such-option", 2),
+        ("optimize model.onnx -o model.onnx", 2),
+        ("optimize model.onnx -o nowhere/out.onnx", 2),
+        ("optimize model.onnx --dim depth=3", 2),
+        ("optimize model.onnx --dim N", 2),
+        ("optimize model.onnx --dim N=0", 2),
+        ("optimize model.onnx --input-shape x", 2),
+        ("optimize model.onnx --input-shape x:a,b", 2),
+        ("optimize model.onnx --inputs missing.npz", 2),
+        ("verify model.onnx", 2),
+        ("no-such-command", 2),
+        ("optimize missing.onnx", 3),
+        ("optimize garbage.onnx", 3),
+        ("optimize .", 3),
+        ("inspect missing.onnx", 3),
+        ("verify model.onnx missing.onnx", 3),
+        ("verify garbage.onnx model.onnx", 3),
+        ("optimize double.onnx", 4),
+        ("verify double.onnx double.onnx", 4),
+        ("optimize crash.onnx", 5),
+        ("verify endless.onnx endless2.onnx --timeout 2", 5),
+        ("optimize model.onnx --memory-limit 64", 5),
+    ],
+)
+def test_exit_codes(line: str, code: int) -> None:
+    before = entries()
+    result = bnfold_(line)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    written = entries() - before
+    if code or "optimize" not in line or "--in-place" in line:
+        assert not written, "a command that fails writes nothing"
+    else:
+        assert len(written) == 1
+    if code > 1:
+        (sentence,) = re.findall("^error: .*", result.stderr, re.I | re.M)
+        assert len(sentence) > 20
+
+
+def test_an_error_is_a_sentence_and_what_to_do() -> None:
+    lines = bnfold_("optimize garbage.onnx").stderr.splitlines()
+    assert lines[0].startswith("error: garbage.onnx is not an ONNX model")
+    assert lines[1].startswith("       export it again")
+    assert len(lines) == 2
+
+
+def test_debug_shows_where_an_error_comes_from() -> None:
+    for line in ("optimize garbage.onnx --debug", "--debug optimize garbage.onnx"):
+        result = bnfold_(line)
+        assert isinstance(result.exception, bnfold.ModelError)
+
+
+def test_a_fault_of_bnfold_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise RuntimeError("oops")
+
+    monkeypatch.setattr("bnfold.api.plan", broken)
+    result = bnfold_("inspect model.onnx")
+    assert result.exit_code == 70
+    assert "bnfold itself failed: RuntimeError: oops" in result.stderr
+
+
+def test_the_report_of_optimize() -> None:
+    text = bnfold_("optimize model.onnx").output
+    assert "model.onnx → model.folded.onnx" in text
+    assert re.search(r"nodes +2 +1\n", text.replace(" \n", "\n"))
+    assert re.search(r"BatchNormalizations +1 +0", text)
+    assert re.search(r"file size +\d+ B +\d+ B", text)
+    assert re.search(r"norm +folded into conv", text)
+    assert "run in onnxruntime 3 times on x float32[1, 3, 4, 4]" in text
+    assert re.search(r"y +\S+ +\S+ +\S+ +equal", text)
+    assert "1 of 1 folded and verified: the largest difference is" in text
+
+
+def test_the_report_of_a_kept_one() -> None:
+    for line in ("optimize kept.onnx", "inspect kept.onnx"):
+        text = bnfold_(line).output
+        assert "kept (graph-output): the output c of conv is an output of the graph" in text
+        assert "drop that output at export" in text
+    assert (
+        "nothing to fold: kept.folded.onnx is a copy of the original"
+        in bnfold_("optimize kept.onnx").output
+    )
+
+
+def test_the_report_of_inspect() -> None:
+    text = bnfold_("inspect model.onnx").output
+    assert "model.onnx: 2 nodes, 1 BatchNormalization\n" in text
+    assert "1 of 1 would fold; nothing was written" in text
+    assert not Path("model.folded.onnx").exists()
+
+
+def test_the_report_of_verify() -> None:
+    text = bnfold_("verify model.onnx other.onnx").output
+    assert re.search(r"y +\S+ +\S+ +\S+ +not equal", text)
+
+
+def test_a_result_that_is_not_equal_is_shown_and_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def spoiled(index: object, plan: object) -> None:
+        del index.model.graph.initializer[:]  # type: ignore[attr-defined]
+        index.model.CopyFrom(onnx.load("other.onnx"))  # type: ignore[attr-defined]
+
+    monkeypatch.setattr("bnfold.api.apply", spoiled)
+    result = bnfold_("optimize model.onnx")
+    assert result.exit_code == 1
+    assert "not equal" in result.stdout
+    assert "the folded model is not equal to the original: output 'y' differs by" in result.stderr
+    assert not Path("model.folded.onnx").exists()
+
+
+def test_names_cannot_harm_the_terminal() -> None:
+    model = onnx.load("model.onnx")
+    model.graph.node[0].name = "\x1b]0;owned\x07[red]conv[/red]\n::error::x"
+    model.graph.node[1].name = "\x1b[2Jnorm"
+    onnx.save(model, "evil.onnx")
+    text = bnfold_("inspect evil.onnx").output
+    assert "\x1b" not in text
+    assert "\x07" not in text
+    assert "\\x1b]0;owned\\x07[red]conv[/red]\\n::error::x" in text
+    model.graph.node[0].input[0] = "\x1b[2Jnowhere"
+    onnx.save(model, "evil.onnx")
+    assert "\x1b" not in bnfold_("inspect evil.onnx").output
+
+
+def test_plain_leaves_letters_of_every_script() -> None:
+    assert plain("größe/卷积_1") == "größe/卷积_1"
+    assert plain("a\u202eb\u0000") == "a\\u202eb\\x00"
+
+
+# --- as a process -------------------------------------------------------------------------------
+
+
+def process(*arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "bnfold", *arguments],
+        capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def test_python_m_bnfold() -> None:
+    done = process("optimize", "model.onnx")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "folded and verified" in done.stdout
+    assert process("--version").stdout == f"bnfold {bnfold.__version__}\n"
+
+
+def test_the_console_script() -> None:
+    script = Path(sys.executable).with_name("bnfold")
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
+    assert done.stdout == f"bnfold {bnfold.__version__}\n"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """--help has to come in under 0.3 s: numpy, onnx, rich and onnxruntime cost more than that."""
+    code = (
+        "import sys\n"
+        "from bnfold.cli import main\n"
+        "try: main(['optimize', '--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'google', 'onnx_graphsurgeon'}\n"
+        "sys.exit(', '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Examples:" in done.stdout
+
+
+def test_a_terminated_run_leaves_nothing_behind() -> None:
+    text = TEXT.replace("] y)", "] z, float[2] q)").replace("y = Batch", "z = Batch").replace(
+        "}", "q = Loop (trips, yes, two) <body = b (int64 i, bool k, float[2] h) => "
+        "(bool d, float[2] p) { d = Identity (k) p = Relu (h) }> }",
+    )  # fmt: skip
+    model = parse(
+        text, w=numbers(3, 3, 1, 1), trips=np.array(1 << 62), yes=np.array(True),
+        two=np.ones(2, np.float32), **bn(3),
+    )  # fmt: skip
+    onnx.save(model, "long.onnx")
+    with subprocess.Popen([sys.executable, "-m", "bnfold", "optimize", "long.onnx"]) as running:
+        for _ in range(100):
+            time.sleep(0.1)
+            if any(name.startswith(".bnfold-") for name in entries()):
+                break
+        time.sleep(1)
+        running.send_signal(signal.SIGTERM)
+        running.wait(20)
+    assert running.returncode == 128 + signal.SIGTERM
+    assert not [name for name in entries() if "bnfold-" in name or "folded" in name]
+
+
+@pytest.mark.parametrize("command", [(), ("optimize",), ("inspect",), ("verify",)])
+def test_every_help_ends_in_what_one_can_paste(command: tuple[str, ...]) -> None:
+    text = bnfold_(" ".join([*command, "--help"])).output
+    lines = re.findall(r"^ +bnfold (.*)$", text, re.M)
+    assert lines
+    for line in lines:
+        names = {"slim.onnx": "same.onnx", "model.folded.onnx": "same.onnx"}
+        for example, ours in names.items():
+            line = line.replace(example, ours)
+        line = line.replace("image:1,3,224,224", "x:1,3,4,4").replace("batch=1", "N=1")
+        Path("deploy").mkdir(exist_ok=True)
+        assert bnfold_(line).exit_code == 0, line

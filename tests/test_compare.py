@@ -1,0 +1,374 @@
+"""The comparison in onnxruntime: what is equal, what is not, and what cannot be decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, helper, numpy_helper
+
+import bnfold
+from bnfold.compare import Trial
+from tests.support import Array, parse
+
+TEXT = """
+g (float[N,3,8,8] x) => (float[N,4,M,K] y) {
+  [conv] c = Conv (x, w, d)
+  [norm] y = BatchNormalization <epsilon = 0.001> (c, s, b, m, v)
+}"""
+
+
+def real(channels: int = 4, *, mean: float = 0.0) -> dict[str, Array]:
+    """Weights as training leaves them; `mean` is |μ|/σ, put into the Conv's bias and the BN."""
+    rng = np.random.default_rng(7)
+    parameters = {
+        "w": rng.normal(0, 0.2, (channels, 3, 3, 3)), "d": np.full(channels, mean),
+        "s": rng.uniform(0.5, 1.5, channels), "b": rng.normal(size=channels),
+        "m": np.full(channels, mean), "v": rng.uniform(0.5, 2, channels),
+    }  # fmt: skip
+    return {name: array.astype(np.float32) for name, array in parameters.items()}
+
+
+def pair(text: str = TEXT, **tensors: Array) -> tuple[ModelProto, ModelProto]:
+    model = parse(text, **(tensors or real()))
+    return model, bnfold.fold(model).model
+
+
+def change(model: ModelProto, name: str, edit: Any) -> ModelProto:
+    """A copy in which `edit` has been made to the values of an initializer."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    (tensor,) = (t for t in copy.graph.initializer if t.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    edit(values)
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    return copy
+
+
+def test_a_fold_is_equal_within_what_rounding_explains() -> None:
+    comparison = bnfold.verify(*pair())
+    assert comparison.equal
+    (output,) = comparison.outputs
+    assert output.name == "y"
+    assert 0 < output.max_abs <= output.bound
+    assert comparison.inputs[0].shape == (1, 3, 8, 8)
+    assert comparison.runs == 3
+
+
+def test_a_model_is_equal_to_itself() -> None:
+    model, _ = pair()
+    (output,) = bnfold.verify(model, model).outputs
+    assert output.max_abs == 0
+    assert output.equal
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6])
+def test_a_model_that_loses_digits_itself_is_not_held_against_the_fold(ratio: float) -> None:
+    """|μ|/σ up to 1e6: fixed tolerances from 1e-5 on reject these correct folds."""
+    model, result = pair(TEXT, **real(mean=ratio))
+    comparison = bnfold.verify(model, result)
+    assert comparison.equal, comparison
+    if ratio >= 1e4:
+        assert comparison.outputs[0].max_abs > 1e-4
+
+
+@pytest.mark.parametrize("ratio", [1e2, 1e4])
+def test_nor_where_the_offset_comes_in_with_the_data(ratio: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    tensors = real() | {"d": np.zeros(4, np.float32)}
+    tensors["m"] = (ratio * tensors["w"].sum(axis=(1, 2, 3))).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=(rng.normal(size=(2, 3, 8, 8)) + ratio).astype(np.float32))
+    comparison = bnfold.verify(*pair(TEXT, **tensors), trial=Trial(inputs=str(tmp_path / "x.npz")))
+    assert comparison.equal, comparison
+
+
+def scale_one(values: Array) -> None:
+    values.flat[5] *= 1.01
+
+
+def flip_one(values: Array) -> None:
+    values.flat[5] *= -1
+
+
+def swap(values: Array) -> None:
+    values[[0, 1]] = values[[1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [("w", scale_one), ("w", flip_one), ("w", swap), ("d", swap), ("d", lambda a: a.fill(0))],
+)
+def test_a_wrong_fold_is_found(name: str, edit: Any) -> None:
+    model, result = pair()
+    comparison = bnfold.verify(model, change(result, name, edit))
+    assert not comparison.equal
+    assert comparison.worst is not None
+    assert comparison.worst.max_abs > comparison.worst.bound
+
+
+def test_epsilon_left_out_is_found() -> None:
+    model, _ = pair()
+    other = ModelProto()
+    other.CopyFrom(model)
+    other.graph.node[1].attribute[0].f = 0.0
+    assert not bnfold.verify(model, other).equal
+
+
+def test_another_value_of_an_integer_output_is_found() -> None:
+    text = "g (float[1,6] x) => (int64[1,1] y) { y = ArgMax <axis = 1, keepdims = 1> (x) }"
+    other = text.replace("ArgMax", "ArgMin")
+    comparison = bnfold.verify(parse(text), parse(other))
+    assert not comparison.equal
+    assert comparison.outputs[0].dtype == "int64"
+
+
+def test_nan_in_another_place_is_found() -> None:
+    text = "g (float[1,6] x) => (float[1,6] y) { y = Relu (x) }"
+    other = "g (float[1,6] x) => (float[1,6] y) { z = Sqrt (x) y = Relu (z) }"
+    comparison = bnfold.verify(parse(text), parse(other))
+    assert not comparison.equal
+    assert "NaN" in comparison.outputs[0].note
+
+
+def test_another_shape_is_found() -> None:
+    text = "g (float[1,6] x) => (float[A,B] y) { y = Relu (x) }"
+    other = "g (float[1,6] x) => (float[A,B] y) { z = Relu (x) y = Transpose (z) }"
+    comparison = bnfold.verify(parse(text), parse(other))
+    assert not comparison.equal
+    assert comparison.outputs[0].note == "shape [1, 6] became [6, 1]"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "g (float[1,6] x) => (float[1,6] z) { z = Relu (x) }",
+        "g (float[1,6] z) => (float[1,6] y) { y = Relu (z) }",
+        "g (float[1,6] x, float[1] k) => (float[1,6] y) { y = Add (x, k) }",
+        "g (float16[1,6] x) => (float16[1,6] y) { y = Relu (x) }",
+    ],
+)
+def test_another_interface_is_found(other: str) -> None:
+    model = parse("g (float[1,6] x) => (float[1,6] y) { y = Relu (x) }")
+    comparison = bnfold.verify(model, parse(other))
+    assert not comparison.equal
+    assert "differ" in comparison.mismatch
+
+
+def test_a_folded_model_that_does_not_run_is_not_equal() -> None:
+    model = parse("g (float[A,6] x) => (float[P,Q] y) { y = Relu (x) }")
+    other = parse("g (float[A,6] x) => (float[P,Q] y) { y = Reshape (x, k) }", k=np.array([7, 7]))
+    assert "refuses the folded model" in bnfold.verify(model, other).mismatch
+
+
+def test_a_folded_model_that_is_not_valid_is_not_equal() -> None:
+    model, result = pair()
+    result.graph.node[0].attribute.append(helper.make_attribute("no_such_attribute", 1))
+    assert "not valid ONNX" in bnfold.verify(model, result).mismatch
+
+
+# --- not decided --------------------------------------------------------------------------------
+
+
+def test_no_kernel() -> None:
+    text = TEXT.replace("float[", "double[")
+    tensors = {name: array.astype(np.float64) for name, array in real().items()}
+    with pytest.raises(bnfold.UndecidedError, match="no kernel"):
+        bnfold.verify(*pair(text, **tensors))
+
+
+def test_custom_operators() -> None:
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
+        "g (float[2] x) => (float[2] y) { y = own.Thing (x) }"
+    )
+    with pytest.raises(bnfold.UndecidedError, match="own:Thing"):
+        bnfold.verify(model, model)
+
+
+def test_a_model_that_is_random() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = RandomNormalLike (x) }")
+    with pytest.raises(bnfold.UndecidedError, match="random"):
+        bnfold.verify(model, model)
+
+
+def test_a_model_whose_output_is_nan_everywhere() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Add (x, k) }", k=np.full(2, np.nan, "f4"))
+    with pytest.raises(bnfold.UndecidedError, match="NaN"):
+        bnfold.verify(model, model)
+
+
+@pytest.mark.parametrize("kind", ["string[2]", "seq(float[2])"])
+def test_inputs_that_cannot_be_made_up(kind: str) -> None:
+    model = parse(f"g ({kind} x) => ({kind} y) {{ y = Identity (x) }}")
+    with pytest.raises(bnfold.UndecidedError, match="no tensor of numbers"):
+        bnfold.verify(model, model)
+
+
+def test_an_input_without_a_shape() -> None:
+    model = parse("g (float x) => (float y) { y = Relu (x) }")
+    model.graph.input[0].type.tensor_type.ClearField("shape")
+    with pytest.raises(bnfold.UndecidedError, match="--input-shape x:"):
+        bnfold.verify(model, model)
+    assert bnfold.verify(model, model, trial=Trial(input_shapes={"x": (2, 3)})).equal
+
+
+def test_inputs_that_fit_no_guess() -> None:
+    model = parse("g (float[A] x) => (float[2,5] y) { y = Reshape (x, k) }", k=np.array([2, 5]))
+    with pytest.raises(bnfold.UndecidedError, match="--inputs"):
+        bnfold.verify(model, model)
+    assert bnfold.verify(model, model, trial=Trial(dims={"A": 10})).equal
+
+
+def test_an_invalid_model() -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu (x, x, x) }")
+    with pytest.raises(bnfold.ModelError):
+        bnfold.verify(model, model)
+
+
+# --- the child ----------------------------------------------------------------------------------
+
+
+def test_a_crash_of_onnxruntime_is_a_message() -> None:
+    """An opset-9 BatchNormalization with trailing empty outputs is a segmentation fault there."""
+    model = parse(TEXT, 9, **real())
+    model.graph.node[1].output.extend(["", "", "", ""])
+    with pytest.raises(bnfold.ChildError, match="crashed while running the original") as caught:
+        bnfold.verify(model, model)
+    assert caught.value.exit_code == 5
+    assert "SIGSEGV" in caught.value.message
+
+
+def endless() -> ModelProto:
+    text = """
+    g (float[2] x) => (float[2] y) {
+      y = Loop (trips, yes, x) <body = b (int64 i, bool c, float[2] h) => (bool d, float[2] p) {
+        d = Identity (c)
+        p = Relu (h)
+      }>
+    }"""
+    return parse(text, trips=np.array(1 << 62), yes=np.array(True))
+
+
+def test_a_model_that_never_ends() -> None:
+    with pytest.raises(bnfold.ChildError, match="had not finished running the original after 3 s"):
+        bnfold.verify(endless(), endless(), trial=Trial(timeout=3))
+
+
+def test_nested_functions_that_never_end() -> None:
+    """Eleven functions, each of which calls the one before ten times: 10¹¹ operators."""
+    levels = ["Add (x, x)", *(f"own.F{i} (x)" for i in range(11))]
+    functions = "".join(
+        f'<domain: "own", opset_import: ["": 17, "own": 1]> F{i} (x) => (y) {{'
+        + "".join(
+            f"t{k} = {call.replace('(x)', f'(t{k - 1})' if k else '(x)')}\n" for k in range(9)
+        )
+        + f"y = {call.replace('(x)', '(t8)')} }}"
+        for i, call in enumerate(levels)
+    ).replace("Add (x, x)", "Relu (x)")
+    model = parse(
+        '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
+        f"g (float[2] x) => (float[2] y) {{ y = own.F11 (x) }} {functions}"
+    )
+    assert bnfold.inspect(model).verdicts == ()
+    with pytest.raises(bnfold.ChildError):
+        bnfold.verify(model, model, trial=Trial(timeout=4))
+
+
+def test_a_model_that_needs_more_memory_than_allowed() -> None:
+    model = parse("g (float[1] x) => (float[N] y) { y = Expand (x, k) }", k=np.array([1 << 34]))
+    with pytest.raises(bnfold.ChildError, match="memory limit"):
+        bnfold.verify(model, model)
+
+
+# --- inputs -------------------------------------------------------------------------------------
+
+
+def test_open_dimensions_take_the_size_that_the_weights_ask_for() -> None:
+    text = """
+    g (float[batch,channels,height,width] x, float[batch,features] z)
+      => (float[A,B,C,D] y, float[E,F] q) {
+      y = Conv <group = 2> (x, w)
+      q = Gemm <transB = 1> (z, k)
+    }"""
+    rng = np.random.default_rng(0)
+    model = parse(
+        text, w=rng.normal(size=(4, 3, 3, 3)).astype("f4"), k=rng.normal(size=(5, 7)).astype("f4")
+    )
+    shapes = {i.name: i.shape for i in bnfold.verify(model, model).inputs}
+    assert shapes == {"x": (1, 6, 64, 64), "z": (1, 7)}
+
+
+def test_dims_and_input_shapes_are_obeyed() -> None:
+    model = parse("g (float[batch,3,h,w] x) => (float[batch,3,h,w] y) { y = Relu (x) }")
+    trial = Trial(dims={"batch": 5, "h": 7})
+    assert bnfold.verify(model, model, trial=trial).inputs[0].shape == (5, 3, 7, 64)
+    trial = Trial(input_shapes={"x": (2, 3, 4, 5)})
+    assert bnfold.verify(model, model, trial=trial).inputs[0].shape == (2, 3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        Trial(dims={"depth": 5}),
+        Trial(input_shapes={"z": (2, 3)}),
+        Trial(input_shapes={"x": (2, 3)}),
+        Trial(input_shapes={"x": (2, 4, 5, 5)}),
+    ],
+)
+def test_shapes_for_what_is_not_there(trial: Trial) -> None:
+    model = parse("g (float[batch,3,h,w] x) => (float[batch,3,h,w] y) { y = Relu (x) }")
+    with pytest.raises(bnfold.UsageError):
+        bnfold.verify(model, model, trial=trial)
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"z": np.zeros((1, 3), np.float32)},
+        {"x": np.zeros((1, 4), np.float32)},
+        {"x": np.zeros((3,), np.float32)},
+        {"x": np.zeros((1, 3), np.complex64)},
+        {"x": np.array([["a", "b", "c"]], dtype=object)},
+    ],
+)
+def test_data_that_does_not_fit(arrays: dict[str, Array], tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
+    model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
+    with pytest.raises(bnfold.UsageError):
+        bnfold.verify(model, model, trial=Trial(inputs=str(tmp_path / "x.npz")))
+
+
+def test_data_that_fits_is_what_the_models_are_run_on(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((9, 3)), unused=np.zeros(1))  # float64 is cast
+    model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
+    comparison = bnfold.verify(model, model, trial=Trial(inputs=str(tmp_path / "x.npz")))
+    assert (comparison.runs, comparison.inputs[0].shape) == (1, (9, 3))
+
+
+@pytest.mark.parametrize("name", ["missing.npz", "no.npz"])
+def test_data_that_cannot_be_read(name: str, tmp_path: Path) -> None:
+    (tmp_path / "no.npz").write_text("nothing")
+    model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
+    with pytest.raises(bnfold.UsageError, match="cannot read the inputs"):
+        bnfold.verify(model, model, trial=Trial(inputs=str(tmp_path / name)))
+
+
+def test_inputs_of_every_type() -> None:
+    text = """
+    g (float16[2] a, double[2] b, int32[2] c, uint8[2] d, int8[2] e, bool[2] f, int64[2] i)
+      => (float16[2] oa, double[2] ob, int32[2] oc, uint8[2] od, int8[2] oe, bool[2] of,
+          int64[2] oi) {
+      oa = Identity (a) ob = Identity (b) oc = Identity (c) od = Identity (d) oe = Identity (e)
+      of = Identity (f) oi = Identity (i)
+    }"""
+    assert len(bnfold.verify(parse(text), parse(text)).outputs) == 7
+
+
+def test_models_in_files_and_in_memory_can_be_mixed(tmp_path: Path) -> None:
+    model, result = pair()
+    onnx.save(model, tmp_path / "model.onnx")
+    assert bnfold.verify(tmp_path / "model.onnx", result).equal

@@ -1,0 +1,47 @@
+"""Every model of a corpus of real and exported models, where there is one.
+
+`BNFOLD_CORPUS` names its folder; by default `../shared/corpus` beside the checkout. Each model is
+optimised and equal, or refused with a reason; none crashes bnfold.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+
+import bnfold
+from bnfold.compare import Trial
+from tests.support import assert_frame
+
+CORPUS = Path(
+    os.environ.get("BNFOLD_CORPUS", Path(__file__).parents[2] / "shared" / "corpus")
+).resolve()
+MODELS = sorted(CORPUS.rglob("*.onnx"))
+
+if not MODELS:
+    pytest.skip(f"there is no corpus of models at {CORPUS}", allow_module_level=True)
+
+
+def trial(path: Path) -> Trial:
+    """Run on the sample inputs that lie beside a model, on drawn ones where there are none."""
+    inputs = path.with_suffix(".npz")
+    return Trial(inputs=str(inputs) if inputs.exists() else None, timeout=300)
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))
+def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path) -> None:
+    result = bnfold.optimize(path, tmp_path / "out.onnx", trial=trial(path))
+    assert result.after.nodes <= result.before.nodes
+    assert result.after.batch_norms == result.before.batch_norms - len(result.folded)
+    assert len(result.verdicts) == result.before.batch_norms
+    for verdict in result.kept:
+        assert verdict.refusal is not None
+        assert verdict.refusal.sentence
+    if result.folded:
+        assert result.comparison is not None
+        assert result.comparison.equal
+    model = onnx.load(path)
+    assert_frame(model, bnfold.fold(model))
