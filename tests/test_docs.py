@@ -1,0 +1,79 @@
+"""What the documentation shows is run, and what it lists is held against the code."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from bnfold import Reason, errors
+from bnfold.cli import EXIT_CODES, main
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.S)
+
+
+def comparable(text: str) -> str:
+    """Without what differs from machine to machine: measured figures and the widths they take."""
+    text = re.sub(r"\d\.\d\de[+-]\d\d", "#", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("readme")
+    (path / "sample_models").symlink_to(ROOT / "sample_models")
+    return path
+
+
+@pytest.mark.parametrize("number", range(len(BLOCKS)))
+def test_the_readme_shows_what_really_happens(
+    number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    language, block = BLOCKS[number]
+    if language == "python":
+        exec(compile(block, "README.md", "exec"), {})
+        return
+    first, _, shown = block.partition("\n")
+    assert first.startswith("$ bnfold ")
+    result = CliRunner().invoke(main, shlex.split(first.removeprefix("$ bnfold ")))
+    assert result.exit_code == 0
+    assert comparable(result.output) == comparable(shown)
+
+
+def test_there_is_something_to_run() -> None:
+    assert len(BLOCKS) >= 4
+
+
+def test_the_exit_codes_of_readme_help_and_errors_agree() -> None:
+    in_readme = dict(re.findall(r"^\| (\d) \| (.*?)(?:; nothing is written)? \|$", README, re.M))
+    in_help = dict(re.findall(r"^ +(\d)  (.*)$", EXIT_CODES, re.M))
+    assert in_readme == in_help
+    codes = {
+        c.exit_code
+        for c in vars(errors).values()
+        if isinstance(c, type) and issubclass(c, errors.BnfoldError)
+    }
+    assert codes == {int(code) for code in in_help if code != "0"} | {errors.INTERNAL_EXIT_CODE}
+
+
+def test_the_list_of_reasons_is_complete() -> None:
+    lines = ["# Reasons", "", "Why a BatchNormalization was kept, and what to do about it.", ""]
+    for reason in Reason:
+        sentence = reason.sentence.format(node="*node*", detail="*detail*")
+        lines += [f"## {reason.code}", "", f"{sentence}.", "", f"Remedy: {reason.remedy}.", ""]
+    expected = "\n".join(lines).rstrip() + "\n"
+    path = ROOT / "docs" / "reasons.md"
+    assert path.read_text() == expected, f"write this to {path}:\n{expected}"
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name}: {target}"
