@@ -25,7 +25,8 @@ if TYPE_CHECKING:
         optimize,
         verify,
     )
-    from bnfold.compare import Comparison, OutputDifference
+    from bnfold.compare import Trial
+    from bnfold.comparison import Comparison, OutputDifference
     from bnfold.counts import Counts
     from bnfold.errors import (
         BnfoldError,
@@ -42,7 +43,8 @@ _HOME = {
     "bnfold.api": (
         "FoldResult", "Inspection", "OptimizeResult", "fold", "inspect", "optimize", "verify",
     ),
-    "bnfold.compare": ("Comparison", "OutputDifference"),
+    "bnfold.compare": ("Trial",),
+    "bnfold.comparison": ("Comparison", "OutputDifference"),
     "bnfold.counts": ("Counts",),
     "bnfold.errors": (
         "BnfoldError", "ChildError", "ModelError", "NotEqualError", "UndecidedError", "UsageError",
@@ -65,6 +67,7 @@ __all__ = [
     "OutputDifference",
     "Reason",
     "Refusal",
+    "Trial",
     "UndecidedError",
     "UsageError",
     "Verdict",

@@ -6,17 +6,19 @@ Each takes plain arguments and returns a frozen result; the command line is a th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import onnx
 
-from bnfold import model_file
+from bnfold import gs, model_file
 from bnfold.apply import apply
-from bnfold.compare import Comparison, Trial, compare
+from bnfold.compare import Trial, compare
+from bnfold.comparison import Comparison
 from bnfold.counts import Counts
 from bnfold.errors import NotEqualError, UsageError
 from bnfold.graph import Index
@@ -60,7 +62,7 @@ class OptimizeResult(FoldResult[Path]):
 
     bytes_before: int = 0
     bytes_after: int = 0
-    comparison: Comparison | None = field(default=None)  # None: nothing folded, or verify="none"
+    comparison: Comparison | None = None  # None: nothing folded, or verify="none"
 
 
 def fold(model: Model) -> FoldResult[Model]:
@@ -75,10 +77,9 @@ def fold(model: Model) -> FoldResult[Model]:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         return _fold_in_place(copy)  # type: ignore[return-value]
-    from bnfold.gs import fold_graph, is_graph
-
-    if is_graph(model):
-        return fold_graph(model, _fold_in_place)
+    if gs.is_graph(model):
+        result = _fold_in_place(gs.to_model(model))
+        return dataclasses.replace(result, model=gs.to_graph(result.model))  # type: ignore
     raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bnfold.compare import Comparison
+    from bnfold.comparison import Comparison
 
 INTERNAL_EXIT_CODE = 70
 

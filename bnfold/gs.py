@@ -1,4 +1,4 @@
-"""For callers who hold an onnx-graphsurgeon Graph: export, fold, import.
+"""For callers who hold an onnx-graphsurgeon Graph: to a ModelProto and back.
 
 The round trip is graphsurgeon's own and keeps what graphsurgeon keeps, which is not everything
 (metadata_props and doc strings are lost). Callers with a file or a ModelProto should pass that.
@@ -6,15 +6,10 @@ The round trip is graphsurgeon's own and keeps what graphsurgeon keeps, which is
 
 from __future__ import annotations
 
-import dataclasses
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnx
-
-if TYPE_CHECKING:
-    from bnfold.api import FoldResult
 
 
 def is_graph(value: object) -> bool:
@@ -23,11 +18,16 @@ def is_graph(value: object) -> bool:
     return module is not None and isinstance(value, module.Graph)
 
 
-def fold_graph(
-    graph: Any, fold: Callable[[onnx.ModelProto], FoldResult[onnx.ModelProto]]
-) -> FoldResult[Any]:
-    """Fold a copy of the graph; the result's model is a new Graph."""
+def to_model(graph: Any) -> onnx.ModelProto:
+    """The Graph as a new ModelProto."""
     import onnx_graphsurgeon as gs
 
-    result = fold(gs.export_onnx(graph, do_type_check=False))
-    return dataclasses.replace(result, model=gs.import_onnx(result.model))
+    model: onnx.ModelProto = gs.export_onnx(graph, do_type_check=False)
+    return model
+
+
+def to_graph(model: onnx.ModelProto) -> Any:
+    """The model as a new Graph."""
+    import onnx_graphsurgeon as gs
+
+    return gs.import_onnx(model)

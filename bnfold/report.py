@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
-from bnfold.compare import Comparison, OutputDifference
+from bnfold.comparison import Comparison, OutputDifference
 from bnfold.plan import Verdict
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable

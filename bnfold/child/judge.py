@@ -15,7 +15,7 @@ from bnfold import model_file
 from bnfold.child import inputs as model_inputs
 from bnfold.child import noise, reference
 from bnfold.child.sessions import Array, Feed, check_memory, is_float, load_error, open_session, run
-from bnfold.compare import Comparison, InputUsed, OutputDifference
+from bnfold.comparison import Comparison, InputUsed, OutputDifference
 from bnfold.errors import UndecidedError
 
 _MARGIN = 4  # times the model's own noise: largest of a few draws against one draw of the fold
