@@ -3,13 +3,16 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types samples clean
+.PHONY: demo test lint types fuzz samples clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
+
+fuzz: $(STAMP)  ## random graphs, for about half an hour
+	BNFOLD_EXAMPLES=100000 $(BIN)/python -m pytest tests/test_random_graphs.py
 
 lint: $(STAMP)
 	$(BIN)/ruff check

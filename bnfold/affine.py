@@ -6,7 +6,7 @@ the weights. Knows no ONNX and imports nothing of bnfold.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,12 @@ FloatArray = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Affine:
-    """y = scale·x + shift along `axis`; `scale` and `shift` are float64 vectors of one length."""
+    """y = scale·x + shift along `axis`; `scale` and `shift` are float64 vectors of one length.
 
-    axis: int
+    `axis` None: one factor and one summand for all elements, both of length 1.
+    """
+
+    axis: int | None
     scale: FloatArray
     shift: FloatArray
 
@@ -26,6 +29,26 @@ class Affine:
     def channels(self) -> int:
         """How many channels the map has."""
         return len(self.scale)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether it changes nothing at all."""
+        return not self.shifts and bool(np.all(self.scale == 1))
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it adds anything."""
+        return bool(np.any(self.shift))
+
+    @property
+    def scales(self) -> bool:
+        """Whether it multiplies by anything but 1."""
+        return bool(np.any(self.scale != 1))
+
+    @classmethod
+    def uniform(cls, scale: float = 1.0, shift: float = 0.0) -> Affine:
+        """The same map for every element."""
+        return cls(None, np.array([scale], np.float64), np.array([shift], np.float64))
 
     @classmethod
     def of_batch_norm(
@@ -44,3 +67,58 @@ class Affine:
         gamma_prime = gamma / np.sqrt(variance + epsilon)
         beta_prime = beta - gamma_prime * mean
         return cls(axis=1, scale=gamma_prime, shift=beta_prime)
+
+    def then(self, after: Affine) -> Affine | None:
+        """First this map, then `after`; None where they vary along different axes."""
+        if None not in (self.axis, after.axis) and self.axis != after.axis:
+            return None
+        if 1 not in (self.channels, after.channels) and self.channels != after.channels:
+            return None
+        # s₂(s₁x + t₁) + t₂  =  (s₂s₁)x + (s₂t₁ + t₂)
+        axis = self.axis if self.axis is not None else after.axis
+        with np.errstate(over="ignore", invalid="ignore"):  # refused where it is used
+            scale = after.scale * self.scale
+            return Affine(axis, scale, after.scale * self.shift + after.shift)
+
+    def scale_only(self) -> Affine:
+        """The map without its shift."""
+        return replace(self, shift=np.zeros_like(self.shift))
+
+    def shift_only(self) -> Affine:
+        """The map without its scale."""
+        return replace(self, scale=np.ones_like(self.scale))
+
+    def shift_first(self) -> Affine | None:
+        """The shift that, made before the scale, has the same effect; None where a scale is 0."""
+        # s·x + t  =  s·(x + t/s)
+        if np.any((self.scale == 0) & (self.shift != 0)):
+            return None
+        quotient = np.divide(
+            self.shift, self.scale, out=np.zeros_like(self.shift), where=self.shift != 0
+        )
+        return Affine(self.axis, np.ones_like(self.scale), quotient)
+
+    def along(self, axis: int) -> Affine:
+        """The same vectors along another axis."""
+        return replace(self, axis=axis)
+
+    def over(self, axis: int, channels: int) -> Affine:
+        """A uniform map, written out for each of `channels` along `axis`."""
+        return Affine(
+            axis, np.broadcast_to(self.scale, channels), np.broadcast_to(self.shift, channels)
+        )
+
+    def repeated(self, times: int) -> Affine:
+        """Each channel spread over `times` consecutive ones, as Flatten does."""
+        return replace(self, scale=self.scale.repeat(times), shift=self.shift.repeat(times))
+
+    def picked(self, channels: npt.NDArray[np.int64] | slice) -> Affine:
+        """The map of some of the channels, in the order given."""
+        return replace(self, scale=self.scale[channels], shift=self.shift[channels])
+
+    def placed(self, start: int, channels: int) -> Affine:
+        """The map as that of channels `start`… of `channels`, with the identity for the others."""
+        scale, shift = np.ones(channels), np.zeros(channels)
+        scale[start : start + self.channels] = self.scale
+        shift[start : start + self.channels] = self.shift
+        return replace(self, scale=scale, shift=shift)

@@ -124,7 +124,8 @@ def optimize(
     index = Index(file.model)
     before, planned = Counts.of(index), plan(index)
     apply(index, planned)
-    with model_file.Output(target) as output:
+    keep = file.data_files if in_place else [source, *file.data_files]
+    with model_file.Output(target, keep) as output:
         comparison = None
         if planned.edits or file.external:
             output.write(file)
@@ -135,8 +136,9 @@ def optimize(
             output.copy(source)
         output.publish()
     written = model_file.ModelFile(target, file.model)
-    if file.external:
-        written.data_files.append(target.with_name(f"{target.name}.data"))
+    data = target.with_name(f"{target.name}.data")
+    if file.external and data.exists():
+        written.data_files.append(data)
     return OptimizeResult(
         target, planned.verdicts, before, Counts.of(Index(file.model)),
         bytes_before, written.bytes_on_disk, comparison,
@@ -173,6 +175,8 @@ def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
     target = Path(path_out) if path_out is not None else source.with_suffix(".folded.onnx")
     if target.is_dir():
         target = target / source.name
+    elif path_out is not None and os.fspath(path_out).endswith(os.sep):
+        raise UsageError(f"there is no folder {path_out}", "make it, or name the output file")
     if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(
             f"the output {target} is the input itself",

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from bnfold.constants import Constant, rounded
-from bnfold.edits import Bypass, Rescale, SetOperator, Supply, applied
+from bnfold.edits import Remove, Rescale, SetOperator, Supply, applied, effective
 from bnfold.graph import Index, Node, Scope
 from bnfold.plan import Plan
 
@@ -32,7 +32,9 @@ class _Surgery:
         self.index = index
         self.edits = plan.edits
         self.constants = plan.constants
-        self.removed = {edit.node for edit in plan.edits if isinstance(edit, Bypass)}
+        self.makers: dict[tuple[Scope, str], Node] = {}  # of values that were renamed
+        self.readers: dict[tuple[Scope, str], list[tuple[Node | None, int]]] = {}  # as they are now
+        self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
         self.gone: dict[Scope, set[str]] = defaultdict(set)  # names without a tensor behind them
         self.released: dict[tuple[Scope, str], int] = defaultdict(int)
         self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
@@ -42,9 +44,9 @@ class _Surgery:
         self._write_constants()
         for edit in self.edits:
             if isinstance(edit, SetOperator):
-                _set_operator(edit)
-            elif isinstance(edit, Bypass):
-                self._bypass(edit)
+                self._set_operator(edit)
+            elif isinstance(edit, Remove):
+                self._remove(edit)
         for scope in self.index.scopes:
             self._sweep(scope)
 
@@ -55,8 +57,12 @@ class _Surgery:
         for edit in self.edits:
             if isinstance(edit, Rescale | Supply) and edit.node not in self.removed:
                 changes[edit.node, edit.slot].append(edit)
+        cut = {e.node: e.inputs for e in self.edits if isinstance(e, SetOperator) and e.inputs}
         stored = []
-        for (node, slot), edits in changes.items():
+        for (node, slot), all_edits in changes.items():
+            if slot >= cut.get(node, slot + 1):
+                continue
+            edits = effective(all_edits)
             first = edits[0]
             if isinstance(first, Supply):
                 array = rounded(applied(edits), first.dtype)
@@ -70,7 +76,8 @@ class _Surgery:
                 continue
             array = rounded(applied(edits, constant.values), constant.dtype)
             self._release(node.scope, constant.name)
-            if self._uses_left(constant.scope, constant.name) == 0:
+            unread = self._uses_left(constant.scope, constant.name) == 0
+            if unread and self._home(node.scope) is constant.scope:
                 # what computed it had no other reader and is gone: the value keeps its name
                 self._hold(node, numpy_helper.from_array(array, constant.name))
             else:
@@ -95,23 +102,61 @@ class _Surgery:
 
     def _hold(self, node: Node, tensor: TensorProto) -> None:
         """Make a place for a constant that `node` reads."""
-        scope = node.scope
+        home = self._home(node.scope)
+        if home.is_function:  # functions have no initializers
+            self.added.append((node, tensor))
+        else:
+            self.initializers[home].append(tensor)
+
+    def _home(self, scope: Scope) -> Scope:
+        """The scope whose initializers a new constant joins."""
         if self.index.ir_version < 4:  # where bodies have no inputs to list initializers among
             while scope.parent is not None:
                 scope = scope.parent
-        if scope.is_function:  # functions have no initializers
-            self.added.append((node, tensor))
-        else:
-            self.initializers[scope].append(tensor)
+        return scope
 
     # --- nodes -----------------------------------------------------------------------------------
 
-    def _bypass(self, edit: Bypass) -> None:
-        node, producer = edit.node, edit.producer
-        self.gone[node.scope].add(producer.output)
-        producer.proto.output[0] = node.output
-        for slot in range(1, len(node.proto.input)):
-            self._release(node.scope, node.input(slot))
+    def _remove(self, edit: Remove) -> None:
+        """Take a node out: rename what it reads, or, where others read that too, rewire readers."""
+        node, scope = edit.node, edit.node.scope
+        value, result = node.input(edit.slot), node.output
+        for slot in range(len(node.proto.input)):
+            if slot != edit.slot:
+                self._release(scope, node.input(slot))
+        owner = scope.owner(value)
+        assert owner is not None
+        maker = self.makers.get((owner, value)) or owner.producers.get(value)
+        others = [entry for entry in self._readers(owner, value) if entry != (node, edit.slot)]
+        if owner is scope and maker is not None and not others:
+            maker.proto.output[list(maker.proto.output).index(value)] = result
+            self.makers[scope, result] = maker
+            self.gone[scope].add(value)
+            return
+        for reader, slot in self._readers(scope, result):
+            assert reader is not None, "a graph output keeps its name"
+            reader.proto.input[slot] = value
+        self.readers[owner, value] = [*others, *self._readers(scope, result)]
+        self.gone[scope].add(result)
+
+    def _readers(self, owner: Scope, name: str) -> list[tuple[Node | None, int]]:
+        """Who reads a value now; the node is None for a graph output or an annotation."""
+        if (owner, name) not in self.readers:
+            self.readers[owner, name] = [(use.node, use.slot) for use in owner.uses[name]]
+        return self.readers[owner, name]
+
+    def _set_operator(self, edit: SetOperator) -> None:
+        proto = edit.node.proto
+        proto.op_type = edit.op_type
+        for place in reversed(range(len(proto.attribute))):
+            if proto.attribute[place].name in (*edit.drop, *edit.put):
+                del proto.attribute[place]
+        proto.attribute.extend(
+            helper.make_attribute(name, value) for name, value in edit.put.items()
+        )
+        for slot in reversed(range(edit.inputs or len(proto.input), len(proto.input))):
+            self._release(edit.node.scope, proto.input[slot])
+            del proto.input[slot]
 
     def _uses_left(self, scope: Scope, name: str) -> int:
         return len(scope.uses[name]) - self.released[scope, name]
@@ -158,16 +203,6 @@ class _Surgery:
                     for tensor in self.initializers[scope]
                 )
             container.initializer.extend(self.initializers[scope])
-
-
-def _set_operator(edit: SetOperator) -> None:
-    proto = edit.node.proto
-    proto.op_type = edit.op_type
-    overwritten = (*edit.drop, *edit.put)
-    for place in reversed(range(len(proto.attribute))):
-        if proto.attribute[place].name in overwritten:
-            del proto.attribute[place]
-    proto.attribute.extend(helper.make_attribute(name, value) for name, value in edit.put.items())
 
 
 def _store(constant: Constant, array: npt.NDArray[np.generic]) -> None:

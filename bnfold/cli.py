@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import signal
 import sys
 from collections.abc import Callable
@@ -10,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bnfold import __version__
-from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError
+from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
 
 if TYPE_CHECKING:
     from bnfold.compare import Trial
@@ -44,8 +46,14 @@ class Commands(click.Group):
                 report.console().print(report.of_comparison(error.comparison))
             _complain(error.message, error.remedy)
             ctx.exit(error.exit_code)
-        except (click.exceptions.Exit, click.Abort, click.ClickException):
+        except (KeyboardInterrupt, click.Abort):
+            click.echo("interrupted; nothing was written", err=True)
+            ctx.exit(128 + signal.SIGINT)
+        except (click.exceptions.Exit, click.ClickException):
             raise
+        except OSError as error:  # only the report is left to fail here
+            _complain(f"cannot write the report: {error.strerror}", "")
+            ctx.exit(UsageError.exit_code)
         except Exception as error:
             if _debug(ctx):
                 raise
@@ -61,10 +69,10 @@ def _debug(ctx: click.Context) -> bool:
 
 
 def _complain(message: str, remedy: str) -> None:
-    clean = "".join(c if c.isprintable() else " " for c in message)
-    click.echo(f"error: {clean}", err=True)
-    if remedy:
-        click.echo(f"       {remedy}", err=True)
+    for head, text in (("error: ", message), ("       ", remedy)):
+        if text:
+            clean = "".join(c if c.isprintable() else " " for c in text)
+            click.echo(head + clean, err=True)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -95,9 +103,23 @@ class _Named(click.ParamType[tuple[str, Any]]):
             self.fail(f"{value!r} does not read as {self.name}, for example {self._example}")
 
 
+class _Seconds(click.FloatRange):
+    """A time that ends: no NaN either, which passes every comparison of a range."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1e6, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not a number of seconds."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
 def _natural(text: str) -> int:
     number = int(text)
-    if number < 1:
+    if not 1 <= number < 1 << 31:
         raise ValueError
     return number
 
@@ -124,13 +146,16 @@ def trial_options(command: F) -> F:
             type=_Named("NAME=N", "=", _natural, "batch=1"),
             help="Size of a symbolic dimension, for the runs only. Repeatable.",
         ),
-        click.option("--seed", default=0, show_default=True, help="Seed of the drawn inputs."),
         click.option(
-            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
-            type=click.FloatRange(min=0, min_open=True), help="Time that the runs may take.",
+            "--seed", default=0, show_default=True, type=click.IntRange(min=0),
+            help="Seed of the drawn inputs.",
         ),
         click.option(
-            "--memory-limit", metavar="MB", type=click.IntRange(min=64),
+            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
+            type=_Seconds(), help="Time that the runs may take.",
+        ),
+        click.option(
+            "--memory-limit", metavar="MB", type=click.IntRange(min=64, max=10**9),
             help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip
@@ -159,7 +184,11 @@ def main() -> None:
     Start with:
       bnfold optimize model.onnx
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for number in (signal.SIGTERM, signal.SIGHUP):  # end in order: no stray files, no stray child
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for
+            stream.reconfigure(errors="backslashreplace")
 
 
 @main.command()

@@ -105,11 +105,11 @@ def _answer(path: Path) -> dict[str, Any] | None:
 
 
 def _crash(ended: subprocess.CompletedProcess[bytes], stage: Path) -> ChildError:
+    how = f"exit code {ended.returncode}"
     if ended.returncode < 0:
+        how = f"signal {-ended.returncode}"
         with contextlib.suppress(ValueError):
-            how = f"signal {-ended.returncode}, {signal.Signals(-ended.returncode).name}"
-    else:
-        how = f"exit code {ended.returncode}"
+            how += f", {signal.Signals(-ended.returncode).name}"
     lines = ended.stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
     return ChildError(

@@ -61,9 +61,16 @@ class Constant:
 
         Raises ModelError where the tensor's data does not fit its own dims.
         """
+        if self.tensor.data_location == TensorProto.EXTERNAL:
+            raise ModelError(
+                f"the data of tensor {self.name!r} is external and was not loaded",
+                "load it with onnx.load(path), or give bnfold the path",
+            )
         try:
             return numpy_helper.to_array(self.tensor)
-        except (ValueError, TypeError, OverflowError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # of many kinds, by what is wrong with it
             raise ModelError(
                 f"the tensor {self.name!r} is damaged: {error}", "export the model again"
             ) from error
@@ -83,13 +90,18 @@ class Constants:
 
     def find(self, reader: Node, slot: int) -> Constant | Refusal:
         """The float constant that `reader` reads at `slot`, or why there is none."""
+        found = self.find_any(reader, slot)
+        if isinstance(found, Constant) and found.dtype not in FLOAT_TYPES:
+            detail = f"{found.name} of type {_type_name(found.dtype)}"
+            return Refusal(Reason.DTYPE, reader.label, detail)
+        return found
+
+    def find_any(self, reader: Node, slot: int) -> Constant | Refusal:
+        """The constant, of whatever type, that `reader` reads at `slot`, or why there is none."""
         name = reader.input(slot)
         if not name:
             return Refusal(Reason.MALFORMED, reader.label, f"its input {slot} is missing")
-        found = self._find(reader.scope, name, reader.label, 0)
-        if isinstance(found, Constant) and found.dtype not in FLOAT_TYPES:
-            return Refusal(Reason.DTYPE, reader.label, f"{name} of type {_type_name(found.dtype)}")
-        return found
+        return self._find(reader.scope, name, reader.label, 0)
 
     def _find(self, scope: Scope, name: str, reader: str, depth: int) -> Constant | Refusal:
         owner = scope.owner(name)
@@ -108,13 +120,18 @@ class Constants:
         if node.op == "Constant":
             return _of_constant_node(node, name, reader)
         if (owner, name) not in self._computed:
-            self._computed[owner, name] = self._compute(node, name, reader, depth)
+            found = self._compute(node, name, reader, depth)
+            if isinstance(found, Refusal) and found.reason is Reason.TOO_FAR:
+                return found  # from nearer by it may be reached
+            self._computed[owner, name] = found
         return self._computed[owner, name]
 
     def _compute(self, node: Node, name: str, reader: str, depth: int) -> Constant | Refusal:
         computed = Refusal(Reason.COMPUTED, reader, f"{name}, made by {node.op} {node.label}")
-        if node.op not in SUPPORTED or node.output != name or depth == _LONGEST_CHAIN:
+        if node.op not in SUPPORTED or node.output != name:
             return computed
+        if depth == _LONGEST_CHAIN:
+            return Refusal(Reason.TOO_FAR, reader, str(_LONGEST_CHAIN))
         if node.call_attribute():
             return computed
         arrays: list[npt.NDArray[Any] | None] = []
@@ -127,7 +144,7 @@ class Constants:
                 return operand
             arrays.append(None if operand is None else operand.array())
         result = evaluate(node.proto, node.scope.opset, arrays)
-        if result is None:
+        if result is None or result.dtype.kind in "OSU":
             return computed
         return Constant(name, node.scope, numpy_helper.from_array(result, name), node)
 

@@ -6,70 +6,189 @@ first one left, still in float64: however many maps a weight takes, it is rounde
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
 import numpy as np
+from onnx import helper
 
 from bnfold.affine import FloatArray
 from bnfold.constants import Constant, Constants, rounded
-from bnfold.edits import Edit, Rescale, Supply, applied
-from bnfold.graph import Index, Node
-from bnfold.inference import Inferred
+from bnfold.edits import Edit, Rescale, SetOperator, Supply, applied, effective
+from bnfold.graph import Index, Node, Role, Scope, Use
+from bnfold.inference import Inferred, Shape
 from bnfold.reasons import Reason, Refusal
+
+_GROWTH = 1 << 16  # elements up to which a constant may be written out instead of broadcast
+
+
+@dataclass(frozen=True)
+class Operand:
+    """What is known of a constant input, with the planned edits made."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: int
 
 
 class Draft:
-    """An index with planned edits. Grows by `commit`; nothing here touches the model."""
+    """An index with planned edits, which can be taken back. Nothing here touches the model."""
 
     def __init__(self, index: Index) -> None:
         self.inferred = Inferred(index.model)
         self.constants = Constants(index, self.inferred)
         self.edits: list[Edit] = []
-        self._planned: dict[tuple[Node, int], list[Rescale | Supply]] = {}
+        self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
+        self._operators: dict[Node, list[SetOperator]] = {}
+        self._removed: dict[Node, int] = {}
 
-    def constant(self, node: Node, slot: int) -> Constant | Refusal:
-        """The constant that `node` reads at `slot` in the model as it is, or why there is none."""
-        return self.constants.find(node, slot)
+    # --- constants -------------------------------------------------------------------------------
+
+    def operand(self, node: Node, slot: int) -> Operand | Refusal:
+        """The constant that `node` reads at `slot`, or why there is none."""
+        planned = self._planned(node, slot)
+        first = planned[0] if planned else None
+        if isinstance(first, Supply):
+            name, shape, dtype = first.name, first.values.shape, first.dtype
+        else:
+            constant = self.constants.find(node, slot)
+            if isinstance(constant, Refusal):
+                return constant
+            name, shape, dtype = constant.name, constant.shape, constant.dtype
+        for edit in planned:
+            if isinstance(edit, Rescale):
+                shape = edit.shape_of(shape)
+        return Operand(name, shape, dtype)
+
+    def has(self, node: Node, slot: int) -> bool:
+        """Whether the input is there, or will be."""
+        return bool(node.input(slot)) or (node, slot) in self._inputs
 
     def values(self, node: Node, slot: int) -> FloatArray:
         """The values at `slot` with every planned edit, in float64, not yet rounded."""
-        planned = self._planned.get((node, slot), [])
+        planned = self._planned(node, slot)
         if planned and isinstance(planned[0], Supply):
             return applied(planned)
-        return applied(planned, self._found(node, slot).values)
+        constant = self.constants.find(node, slot)
+        assert isinstance(constant, Constant), "rules look before they read"
+        return applied(planned, constant.values)
 
-    def dtype(self, node: Node, slot: int) -> int:
-        """The ONNX element type of the constant at `slot`."""
-        planned = self._planned.get((node, slot), [])
-        if planned and isinstance(planned[0], Supply):
-            return planned[0].dtype
-        return self._found(node, slot).dtype
+    def _planned(self, node: Node, slot: int) -> list[Rescale | Supply]:
+        return effective(self._inputs.get((node, slot), []))
+
+    def is_private(self, node: Node, slot: int) -> bool:
+        """Whether `node` alone reads a stored constant at `slot`, in the model as it is."""
+        constant = self.constants.find(node, slot)
+        if isinstance(constant, Refusal) or not constant.is_stored:
+            return False
+        return len(constant.scope.uses[constant.name]) == 1
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def op(self, node: Node) -> str:
+        """The node's operator, as it will be."""
+        changes = self._operators.get(node)
+        return changes[-1].op_type if changes else node.op
+
+    def attribute(self, node: Node, name: str, default: Any) -> Any:
+        """The value of an attribute, as it will be."""
+        for change in reversed(self._operators.get(node, [])):
+            if name in change.put:
+                return change.put[name]
+            if name in change.drop:
+                return default
+        return node.attribute(name, default)
+
+    def producer(self, scope: Scope, name: str) -> Node | None:
+        """The node of this very scope that will make `name`; removed ones are seen through."""
+        node = scope.producers.get(name)
+        while node is not None and node in self._removed:
+            node = scope.producers.get(node.input(self._removed[node]))
+        return node
+
+    def origin(self, scope: Scope, name: str) -> str:
+        """The name, in the model as it is, of the value that `name` will stand for."""
+        node = scope.producers.get(name)
+        while node is not None and node in self._removed:
+            name = node.input(self._removed[node])
+            node = scope.producers.get(name)
+        return name
+
+    def uses(self, scope: Scope, name: str) -> Iterator[Use]:
+        """Every use that the value `name` of this scope will have."""
+        for use in scope.uses[name]:
+            node = use.node
+            if node is None or node not in self._removed:
+                yield use
+            elif self._removed[node] == use.slot:  # its readers read the value instead
+                if use.role is Role.READ:
+                    yield from self.uses(node.scope, node.output)
+                else:
+                    yield use
+
+    def shape(self, node: Node, slot: int) -> Shape | None:
+        """The shape of what `node` reads at `slot`."""
+        return self.inferred.shape(node.scope, node.input(slot))
+
+    def output_shape(self, node: Node, output: int = 0) -> Shape | None:
+        """The shape of an output of `node`."""
+        return self.inferred.shape(node.scope, node.proto.output[output])
+
+    # --- planning --------------------------------------------------------------------------------
 
     def objection(self, edit: Edit) -> Refusal | None:
         """Why the edit must not be made: values that overflow, vanish or were never finite."""
+        if not isinstance(edit, Rescale | Supply):
+            return None
+        before = np.zeros(0)
         if isinstance(edit, Supply):
             after, dtype, name = edit.values, edit.dtype, edit.name
-        elif isinstance(edit, Rescale):
-            name, dtype = edit.node.input(edit.slot), self.dtype(edit.node, edit.slot)
+        else:
+            operand = self.operand(edit.node, edit.slot)
+            assert isinstance(operand, Operand), "rules look before they edit"
+            name, dtype = operand.name, operand.dtype
+            shape = edit.shape_of(operand.shape)
+            if math.prod(shape) > max(_GROWTH, 2 * math.prod(operand.shape)):
+                return Refusal(Reason.TOO_LARGE, edit.node.label, f"{name} as {list(shape)}")
             before = self.values(edit.node, edit.slot)
             if not np.all(np.isfinite(before)):
                 return Refusal(Reason.NOT_FINITE, edit.node.label, name)
             after = edit.of(before)
-        else:
-            return None
         folded = rounded(after, dtype).astype(np.float64)
         if not np.all(np.isfinite(folded)):
             return Refusal(Reason.OVERFLOW, edit.node.label, name)
-        if isinstance(edit, Rescale) and edit.shift is None and edit.lost(before, folded):
-            return Refusal(Reason.UNDERFLOW, edit.node.label, name)
+        if isinstance(edit, Rescale):
+            limits: Any = ml_dtypes.finfo(  # type: ignore[no-untyped-call]
+                helper.tensor_dtype_to_np_dtype(dtype)
+            )
+            largest, smallest = float(limits.max), float(limits.smallest_subnormal)
+            if edit.lost(after, folded, largest, smallest):
+                return Refusal(Reason.UNDERFLOW, edit.node.label, name)
         return None
 
-    def commit(self, edits: list[Edit]) -> None:
-        """Add edits to the plan."""
-        self.edits.extend(edits)
-        for edit in edits:
-            if isinstance(edit, Rescale | Supply):
-                self._planned.setdefault((edit.node, edit.slot), []).append(edit)
+    def add(self, edit: Edit) -> None:
+        """Add an edit to the plan."""
+        self.edits.append(edit)
+        if isinstance(edit, Rescale | Supply):
+            self._inputs.setdefault((edit.node, edit.slot), []).append(edit)
+        elif isinstance(edit, SetOperator):
+            self._operators.setdefault(edit.node, []).append(edit)
+        else:
+            self._removed[edit.node] = edit.slot
 
-    def _found(self, node: Node, slot: int) -> Constant:
-        constant = self.constant(node, slot)
-        assert isinstance(constant, Constant), "rules look before they edit"
-        return constant
+    def undo_to(self, count: int) -> None:
+        """Take edits back until `count` are left."""
+        while len(self.edits) > count:
+            edit = self.edits.pop()
+            if isinstance(edit, Rescale | Supply):
+                planned = self._inputs[edit.node, edit.slot]
+                planned.pop()
+                if not planned:
+                    del self._inputs[edit.node, edit.slot]
+            elif isinstance(edit, SetOperator):
+                self._operators[edit.node].pop()
+            else:
+                del self._removed[edit.node]

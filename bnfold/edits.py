@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -15,9 +16,8 @@ from bnfold.graph import Node
 class Rescale:
     """The constant v at `node.input[slot]` becomes scale·v + shift.
 
-    `scale` and `shift` broadcast against v reshaped to `view`. `slices` says that the entries of
-    `scale` stand for channels of which none may be lost to underflow (weights: a channel that
-    becomes all zero; not so for biases).
+    `scale` and `shift` broadcast against v reshaped to `view`. Where `guards` is set, an entry of
+    `scale` stands for a channel that must not be lost to underflow (weights; not so biases).
     """
 
     node: Node
@@ -25,31 +25,43 @@ class Rescale:
     view: tuple[int, ...]
     scale: FloatArray
     shift: FloatArray | None = None
+    guards: bool = False
 
     def of(self, values: FloatArray) -> FloatArray:
         """scale·values + shift in float64, in the shape that `values` has.
 
         Where broadcasting enlarges it (a Gemm's C of shape [] or [M, 1]), in the enlarged shape.
         """
-        viewed = values.reshape(self.view) * self.scale
-        if self.shift is not None:
-            viewed = viewed + self.shift
+        with np.errstate(over="ignore", invalid="ignore"):  # refused by name where it is planned
+            viewed = values.reshape(self.view) * self.scale
+            if self.shift is not None:
+                viewed = viewed + self.shift
         return viewed.reshape(values.shape) if viewed.size == values.size else viewed
 
-    def lost(self, before: FloatArray, after: FloatArray) -> int:
-        """How many channels held a weight in `before` and hold only zeros in `after`.
+    def shape_of(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that a constant of this shape gets."""
+        shift = () if self.shift is None else self.shift.shape
+        enlarged = np.broadcast_shapes(self.view, self.scale.shape, shift)
+        return shape if math.prod(enlarged) == math.prod(shape) else enlarged
 
-        A channel whose scale is 0 (γ = 0, a dead channel) is meant to be zero and does not count.
+    def lost(self, exact: FloatArray, stored: FloatArray, largest: float, smallest: float) -> int:
+        """How many channels are nothing but zeros in `stored` although they count in `exact`.
+
+        A channel does not count if inputs up to √largest give less than half of `smallest`, the
+        dtype's largest and smallest positive numbers: then the original computes zeros there too.
+        (Trained models hold channels that weight decay has brought down to 1e-40.)
         """
+        if not self.guards or exact.size != stored.size:
+            return 0
         axes = tuple(axis for axis, size in enumerate(self.scale.shape) if size == 1)
-        was = np.any(before.reshape(self.view) != 0, axis=axes, keepdims=True)
-        remains = np.any(after.reshape(self.view) != 0, axis=axes, keepdims=True)
-        return int(np.count_nonzero(was & ~remains & (self.scale != 0)))
+        response = np.abs(exact).reshape(self.view).sum(axis=axes) * largest**0.5
+        remains = np.any(stored.reshape(self.view) != 0, axis=axes)
+        return int(np.count_nonzero((response >= smallest / 2) & ~remains))
 
 
 @dataclass(frozen=True, eq=False)
 class Supply:
-    """`node.input[slot]`, absent so far, becomes a new constant."""
+    """`node.input[slot]` becomes a new constant; what it was, if anything, is not read any more."""
 
     node: Node
     slot: int
@@ -60,26 +72,37 @@ class Supply:
 
 @dataclass(frozen=True, eq=False)
 class SetOperator:
-    """The node becomes an `op_type` with these attributes dropped and those set."""
+    """The node becomes an `op_type` with these attributes dropped and those set.
+
+    It reads its first `inputs` inputs, or as many as it did.
+    """
 
     node: Node
     op_type: str
     drop: tuple[str, ...] = ()
-    put: Mapping[str, int] = field(default_factory=dict)
+    put: Mapping[str, int | float] = field(default_factory=dict)
+    inputs: int | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Bypass:
-    """The node goes; `producer`, which makes its first input, makes its output instead.
+class Remove:
+    """The node goes, and its readers get what it reads at `slot`.
 
-    The surviving name is the removed node's output, so that no reader, in whatever scope, changes.
+    The surviving name is the removed node's output wherever the value it reads has no other reader,
+    so that no reader, in whatever scope, changes.
     """
 
     node: Node
-    producer: Node
+    slot: int
 
 
-Edit = Rescale | Supply | SetOperator | Bypass
+Edit = Rescale | Supply | SetOperator | Remove
+
+
+def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:
+    """The edits of one input from its last Supply on, which makes those before it void."""
+    supplies = [place for place, edit in enumerate(edits) if isinstance(edit, Supply)]
+    return edits[supplies[-1] :] if supplies else edits
 
 
 def applied(

@@ -37,6 +37,15 @@ def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> A
 
     `operands` are the values of the inputs in order, None for those that are absent.
     """
+    if opset < 7 and node.op_type in ARITHMETIC:
+        return None  # another kind of broadcasting, by attributes
+    if node.op_type == "Squeeze" and (axes := _axes(node)):
+        # the reference evaluator overlooks the attribute that opset 13 made an input
+        operand = operands[0]
+        try:
+            return None if operand is None else np.squeeze(operand, axis=axes)
+        except ValueError:
+            return None
     given = [operand for operand in operands if operand is not None]
     largest = max((operand.size for operand in given), default=0)
     if _size(node.op_type, given) > max(_LEAST, _GROWTH * largest):
@@ -63,11 +72,9 @@ def _size(op: str, operands: list[Array]) -> float:
     """How many elements the result has, at most."""
     try:
         if op == "ConstantOfShape":
-            return math.prod(map(float, operands[0].ravel()))
-        if op == "Expand":
-            return math.prod(map(float, operands[1].ravel())) * operands[0].size
-        if op == "Tile":
-            return math.prod(map(float, operands[1].ravel())) * operands[0].size
+            return _product(operands[0])
+        if op in ("Expand", "Tile"):
+            return _product(operands[1]) * operands[0].size
         if op == "Gather":
             return operands[1].size * operands[0].size
         if op in ARITHMETIC:
@@ -75,3 +82,12 @@ def _size(op: str, operands: list[Array]) -> float:
         return sum(a.size for a in operands)
     except (IndexError, ValueError):
         return math.inf
+
+
+def _product(sizes: Array) -> float:
+    """The product of sizes; a 0 counts as 1, for what is made before it is thrown away."""
+    return math.prod(max(float(size), 1.0) for size in sizes.ravel())
+
+
+def _axes(node: NodeProto) -> tuple[int, ...]:
+    return tuple(axis for a in node.attribute if a.name == "axes" for axis in a.ints)

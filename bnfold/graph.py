@@ -7,10 +7,11 @@ identity; the messages themselves stay the single source of truth.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from onnx import (
     AttributeProto,
@@ -25,6 +26,14 @@ from onnx import (
 from bnfold.errors import ModelError
 
 DEFAULT_DOMAINS = ("", "ai.onnx")  # the specification's two spellings of one domain
+
+
+T = TypeVar("T", int, float, bytes)
+_KINDS: dict[type, tuple[int, ...]] = {
+    int: (AttributeProto.INT,),
+    float: (AttributeProto.FLOAT,),
+    bytes: (AttributeProto.STRING,),
+}
 
 
 class Role(Enum):
@@ -77,12 +86,25 @@ class Node:
         """The name of the first output."""
         return self.proto.output[0] if self.proto.output else ""
 
-    def attribute(self, name: str, default: Any) -> Any:
-        """The value of attribute `name`, `default` where it is not set."""
+    def attribute(self, name: str, default: T) -> T:
+        """The value of attribute `name`, `default` where it is not set.
+
+        Raises ModelError where it is not of the type that `default` has.
+        """
+        return default if (value := self._attribute(name, _KINDS[type(default)])) is None else value
+
+    def numbers(self, name: str) -> list[Any] | None:
+        """The value of a list attribute, of INTS or FLOATS; None where it is not set."""
+        value = self._attribute(name, (AttributeProto.INTS, AttributeProto.FLOATS))
+        return None if value is None else list(value)
+
+    def _attribute(self, name: str, kinds: tuple[int, ...]) -> Any:
         for attribute in self.proto.attribute:
             if attribute.name == name:
+                if attribute.type not in kinds:
+                    raise _invalid(f"attribute {name!r} of node {self.label!r} is of a wrong type")
                 return helper.get_attribute_value(attribute)
-        return default
+        return None
 
     def call_attribute(self) -> str:
         """The name of an attribute that only the function's call gives, "" if there is none."""
@@ -107,6 +129,7 @@ class Scope:
     sparse: set[str] = field(default_factory=set)
     inputs: list[str] = field(default_factory=list)
     uses: dict[str, list[Use]] = field(default_factory=dict)
+    inner_names: set[str] = field(default_factory=set)  # what the bodies inside define
 
     @property
     def is_function(self) -> bool:
@@ -150,6 +173,7 @@ class Index:
         self.ir_version = int(model.ir_version)
         self.scopes: list[Scope] = []
         self.names: set[str] = set()
+        self._copies: Counter[str] = Counter()
         opset = _opset(model.opset_import, 1)
         self._add(model.graph, None, "", opset)
         for function in model.functions:
@@ -159,13 +183,17 @@ class Index:
             for binding in (*info.initialization_binding, *info.update_binding):
                 for name in (binding.key, binding.value):
                     self.scopes[0].uses.setdefault(name, []).append(Use(Role.ANNOTATION))
+            for graph in (info.initialization, info.algorithm):
+                for name in {name for node in graph.node for name in node.input}:
+                    if self.scopes[0].defines(name):
+                        self.scopes[0].uses[name].append(Use(Role.ANNOTATION))
 
     def fresh_name(self, wanted: str) -> str:
         """`wanted`, or `wanted` with a number behind it, so that no scope of the model has it."""
-        name, number = wanted, 0
+        name = wanted
         while name in self.names:
-            number += 1
-            name = f"{wanted}_{number}"
+            self._copies[wanted] += 1
+            name = f"{wanted}_{self._copies[wanted]}"
         self.names.add(name)
         return name
 
@@ -215,6 +243,10 @@ class Index:
                     scope.producers[name] = node
                     scope.uses[name] = []
         self.names.update(scope.uses)
+        outer = scope.parent
+        while outer is not None:
+            outer.inner_names.update(scope.uses)
+            outer = outer.parent
         if isinstance(container, GraphProto):
             self.names.update(value.name for value in container.value_info)
 

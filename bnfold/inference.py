@@ -1,8 +1,9 @@
 """Ranks and types of computed values, from ONNX's own shape inference, run when first asked.
 
-What a file says of its intermediate values (value_info) is not believed: a stale entry would move
-the channel axis. Local functions are left out of the inference, because a few hundred bytes of
-nested functions can keep it busy for ever; what they return is unknown.
+What a file says of anything but its own inputs (value_info, outputs, the inputs of bodies) is not
+believed: a stale entry would move the channel axis. Local functions are left out of the inference,
+because a few hundred bytes of nested functions can keep it busy for ever; what they return is
+unknown.
 """
 
 from __future__ import annotations
@@ -10,9 +11,11 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper
 
 from bnfold.graph import Scope, bodies
+
+Shape = tuple[int | str | None, ...]
 
 _LARGE = 1024  # elements; no shape operand has as many
 
@@ -24,10 +27,22 @@ class Inferred:
         self._model = model
         self._inferred: list[dict[str, TypeProto.Tensor]] | None = None
 
+    def shape(self, scope: Scope, name: str) -> Shape | None:
+        """The dimensions of `name`, read in `scope`; None where not even their number is known.
+
+        A dimension is a number, a symbol, or None where nothing is known of it.
+        """
+        found = self._type(scope, name)
+        if found is None or not found.HasField("shape"):
+            return None
+        return tuple(
+            d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in found.shape.dim
+        )
+
     def rank(self, scope: Scope, name: str) -> int | None:
         """The number of axes of `name`, read in `scope`; None where it cannot be inferred."""
-        found = self._type(scope, name)
-        return len(found.shape.dim) if found is not None and found.HasField("shape") else None
+        shape = self.shape(scope, name)
+        return None if shape is None else len(shape)
 
     def element_type(self, scope: Scope, name: str) -> int | None:
         """The ONNX element type of `name`, read in `scope`; None where it cannot be inferred."""
@@ -48,6 +63,8 @@ def _infer(model: ModelProto) -> list[dict[str, TypeProto.Tensor]]:
     skeleton.CopyFrom(model)
     del skeleton.functions[:]
     _strip(skeleton.graph)
+    for value in skeleton.graph.output:
+        value.type.tensor_type.ClearField("shape")
     try:
         skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # an inference that gives up leaves everything unknown, which is refused
@@ -67,6 +84,8 @@ def _strip(graph: GraphProto) -> None:
                 _empty(attribute.t)
         for _, body in bodies(node):
             _strip(body)
+            for value in (*body.input, *body.output):
+                value.type.tensor_type.ClearField("shape")
 
 
 def _empty(tensor: TensorProto) -> None:
@@ -76,8 +95,13 @@ def _empty(tensor: TensorProto) -> None:
 
 def _collect(graph: GraphProto, found: list[dict[str, TypeProto.Tensor]]) -> None:
     """Append the types of `graph` and of its bodies, in the order in which an Index has them."""
-    values = (*graph.input, *graph.value_info, *graph.output)
-    found.append({value.name: value.type.tensor_type for value in values})
+    types = {
+        tensor.name: helper.make_tensor_type_proto(tensor.data_type, tensor.dims).tensor_type
+        for tensor in graph.initializer
+    }
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        types[value.name] = value.type.tensor_type
+    found.append(types)
     for node in graph.node:
         for _, body in bodies(node):
             _collect(body, found)

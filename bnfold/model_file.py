@@ -11,7 +11,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,6 +125,9 @@ def node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+            own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
+            for sparse in (*own, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
         for _, body in bodies(node):
             yield from _graph_tensors(body)
 
@@ -132,8 +135,18 @@ def node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
 class Output:
     """A private folder beside the target; what is written there gets its name by `publish`."""
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, keep: Sequence[Path] = ()) -> None:
+        """`keep` are files that must not be overwritten: those of the original.
+
+        Raises UsageError where the target is one of them, or its folder cannot be written to.
+        """
         self.target = target
+        for path in (target, target.with_name(f"{target.name}.data")):
+            if any(_same(path, kept) for kept in keep):
+                raise UsageError(
+                    f"writing {target} would overwrite {path}, which belongs to the original",
+                    "choose another output name with -o",
+                )
         try:
             self._folder = Path(tempfile.mkdtemp(prefix=".bnfold-", dir=target.parent))
         except OSError as error:
@@ -158,15 +171,11 @@ class Output:
 
     def write(self, file: ModelFile) -> None:
         """Write the candidate. Tensors that came from external data go to one file beside it."""
-        target_data = self.target.with_name(self._data.name)
-        if file.external and any(_same(target_data, source) for source in file.data_files):
-            raise UsageError(
-                f"{target_data} holds the external data of the original",
-                "choose another output name with -o",
-            )
+        moving = {id(tensor) for tensor in file.external}
+        leaving = [tensor for tensor in tensors(file.model) if id(tensor) in moving]
         with _writing(self.target):
-            if file.external:
-                self._write_data(file)
+            if leaving:
+                self._write_data(leaving)
             try:
                 data = file.model.SerializeToString()
             except (ValueError, EncodeError) as error:
@@ -179,12 +188,9 @@ class Output:
                 new.write(data)
                 _sync(new.fileno())
 
-    def _write_data(self, file: ModelFile) -> None:
-        moving = {id(tensor) for tensor in file.external}
+    def _write_data(self, leaving: list[TensorProto]) -> None:
         with self._data.open("wb") as data:
-            for tensor in tensors(file.model):
-                if id(tensor) not in moving:
-                    continue
+            for tensor in leaving:
                 data.seek(-data.tell() % _ALIGNMENT, os.SEEK_CUR)
                 set_external_data(tensor, self._data.name, data.tell(), len(tensor.raw_data))
                 data.write(tensor.raw_data)
@@ -195,6 +201,8 @@ class Output:
     def publish(self) -> None:
         """Give the candidate its name: the data file first, then the model that refers to it."""
         with _writing(self.target):
+            if self.target.exists():
+                shutil.copymode(self.target, self.candidate)
             if self._data.exists():
                 os.replace(self._data, self.target.with_name(self._data.name))
             os.replace(self.candidate, self.target)

@@ -131,19 +131,86 @@ class Reason(Enum):
     )
     NOT_LINEAR = (
         "no-linear-producer",
-        "{detail} stands before it, and no weight there can take the map",
-        "nothing is wrong: this BatchNormalization follows no Conv, ConvTranspose, Gemm or MatMul",
+        "{detail} stands before {node}, and no weight there can take the map",
+        "nothing is wrong: there is nothing to fold into on this side",
     )
     CHANNEL_AXIS = (
         "channel-axis",
-        "{node} gives a tensor of rank {detail}, whose axis 1 is not the axis of its columns",
-        "put a Transpose that makes channels axis 1, or normalise the last axis",
+        "{node} has its channels on axis {detail}",
+        "put a Transpose around it that makes the two axes one, if the numbers were meant to agree",
+    )
+    AXIS_LOST = (
+        "axis-lost",
+        "{node} mixes the channels with other axes, or drops them, so that no map per channel is "
+        "left",
+        "nothing is wrong: on the other side of this node the map has no simple form",
+    )
+    NEGATIVE_SCALE = (
+        "negative-scale",
+        "{node} keeps its meaning only under scales ≥ 0: {detail}",
+        "nothing is wrong: a negative γ turns the order of numbers around",
+    )
+    SHIFT = (
+        "shift",
+        "{node} lets no shift pass: {detail}",
+        "nothing is wrong: only the scale could move on",
+    )
+    ZERO_PADDING = (
+        "zero-padding",
+        "{node} mixes zeros from its padding in, which the shift does not reach: {detail}",
+        "use a convolution without padding there, or train with β′ = 0",
+    )
+    BORDER = (
+        "border",
+        "{node} adds up fewer inputs at its border than inside, so that a shift has no one value: "
+        "{detail}",
+        "nothing is wrong: only the scale could be folded",
+    )
+    RUN_TIME_WEIGHT = (
+        "run-time-weight",
+        "the map stands on what {node} reads as its weight",
+        "nothing is wrong: only the data input of this node can give up a map",
+    )
+    NO_PLACE_FOR_SHIFT = (
+        "no-place-for-shift",
+        "{node} has no bias, and its result is no matrix, so that it cannot become a Gemm",
+        "put a constant Add behind it",
+    )
+    NOT_TRANSPARENT = (
+        "not-transparent",
+        "{detail} at {node} does not commute with a map per channel",
+        "nothing is wrong: the map cannot be moved past this node",
+    )
+    OTHER_BRANCH = (
+        "other-branch",
+        "{node} joins branches of which another one cannot take part: {detail}",
+        "nothing is wrong: the other branch needs its values as they are",
+    )
+    TOO_FAR = (
+        "too-far",
+        "what {node} needs lies more than {detail} nodes away",
+        "nothing is wrong: please report the model if you think that it should fold",
+    )
+    SHADOWED = (
+        "shadowed",
+        "the name {detail} of {node} also names another value inside a body",
+        "give each value of the model a name of its own",
+    )
+    TOO_LARGE = (
+        "too-large",
+        "{node} would have to store {detail} instead of broadcasting it",
+        "nothing is wrong: folding would make the model much larger",
+    )
+    MORE_NODES = (
+        "more-nodes",
+        "in a function {node} would need more new Constant nodes than go",
+        "inline the local functions first: onnx.inliner.inline_local_functions",
     )
     UNKNOWN_RANK = (
         "unknown-rank",
-        "the rank of what {node} reads cannot be inferred, so its channel axis is not known",
-        "give the model's inputs their shapes: onnx.tools.update_model_dims or "
-        "onnxruntime.tools.make_dynamic_shape_fixed",
+        "the shape of what {node} reads or makes cannot be inferred",
+        "give the model's inputs their shapes, with onnxruntime.tools.make_dynamic_shape_fixed for "
+        "example, and inline local functions",
     )
 
 

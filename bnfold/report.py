@@ -6,6 +6,9 @@ nothing in a name is read as markup.
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -15,14 +18,22 @@ from rich.text import Text
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.comparison import Comparison, OutputDifference
 from bnfold.plan import Verdict
+from bnfold.sites import BATCH_NORM
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
 
 
 def console() -> Console:
     """Standard output, in the terminal's width; NO_COLOR and FORCE_COLOR are obeyed by rich."""
-    here = Console(highlight=False, soft_wrap=False)
-    return here if here.is_terminal else Console(highlight=False, width=_WIDE)
+    here = _Console(highlight=False)
+    return here if here.is_terminal else _Console(highlight=False, width=_WIDE)
+
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """End as other tools do when their reader is gone; rich would say 1, which is a verdict."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE)
 
 
 def plain(name: str) -> str:
@@ -43,12 +54,11 @@ def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
 
 def of_inspection(inspection: Inspection, source: str) -> RenderableType:
     """The whole report of `bnfold inspect`."""
-    folded = sum(verdict.folded for verdict in inspection.verdicts)
     counts = inspection.counts
     head = (
         f"{plain(source)}: {counts.nodes} nodes, {_count(counts.batch_norms, 'BatchNormalization')}"
     )
-    end = f"{folded} of {counts.batch_norms} would fold; nothing was written"
+    end = f"{_folded(inspection.verdicts)} would be folded; nothing was written"
     return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), Text(end, style="bold"))
 
 
@@ -99,25 +109,38 @@ def _verdicts(verdicts: Iterable[Verdict]) -> list[RenderableType]:
 
 def _verdict(verdict: Verdict) -> Text:
     if verdict.refusal is None:
-        return Text(f"folded into {', '.join(map(plain, verdict.into))}", style="green")
+        into = (
+            f"folded into {', '.join(map(plain, verdict.into))}" if verdict.into else "did nothing"
+        )
+        return Text(into, style="green")
     reason = verdict.refusal.reason
     text = Text(f"kept ({reason.code}): {plain(verdict.refusal.sentence)}", style="yellow")
+    if verdict.below is not None and verdict.below.reason is not reason:
+        below = verdict.below
+        text.append(f"\nbelow it ({below.reason.code}): {plain(below.sentence)}", style="yellow")
     return text.append(f"\n{reason.remedy}", style="dim")
 
 
 def _closing(result: OptimizeResult) -> str:
     if not result.folded:
         return f"nothing to fold: {plain(str(result.model))} is a copy of the original"
-    done = f"{len(result.folded)} of {result.before.batch_norms} folded"
+    done = _folded(result.verdicts)
     if result.comparison is None:
-        return f"{done}; not compared (--verify none)"
+        return f"{done} folded; not compared (--verify none)"
     worst = result.comparison.worst
     if worst is None:
-        return f"{done} and verified"
+        return f"{done} folded and verified"
     return (
-        f"{done} and verified: the largest difference is {_number(worst.max_abs)}, rounding "
+        f"{done} folded and verified: the largest difference is {_number(worst.max_abs)}, rounding "
         f"explains up to {_number(worst.bound)}"
     )
+
+
+def _folded(verdicts: tuple[Verdict, ...]) -> str:
+    norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
+    others = sum(verdict.folded for verdict in verdicts if verdict.op != BATCH_NORM)
+    chains = f" and {_count(others, 'chain')} of constants" if others else ""
+    return f"{sum(norms)} of {_count(len(norms), BATCH_NORM)}{chains}"
 
 
 def _outcome(output: OutputDifference) -> Text:

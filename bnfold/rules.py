@@ -1,180 +1,101 @@
-"""THE TABLE: what each operator does with an affine map that stands on its output.
+"""THE TABLE: what each operator does with an affine map, in both directions.
 
-A rule sees one node and its constants and returns a Step (the edits, and the maps still owed to
-other values) or a Refusal. It changes nothing, and nothing else carries it out, so what is planned
-and what is done cannot drift apart.
+A transparent operator is one line in PASS. An operator that absorbs a map, shares it out or changes
+it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
-
-from bnfold import linear
-from bnfold.affine import Affine, FloatArray
-from bnfold.constants import Constant
+from bnfold import absorbing, arithmetic, branching, passing, spatial
+from bnfold.affine import Affine
 from bnfold.draft import Draft
-from bnfold.edits import Edit, Rescale, SetOperator, Supply
 from bnfold.graph import Node
-from bnfold.linear import Layout
+from bnfold.passing import Passage
 from bnfold.reasons import Reason, Refusal
-from bnfold.sites import BATCH_NORM, batch_norm
+from bnfold.rule import Demand, Rule, Step, refuse
 
-
-@dataclass(frozen=True)
-class Demand:
-    """A map still owed to the value that `node` reads at `slot`."""
-
-    node: Node
-    slot: int
-    affine: Affine
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one node does: edits, and the demands it passes on. Without demands: absorbed."""
-
-    edits: tuple[Edit, ...] = ()
-    demands: tuple[Demand, ...] = ()
-
-
-Rule: TypeAlias = Callable[[Draft, Node, Affine], Step | Refusal]
-
-
-def _conv_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    # s·(W∗x + b) + t  =  (s·W)∗x + (s·b + t)
-    return _kernel_up(draft, node, a, linear.conv)
-
-
-def _conv_transpose_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    # the same identity; only the place of the output channels in W differs
-    return _kernel_up(draft, node, a, linear.conv_transpose)
-
-
-def _kernel_up(
-    draft: Draft, node: Node, a: Affine, layout_of: Callable[[tuple[int, ...], int], Layout | None]
-) -> Step | Refusal:
-    weight = draft.constant(node, 1)
-    if isinstance(weight, Refusal):
-        return weight
-    layout = layout_of(weight.shape, node.attribute("group", 1))
-    if (mismatch := _mismatch(node, weight, layout, a)) is not None:
-        return mismatch
-    assert layout is not None
-    edits: list[Edit] = [_scale_outputs(node, layout, a)]
-    if not node.input(2):
-        edits += _supply(node, weight, a.shift)
-    else:
-        bias = draft.constant(node, 2)
-        if isinstance(bias, Refusal):
-            return bias
-        if bias.shape != (a.channels,):
-            detail = f"its bias {bias.name} has shape {list(bias.shape)}, not [{a.channels}]"
-            return Refusal(Reason.SHAPE_MISMATCH, node.label, detail)
-        edits.append(Rescale(node, 2, bias.shape, a.scale, a.shift))
-    return Step(tuple(edits))
-
-
-def _gemm_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    # s·(α·A·B + β·C) + t  =  α·A·(B·diag s) + β·(s·C + t/β)
-    weight = draft.constant(node, 1)
-    if isinstance(weight, Refusal):
-        return weight
-    layout = linear.matrix(weight.shape, transposed=bool(node.attribute("transB", 0)))
-    if (mismatch := _mismatch(node, weight, layout, a)) is not None:
-        return mismatch
-    assert layout is not None
-    edits: list[Edit] = [_scale_outputs(node, layout, a)]
-    beta = float(node.attribute("beta", 1.0))
-    if node.input(2) and beta != 0:
-        offset = draft.constant(node, 2)
-        if isinstance(offset, Refusal):
-            return offset
-        shape = offset.shape
-        if len(shape) > 2 or (shape and shape[-1] not in (1, a.channels)):
-            detail = f"its C has shape {list(shape)} beside {a.channels} columns"
-            return Refusal(Reason.SHAPE_MISMATCH, node.label, detail)
-        edits.append(Rescale(node, 2, shape or (1,), a.scale, a.shift / beta))
-        enlarged = shape[-1:] != (a.channels,)
-    else:
-        # no C, or one that β = 0 switches off: C = t with β = 1
-        edits.append(SetOperator(node, "Gemm", drop=("beta",)))
-        edits += _supply(node, weight, a.shift, always=bool(node.input(2)))
-        enlarged = True
-    if enlarged and node.scope.opset < 7:
-        edits.append(SetOperator(node, "Gemm", put={"broadcast": 1}))
-    return Step(tuple(edits))
-
-
-def _matmul_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    # s·(A·B) + t  =  A·(B·diag s) + t, which is a Gemm
-    weight = draft.constant(node, 1)
-    if isinstance(weight, Refusal):
-        return weight
-    rank = draft.inferred.rank(node.scope, node.input(0))
-    if rank is None:
-        return Refusal(Reason.UNKNOWN_RANK, node.label)
-    if rank != 2:
-        return Refusal(Reason.CHANNEL_AXIS, node.label, str(rank))
-    layout = linear.matrix(weight.shape)
-    if (mismatch := _mismatch(node, weight, layout, a)) is not None:
-        return mismatch
-    assert layout is not None
-    edits: list[Edit] = [_scale_outputs(node, layout, a)]
-    if supplied := _supply(node, weight, a.shift):
-        broadcast = {"broadcast": 1} if node.scope.opset < 7 else {}
-        edits += [SetOperator(node, "Gemm", put=broadcast), *supplied]
-    return Step(tuple(edits))
-
-
-def _batch_norm_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    # s·(γ·z + β) + t  =  (s·γ)·z + (s·β + t)   with   z = (x−μ)/√(σ²+ε)
-    own = batch_norm(draft, node)
-    if isinstance(own, Refusal):
-        return own
-    if own.channels != a.channels:
-        detail = f"it has {own.channels} channels, and {a.channels} are normalised behind it"
-        return Refusal(Reason.SHAPE_MISMATCH, node.label, detail)
-    shape = (a.channels,)
-    scale, bias = Rescale(node, 1, shape, a.scale), Rescale(node, 2, shape, a.scale, a.shift)
-    return Step((scale, bias))
-
-
-def _identity_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    return Step(demands=(Demand(node, 0, a),))
-
-
-UP: dict[str, Rule] = {
-    "Conv": _conv_up,
-    "ConvTranspose": _conv_transpose_up,
-    "Gemm": _gemm_up,
-    "MatMul": _matmul_up,
-    BATCH_NORM: _batch_norm_up,
-    "Identity": _identity_up,
+# op: f with f(A(x)) = A′(f(x)), from its first input to its first output and back
+PASS: dict[str, Passage] = {
+    "AveragePool": passing.average_pool,
+    "Cast": passing.cast,
+    "DepthToSpace": spatial.depth_to_space,
+    "Dropout": passing.dropout,
+    "Expand": branching.expand,
+    "Flatten": passing.reshape,
+    "GlobalAveragePool": passing.global_average_pool,
+    "GlobalMaxPool": passing.global_max_pool,
+    "Identity": passing.unchanged,
+    "LeakyRelu": passing.positive_homogeneous,
+    "MaxPool": passing.max_pool,
+    "PRelu": passing.prelu,
+    "ReduceMax": passing.reduce_max,
+    "ReduceMean": passing.reduce_mean,
+    "ReduceMin": passing.reduce_max,
+    "ReduceSum": passing.reduce_sum,
+    "Relu": passing.positive_homogeneous,
+    "Reshape": passing.reshape,
+    "Resize": spatial.resize,
+    "SpaceToDepth": spatial.space_to_depth,
+    "Squeeze": passing.squeeze,
+    "Tile": branching.tile,
+    "Transpose": passing.transpose,
+    "Unsqueeze": passing.unsqueeze,
+    "Upsample": spatial.resize,
 }
 
 
-def _mismatch(node: Node, weight: Constant, layout: Layout | None, a: Affine) -> Refusal | None:
-    if layout is None:
-        detail = f"its weight {weight.name} has shape {list(weight.shape)}, which does not fit it"
-    elif layout.channels != a.channels:
-        detail = f"it makes {layout.channels} channels, and {a.channels} are normalised behind it"
-    else:
-        return None
-    return Refusal(Reason.SHAPE_MISMATCH, node.label, detail)
+def _pass_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
+    if output != 0:
+        return refuse(Reason.NOT_TRANSPARENT, node, f"output {output} of {draft.op(node)}")
+    return _demand(PASS[draft.op(node)](draft, node, a, True))
 
 
-def _scale_outputs(node: Node, layout: Layout, a: Affine) -> Rescale:
-    return Rescale(node, 1, layout.view, a.scale.reshape(layout.outputs))
+def _pass_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    if slot != 0:
+        return refuse(Reason.NOT_TRANSPARENT, node, f"input {slot} of {draft.op(node)}")
+    return _demand(PASS[draft.op(node)](draft, node, a, False))
 
 
-def _supply(node: Node, weight: Constant, shift: FloatArray, *, always: bool = False) -> list[Edit]:
-    """A new bias; none where it would be all zero, unless it must replace one that is there."""
-    if not always and not np.any(shift):
-        return []
-    stem = weight.name.removesuffix("weight")
-    name = f"{stem}bias" if stem != weight.name else f"{weight.name}_bias"
-    return [Supply(node, 2, shift, weight.dtype, name)]
+def _demand(a: Affine | Refusal) -> Step | Refusal:
+    return a if isinstance(a, Refusal) else Step(demands=(Demand(0, a),))
+
+
+UP: dict[str, Rule] = {
+    **dict.fromkeys(PASS, _pass_up),
+    "Add": arithmetic.add_up,
+    "BatchNormalization": absorbing.batch_norm_up,
+    "Concat": branching.concat_up,
+    "Conv": absorbing.conv_up,
+    "ConvTranspose": absorbing.conv_transpose_up,
+    "Div": arithmetic.mul_up,
+    "Gather": branching.gather_up,
+    "Gemm": absorbing.gemm_up,
+    "GroupNormalization": absorbing.group_norm_up,
+    "InstanceNormalization": absorbing.instance_norm_up,
+    "MatMul": absorbing.matmul_up,
+    "Mul": arithmetic.mul_up,
+    "Pad": spatial.pad_up,
+    "Slice": branching.slice_up,
+    "Split": branching.split_up,
+    "Sub": arithmetic.add_up,
+    "Sum": arithmetic.add_up,
+}
+
+DOWN: dict[str, Rule] = {
+    **dict.fromkeys(PASS, _pass_down),
+    "Add": arithmetic.add_down,
+    "BatchNormalization": absorbing.batch_norm_down,
+    "Concat": branching.concat_down,
+    "Conv": absorbing.conv_down,
+    "ConvTranspose": absorbing.conv_transpose_down,
+    "Div": arithmetic.mul_down,
+    "Gather": branching.gather_down,
+    "Gemm": absorbing.gemm_down,
+    "MatMul": absorbing.matmul_down,
+    "Mul": arithmetic.mul_down,
+    "Pad": spatial.pad_down,
+    "Slice": branching.slice_down,
+    "Split": branching.split_down,
+    "Sub": arithmetic.add_down,
+    "Sum": arithmetic.add_down,
+}

@@ -1,4 +1,4 @@
-"""Where an affine map stands: the inference BatchNormalizations of every opset."""
+"""Where an affine map stands: inference BatchNormalizations, and constants that disguise them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,75 @@ import math
 import numpy as np
 
 from bnfold.affine import Affine
-from bnfold.draft import Draft
+from bnfold.draft import Draft, Operand
 from bnfold.graph import Node
 from bnfold.reasons import Reason, Refusal
 
 BATCH_NORM = "BatchNormalization"
+ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 PARAMETERS = ("scale", "bias", "mean", "variance")  # inputs 1 to 4, in the specification's order
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
+
+
+def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
+    """The slot of a node's data and the map it applies to it; None where it applies none.
+
+    A BatchNormalization that is not an inference one, or not constant, gives the Refusal why.
+    """
+    op = draft.op(node)
+    if op == BATCH_NORM:
+        own = batch_norm(draft, node)
+        return own if isinstance(own, Refusal) else (0, own)
+    if op not in ARITHMETIC or (slot := constant_slot(draft, node)) is None:
+        return None
+    constant = per_channel(draft, node, slot)
+    if constant is None:
+        return None
+    axis, c = constant.axis, constant.scale
+    one, zero = np.ones_like(c), np.zeros_like(c)
+    if op == "Mul":
+        return 1 - slot, Affine(axis, c, zero)
+    if op == "Add":
+        return 1 - slot, Affine(axis, one, c)
+    if op == "Sub":
+        return 1 - slot, Affine(axis, one, -c) if slot == 1 else Affine(axis, -one, c)
+    if slot == 1 and np.all(c):
+        return 0, Affine(axis, 1 / c, zero)
+    return None
+
+
+def constant_slot(draft: Draft, node: Node) -> int | None:
+    """Which input of a two-operand node is a float constant, if exactly one is."""
+    if len(node.proto.input) < 2:
+        return None
+    found = [slot for slot in (0, 1) if isinstance(draft.operand(node, slot), Operand)]
+    return found[0] if len(found) == 1 else None
+
+
+def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
+    """The constant at `slot` as the scale of a map along one axis of the node's output.
+
+    None where it varies along more than one axis, where it makes the other operand larger (in rank,
+    or along an axis whose size is not known to be the same), or holds NaN or infinity.
+    """
+    operand, shape = draft.operand(node, slot), draft.shape(node, 1 - slot)
+    if isinstance(operand, Refusal) or node.scope.opset < 7:  # another kind of broadcasting
+        return None
+    wide = [place for place, dim in enumerate(operand.shape) if dim != 1]
+    if len(wide) > 1 or (shape is None and operand.shape):
+        return None
+    rank = len(shape or ())
+    if len(operand.shape) > rank:
+        return None
+    values = draft.values(node, slot).ravel()
+    if not np.all(np.isfinite(values)) or not values.size:
+        return None
+    if not wide:
+        return Affine(None, values, np.zeros(1))
+    axis = wide[0] + rank - len(operand.shape)
+    if shape is None or shape[axis] != len(values):
+        return None
+    return Affine(axis, values, np.zeros_like(values))
 
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
@@ -23,9 +85,9 @@ def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
         return mode
     epsilon = node.attribute("epsilon", DEFAULT_EPSILON)
     for slot in range(1, 5):
-        constant = draft.constant(node, slot)
-        if isinstance(constant, Refusal):
-            return constant
+        operand = draft.operand(node, slot)
+        if isinstance(operand, Refusal):
+            return operand
     gamma, beta, mean, variance = (draft.values(node, slot) for slot in range(1, 5))
     shapes = [gamma.shape, beta.shape, mean.shape, variance.shape]
     if len(set(shapes)) > 1 or gamma.ndim != 1:

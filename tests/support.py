@@ -187,8 +187,10 @@ def _same_graph(old: GraphProto, new: GraphProto, claimed: set[str], ir_version:
 def _same_nodes(
     old: Sequence[NodeProto], new: Sequence[NodeProto], claimed: set[str], ir_version: int
 ) -> set[str]:
-    """Compare, and return what the claimed nodes read beside their data, in bodies too."""
-    pairs, remaining, rewritten = [], iter(old), set()
+    """Compare, and return what the claimed nodes read, in bodies too."""
+    old = list(old)
+    pairs, remaining = [], iter(old)
+    rewritten: set[str] = set()
     for node in new:
         if node.op_type == "Constant" and not any(o.output[:] == node.output[:] for o in old):
             continue  # a new constant, where initializers are not to be had
@@ -196,21 +198,29 @@ def _same_nodes(
         assert match is not None, f"node {node.name} came from nowhere, or nodes were reordered"
         pairs.append((match, node))
         if _label(match) in claimed:
-            rewritten.update(node.input[1:])
+            rewritten.update(node.input)
     for match, node in pairs:
         for (_, a_body), (_, b_body) in zip(bodies(match), bodies(node), strict=True):
             rewritten |= _same_graph_of_body(a_body, b_body, claimed, ir_version)
+    matched = {id(match) for match, _ in pairs}
+    reached: dict[str, set[str]] = {}  # what a node that is gone may have been replaced by
+    for gone in (o for o in old if id(o) not in matched):
+        sources = set(gone.input) | {n for name in gone.input for n in reached.get(name, ())}
+        reached.update(dict.fromkeys(gone.output, sources))
     for match, node in pairs:
         assert match.metadata_props == node.metadata_props
         assert match.doc_string == node.doc_string
         if _label(match) in claimed:
             continue
-        assert (match.op_type, list(match.input)) == (node.op_type, list(node.input))
+        assert match.op_type == node.op_type
+        assert len(match.input) == len(node.input)
+        for a, b in zip(match.input, node.input, strict=True):
+            assert a == b or b in reached.get(a, ()), f"{node.name} reads {b} instead of {a}"
         if node.op_type == "Constant" and node.output[0] in rewritten:
             continue
-        for a, b in zip(match.attribute, node.attribute, strict=True):
-            if not (a.HasField("g") or a.graphs):
-                assert a == b
+        for one, other in zip(match.attribute, node.attribute, strict=True):
+            if not (one.HasField("g") or one.graphs):
+                assert one == other
     return rewritten
 
 

@@ -146,7 +146,7 @@ def test_the_report_of_optimize() -> None:
     assert re.search(r"norm +folded into conv", text)
     assert "run in onnxruntime 3 times on x float32[1, 3, 4, 4]" in text
     assert re.search(r"y +\S+ +\S+ +\S+ +equal", text)
-    assert "1 of 1 folded and verified: the largest difference is" in text
+    assert "1 of 1 BatchNormalization folded and verified: the largest difference is" in text
 
 
 def test_the_report_of_a_kept_one() -> None:
@@ -163,7 +163,7 @@ def test_the_report_of_a_kept_one() -> None:
 def test_the_report_of_inspect() -> None:
     text = bnfold_("inspect model.onnx").output
     assert "model.onnx: 2 nodes, 1 BatchNormalization\n" in text
-    assert "1 of 1 would fold; nothing was written" in text
+    assert "1 of 1 BatchNormalization would be folded; nothing was written" in text
     assert not Path("model.folded.onnx").exists()
 
 

@@ -343,7 +343,7 @@ def test_data_that_does_not_fit(arrays: dict[str, Array], tmp_path: Path) -> Non
 
 
 def test_data_that_fits_is_what_the_models_are_run_on(tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", x=np.zeros((9, 3)), unused=np.zeros(1))  # float64 is cast
+    np.savez(tmp_path / "x.npz", x=np.ones((9, 3)), unused=np.zeros(1))  # float64 is cast
     model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
     comparison = bnfold.verify(model, model, trial=Trial(inputs=str(tmp_path / "x.npz")))
     assert (comparison.runs, comparison.inputs[0].shape) == (1, (9, 3))

@@ -240,7 +240,7 @@ def test_the_originals_data_file_is_not_overwritten(external: Path) -> None:
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "model.folded.onnx.data"
     onnx.save(model, external)
-    with pytest.raises(bnfold.UsageError, match="external data of the original"):
+    with pytest.raises(bnfold.UsageError, match="belongs to the original"):
         bnfold.optimize(external)
 
 

@@ -17,7 +17,7 @@ from tests.support import assert_frame
 SAMPLES = Path(__file__).parents[1] / "sample_models"
 
 KEPT = {
-    "digits_repvgg": ["no-linear-producer", "no-linear-producer"],
+    "digits_repvgg": ["another-reader", "another-reader"],
     "training_mode": ["training-mode"],
     "overridable_weights": ["overridable-input"],
 }

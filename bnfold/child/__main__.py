@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
         answer = judge(request, folder)
     except BnfoldError as error:
         answer = {
-            "error": type(error).__name__, "message": error.message, "remedy": error.remedy,
+            "error": _public(error), "message": error.message, "remedy": error.remedy,
         }  # fmt: skip
     except MemoryError:
         answer = _out_of_memory(folder)
@@ -42,6 +42,11 @@ def main(folder: Path) -> None:
         }
     (folder / "answer.tmp").write_text(json.dumps(answer))
     os.replace(folder / "answer.tmp", folder / "answer.json")
+
+
+def _public(error: BnfoldError) -> str:
+    """The name under which the parent knows the error."""
+    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == BnfoldError.__module__)
 
 
 def _limit(request: dict[str, Any]) -> None:

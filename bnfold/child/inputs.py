@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import zipfile
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from bnfold.errors import UndecidedError, UsageError
 RUNS = 3  # drawn feeds: normal, uniform in [0, 1), normal
 _SIZES = (64, 224, 32, 128, 16, 256, 8, 1)  # tried in turn for a dimension left open
 _CHANNELS = (3, 1)
+_MOST_ELEMENTS = 1 << 30
 
 Shape = tuple[int, ...]
 
@@ -144,6 +145,11 @@ def _draw(
             dim if isinstance(dim, int) else assignment[spec.symbol(axis)]
             for axis, dim in enumerate(spec.dims)
         )
+        if math.prod(shape) > _MOST_ELEMENTS:
+            raise UndecidedError(
+                f"the input {spec.name!r} of shape {_shown(shape)} is too large to make up",
+                "give a smaller one with --input-shape or --dim",
+            )
         feed[spec.name] = _fill(spec.dtype, shape, rng, uniform=run % 2 == 1)
     return feed
 
@@ -167,7 +173,9 @@ def from_npz(path: str, inputs: list[InputSpec]) -> Feed:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:  # of many kinds, by what is wrong with the file
         raise UsageError(
             f"cannot read the inputs in {path}: {error}",
             "save them with numpy.savez(path, name=array, …), one array for each input",

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import ModelProto, TensorProto
 
 from bnfold import model_file
 from bnfold.child import inputs as model_inputs
 from bnfold.child import noise, reference
+from bnfold.child.saturation import behind
 from bnfold.child.sessions import Array, Feed, check_memory, is_float, load_error, open_session, run
 from bnfold.comparison import Comparison, InputUsed, OutputDifference
 from bnfold.errors import UndecidedError
@@ -21,12 +23,25 @@ from bnfold.errors import UndecidedError
 _MARGIN = 4  # times the model's own noise: largest of a few draws against one draw of the fold
 _ROUNDINGS = 4  # of the last operations: x·s, +b of the original; +b′ and b′ itself of the fold
 
+_LEAST_GROUP = 64  # elements of a channel from which on it is judged by itself
+
 Run = dict[str, Array]
+Noise = npt.NDArray[np.float64]  # one number for each group of an output
 
 
 def judge(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Compare as the request says. Raises BnfoldError where nothing can be decided."""
-    return asdict(_Judge(request, folder).compare())
+    try:
+        return asdict(_Judge(request, folder).compare())
+    except _SaysNothingError:
+        deeper = behind(request, folder)
+        if deeper is None:
+            raise
+        return asdict(_Judge(deeper, folder).compare())
+
+
+class _SaysNothingError(UndecidedError):
+    """Rounding may change an output by as much as it holds."""
 
 
 class _Judge:
@@ -125,19 +140,20 @@ class _Judge:
         names = list(truth[0])
         _require_finite(names, truth)
         differences = {name: _Differences(name, truth, results) for name in names}
-        moved = dict.fromkeys(names, 0.0)
-        if any(d.beyond(0.0) for d in differences.values()):
+        moved: dict[str, Noise] = {name: np.zeros(1) for name in names}
+        if any(d.beyond(moved[name]) for name, d in differences.items()):
             self._stage("measuring the original's own noise")
             moved = self._noise(truth)
         if any(d.beyond(moved[name]) for name, d in differences.items()):
             self._stage("evaluating the original in float64")
             for name, error in self._rounding_error().items():
-                moved[name] = max(moved[name], error)
+                moved[name] = _larger(moved[name], error)
         for name, difference in differences.items():
-            yield difference.judged(moved[name])
+            may_say_nothing = name in self.request.get("flattened", ())
+            yield difference.judged(moved[name], may_say_nothing=may_say_nothing)
 
-    def _noise(self, truth: list[Run]) -> dict[str, float]:
-        moved = dict.fromkeys(truth[0], 0.0)
+    def _noise(self, truth: list[Run]) -> dict[str, Noise]:
+        moved: dict[str, Noise] = {name: np.zeros(1) for name in truth[0]}
         for draw in range(noise.DRAWS):
             rng = np.random.default_rng([self.request["seed"], draw, 1])
             copy = model_file.ModelFile(Path(self.path), noise.jiggled(self.model, rng))
@@ -151,14 +167,14 @@ class _Judge:
                 jiggled = _tensors(run(session, noise.jiggled_feed(feed, rng)))
                 for name, array in reference_run.items():
                     if jiggled[name].shape == array.shape:
-                        moved[name] = max(moved[name], _distance(array, jiggled[name]))
+                        moved[name] = _larger(moved[name], _distance(array, jiggled[name]))
         return moved
 
-    def _rounding_error(self) -> dict[str, float]:
-        worst: dict[str, float] = {}
+    def _rounding_error(self) -> dict[str, Noise]:
+        worst: dict[str, Noise] = {}
         for feed in self.feeds:
-            for name, error in (reference.rounding_error(self.model, feed) or {}).items():
-                worst[name] = max(worst.get(name, 0.0), error)
+            for name, (narrow, wide) in reference.in_two_precisions(self.model, feed).items():
+                worst[name] = _larger(worst.get(name, np.zeros(1)), _distance(wide, narrow))
         return worst
 
     # --- small things ----------------------------------------------------------------------------
@@ -175,7 +191,7 @@ class _Judge:
 
 
 class _Differences:
-    """The differences of one output in all runs."""
+    """The differences of one output in all runs, group by group (see `_groups`)."""
 
     def __init__(self, name: str, truth: list[Run], results: list[Run]) -> None:
         self.name = name
@@ -183,27 +199,72 @@ class _Differences:
         self.results = [run[name] for run in results]
         self.note = next(filter(None, map(_unlike, self.truth, self.results)), "")
         self.distances = [
-            0.0 if self.note else _distance(a, b)
+            np.zeros(1) if self.note else _distance(a, b)
             for a, b in zip(self.truth, self.results, strict=True)
         ]
 
-    def bounds(self, moved: float) -> list[float]:
+    def bounds(self, moved: Noise) -> list[Noise]:
+        """What rounding explains, for each run and group."""
         return [_MARGIN * moved + _floor(array) for array in self.truth]
 
-    def beyond(self, moved: float) -> bool:
-        return any(d > b for d, b in zip(self.distances, self.bounds(moved), strict=True))
+    def beyond(self, moved: Noise) -> bool:
+        """Whether any group of any run differs by more."""
+        pairs = zip(self.distances, self.bounds(moved), strict=True)
+        return any(bool(np.any(distance > bound)) for distance, bound in pairs)
 
-    def judged(self, moved: float) -> OutputDifference:
+    def judged(self, moved: Noise, *, may_say_nothing: bool) -> OutputDifference:
+        """The verdict, with the figures of the group that comes closest to its bound."""
         bounds = self.bounds(moved)
-        ratios = [d / b if b else float(d > 0) for d, b in zip(self.distances, bounds, strict=True)]
-        run = int(np.argmax(ratios))
-        array, distance = self.truth[run], self.distances[run]
-        size = _magnitude(array) if is_float(array) else float(array.size)
+        ratios = [
+            np.divide(d, b, out=(d > 0) * np.inf, where=b > 0)
+            for d, b in zip(self.distances, bounds, strict=True)
+        ]
+        run = int(np.argmax([np.max(ratio, initial=0.0) for ratio in ratios]))
+        group = int(np.argmax(ratios[run])) if ratios[run].size else 0
+        array = self.truth[run]
+        distance, bound = (_entry(values[run], group) for values in (self.distances, bounds))
+        size = _entry(_magnitude(array), group) if is_float(array) else float(array.size)
+        silent = 0 < distance <= bound and not self._tells(bounds)
+        if silent and not (self.note or may_say_nothing):
+            raise _SaysNothingError(
+                f"rounding alone may change the output {self.name!r} by {bound:.3g}, which is as "
+                f"much as it holds ({size:.3g}): equality would mean nothing",
+                "give inputs with --inputs on which the model's own results are stable",
+            )
         return OutputDifference(
             name=self.name, dtype=str(array.dtype), shape=array.shape, max_abs=distance,
-            max_rel=distance / size if size else 0.0, bound=bounds[run], noise=moved,
+            max_rel=distance / size if size else 0.0, bound=bound, noise=_entry(moved, group),
             equal=not self.note and not self.beyond(moved), note=self.note,
         )  # fmt: skip
+
+    def _tells(self, bounds: list[Noise]) -> bool:
+        """Whether anything was compared that is larger than its bound."""
+        return any(
+            bool(np.any((_magnitude(array) if is_float(array) else array.size) > bound))
+            for array, bound in zip(self.truth, bounds, strict=True)
+        )
+
+
+def _larger(one: Noise, other: Noise) -> Noise:
+    """Group by group; of all groups together where runs do not have the same ones."""
+    if one.size == other.size or 1 in (one.size, other.size):
+        return np.maximum(one, other)
+    return np.array([max(np.max(one), np.max(other))])
+
+
+def _entry(values: Noise, group: int) -> float:
+    return float(values[group]) if group < values.size else float(np.max(values, initial=0.0))
+
+
+def _groups(array: Array) -> Array:
+    """The array as [groups, elements]: what is compared with one bound.
+
+    Feature maps are judged channel by channel, where a channel has enough elements for its noise to
+    be measured by a few draws; all else as a whole.
+    """
+    if array.ndim > 2 and array.shape[1] and array.size // array.shape[1] >= _LEAST_GROUP:
+        return np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    return array.reshape(1, -1)
 
 
 def _unlike(a: Array, b: Array) -> str:
@@ -219,26 +280,24 @@ def _unlike(a: Array, b: Array) -> str:
     return ""
 
 
-def _distance(a: Array, b: Array) -> float:
-    """The largest absolute difference; for other than floats, the number of differing elements."""
+def _distance(a: Array, b: Array) -> Noise:
+    """The largest absolute difference of each group; but for floats, how many are different."""
     if not is_float(a):
-        return float(np.count_nonzero(a != b))
+        return np.array([np.count_nonzero(a != b)], np.float64)
     both = np.isfinite(a) & np.isfinite(b)
-    difference = np.abs(
-        a.astype(np.float64) - b.astype(np.float64), where=both, out=np.zeros(a.shape)
-    )
-    return float(np.max(difference, initial=0.0))
+    wide = np.where(both, a, 0).astype(np.float64) - np.where(both, b, 0).astype(np.float64)
+    return np.asarray(np.max(np.abs(_groups(wide)), axis=1, initial=0.0))
 
 
-def _magnitude(array: Array) -> float:
-    values = np.abs(array.astype(np.float64))
-    return float(np.max(values, initial=0.0, where=np.isfinite(values)))
+def _magnitude(array: Array) -> Noise:
+    values = np.abs(np.where(np.isfinite(array), array, 0).astype(np.float64))
+    return np.asarray(np.max(_groups(values), axis=1, initial=0.0))
 
 
-def _floor(array: Array) -> float:
+def _floor(array: Array) -> Noise:
     """What the rounding of the last operations alone may do."""
     if not is_float(array):
-        return 0.0
+        return np.zeros(1)
     unit_roundoff = float(np.finfo(array.dtype).eps) / 2
     return _ROUNDINGS * unit_roundoff * _magnitude(array)
 
@@ -254,6 +313,13 @@ def _tensors(outputs: dict[str, Any]) -> Run:
 
 
 def _require_finite(names: list[str], truth: list[Run]) -> None:
+    arrays = [run[name] for run in truth for name in names]
+    if not any(array.size and (not is_float(array) or np.any(array != 0)) for array in arrays):
+        raise UndecidedError(
+            "every output of the original is empty or zero throughout, so equality would mean "
+            "nothing",
+            "give real inputs with --inputs FILE.npz",
+        )
     for name in names:
         arrays = [run[name] for run in truth]
         if all(a.size and is_float(a) and not np.isfinite(a).any() for a in arrays):

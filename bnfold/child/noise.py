@@ -50,13 +50,18 @@ def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
 
 
 def jiggled_feed(feed: Feed, rng: np.random.Generator) -> Feed:
-    """The same inputs, each floating-point number one ulp up or down at random."""
+    """The same inputs, each floating-point number one ulp up or down at random.
+
+    An input of whole numbers stays: it stands for pixels or indices, which carry no rounding.
+    """
     return {
-        name: jiggle(array, rng)
-        if np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
-        else array
-        for name, array in feed.items()
+        name: jiggle(array, rng) if _is_rounded(array) else array for name, array in feed.items()
     }
+
+
+def _is_rounded(array: Array) -> bool:
+    floating = np.issubdtype(array.dtype, np.floating) or array.dtype == ml_dtypes.bfloat16
+    return bool(floating and np.any(array != np.rint(array.astype(np.float64))))
 
 
 def jiggle(values: Array, rng: np.random.Generator) -> Array:

@@ -1,0 +1,340 @@
+"""The rules of the nodes that have constants of their own to take a map into.
+
+Each rule has its identity beside it: s and t are the map's scale and shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from bnfold import linear
+from bnfold.affine import Affine, FloatArray
+from bnfold.draft import Draft, Operand
+from bnfold.edits import Edit, Rescale, SetOperator, Supply
+from bnfold.graph import Node
+from bnfold.linear import Layout
+from bnfold.reasons import Reason, Refusal
+from bnfold.rule import Demand, Step, channels, no_shift, refuse
+from bnfold.sites import batch_norm
+
+Kernel = Callable[[tuple[int, ...], int], Layout | None]
+
+
+# --- Conv and ConvTranspose ---------------------------------------------------------------------
+
+
+def conv_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """s·(W∗x + b) + t  =  (s·W)∗x + (s·b + t)."""
+    return _kernel_up(draft, node, a, linear.conv)
+
+
+def conv_transpose_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """The same identity; only the place of the output channels in W differs."""
+    return _kernel_up(draft, node, a, linear.conv_transpose)
+
+
+def _kernel_up(draft: Draft, node: Node, a: Affine, kernel: Kernel) -> Step | Refusal:
+    weight = _kernel(draft, node, kernel)
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    a_or_refusal = channels(a, node, 1, layout.output_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    bias = _into_bias(draft, node, operand, a)
+    if isinstance(bias, Refusal):
+        return bias
+    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.outputs)), *bias))
+
+
+def conv_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    """W∗(s·x + t) + b  =  (W·s)∗x + (b + ΣW·t), if no zeros are read from the padding or t = 0."""
+    if slot != 0:
+        return refuse(Reason.RUN_TIME_WEIGHT, node)
+    weight = _kernel(draft, node, linear.conv)
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    padded = (
+        no_shift(node, a, Reason.ZERO_PADDING) if _reads_padding(draft, node, operand) else None
+    )
+    a_or_refusal = padded or channels(a, node, 1, layout.input_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    shift = layout.response(draft.values(node, 1), a.shift)
+    one = Affine(1, np.ones_like(shift), shift)
+    bias = _into_bias(draft, node, operand, one)
+    if isinstance(bias, Refusal):
+        return bias
+    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.inputs)), *bias))
+
+
+def conv_transpose_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    """W∗(s·x) = (W·s)∗x; a shift reaches the border through fewer taps than the middle."""
+    if slot != 0:
+        return refuse(Reason.RUN_TIME_WEIGHT, node)
+    weight = _kernel(draft, node, linear.conv_transpose)
+    if isinstance(weight, Refusal):
+        return weight
+    _, layout = weight
+    a_or_refusal = no_shift(node, a, Reason.BORDER) or channels(a, node, 1, layout.input_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    return Step(_scale(node, 1, layout.view, a_or_refusal.scale.reshape(layout.inputs)))
+
+
+def _kernel(draft: Draft, node: Node, kernel: Kernel) -> tuple[Operand, Layout] | Refusal:
+    operand = draft.operand(node, 1)
+    if isinstance(operand, Refusal):
+        return operand
+    layout = kernel(operand.shape, draft.attribute(node, "group", 1))
+    return (operand, layout) if layout is not None else _odd_weight(node, operand)
+
+
+def _reads_padding(draft: Draft, node: Node, weight: Operand) -> bool:
+    if draft.attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
+        return any(size != 1 for size in weight.shape[2:])
+    return any(node.numbers("pads") or ())
+
+
+def _into_bias(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
+    """B = s·b + t; b is input 2, and absent means 0."""
+    if not draft.has(node, 2):
+        return _supply_bias(node, weight, a.shift)
+    bias = draft.operand(node, 2)
+    if isinstance(bias, Refusal):
+        return bias
+    if bias.shape != (a.channels,):
+        detail = f"its bias {bias.name} has shape {list(bias.shape)}, not [{a.channels}]"
+        return refuse(Reason.SHAPE_MISMATCH, node, detail)
+    return [] if a.is_identity else [Rescale(node, 2, bias.shape, a.scale, a.shift)]
+
+
+# --- Gemm and MatMul ----------------------------------------------------------------------------
+
+
+def gemm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """s·(α·A·B + β·C) + t  =  α·A·(B·diag s) + β·(s·C + t/β)."""
+    weight = _gemm_weight(draft, node)
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    a_or_refusal = channels(a, node, 1, layout.output_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    offset = _into_c(draft, node, operand, a)
+    if isinstance(offset, Refusal):
+        return offset
+    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.outputs)), *offset))
+
+
+def gemm_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    """α·(A·diag s + t)·B + β·C  =  α·A·(diag s·B) + β·(C + α·t·B/β)."""
+    if slot != 0:
+        return refuse(Reason.RUN_TIME_WEIGHT, node)
+    weight = _gemm_weight(draft, node)
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    axis = 0 if draft.attribute(node, "transA", 0) else 1
+    a_or_refusal = channels(a, node, axis, layout.input_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    alpha = float(draft.attribute(node, "alpha", 1.0))
+    shift = alpha * layout.response(draft.values(node, 1), a.shift)
+    offset = _into_c(draft, node, operand, Affine(1, np.ones_like(shift), shift))
+    if isinstance(offset, Refusal):
+        return offset
+    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.inputs)), *offset))
+
+
+def _gemm_weight(draft: Draft, node: Node) -> tuple[Operand, Layout] | Refusal:
+    operand = draft.operand(node, 1)
+    if isinstance(operand, Refusal):
+        return operand
+    layout = linear.right_matrix(operand.shape, bool(draft.attribute(node, "transB", 0)))
+    return (operand, layout) if layout is not None else _odd_weight(node, operand)
+
+
+def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
+    """β·C = s·(β·C) + t, for every shape of C and where there is none."""
+    beta = float(draft.attribute(node, "beta", 1.0))
+    edits: list[Edit]
+    if draft.has(node, 2) and beta != 0:
+        offset = draft.operand(node, 2)
+        if isinstance(offset, Refusal):
+            return offset
+        shape = offset.shape
+        if len(shape) > 2 or (shape and shape[-1] not in (1, a.channels)):
+            detail = f"its C has shape {list(shape)} beside {a.channels} columns"
+            return refuse(Reason.SHAPE_MISMATCH, node, detail)
+        if a.is_identity:
+            return []
+        with np.errstate(over="ignore"):  # an overflow is refused by name
+            edits = [Rescale(node, 2, shape or (1,), a.scale, a.shift / beta)]
+        enlarged = shape[-1:] != (a.channels,)
+    else:  # no C, or one that β = 0 switches off: C = t with β = 1
+        supplied = _supply_bias(node, weight, a.shift, always=draft.has(node, 2))
+        edits = [SetOperator(node, "Gemm", drop=("beta",)), *supplied] if supplied else []
+        enlarged = bool(supplied)
+    if enlarged and node.scope.opset < 7:
+        edits.append(SetOperator(node, "Gemm", put={"broadcast": 1}))
+    return edits
+
+
+def matmul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """s·(A·B) + t  =  A·(B·diag s) + t;  from the left  (diag s·A)·B + t."""
+    found = _matmul_weight(draft, node)
+    if isinstance(found, Refusal):
+        return found
+    slot, operand, layout, rank = found
+    axis = rank - 1 if slot == 1 else rank - 2
+    a_or_refusal = channels(a, node, axis, layout.output_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    scaled = _scale(node, slot, layout.view, a.scale.reshape(layout.outputs))
+    if not a.shifts:
+        return Step(scaled)
+    if slot == 1 and rank == 2:
+        return Step((*scaled, *_as_gemm(node, operand, a.shift)))
+    return refuse(Reason.NO_PLACE_FOR_SHIFT, node)
+
+
+def matmul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    """(A·diag s + t)·B  =  A·(diag s·B) + t·B, the latter passed on; likewise from the left."""
+    found = _matmul_weight(draft, node)
+    if isinstance(found, Refusal):
+        return found
+    constant, operand, layout, rank = found
+    if constant == slot:
+        return refuse(Reason.RUN_TIME_WEIGHT, node)
+    contracted, produced = (rank - 1, rank - 1) if constant == 1 else (rank - 2, rank - 2)
+    a_or_refusal = channels(a, node, contracted, layout.input_channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    scaled = _scale(node, constant, layout.view, a.scale.reshape(layout.inputs))
+    if not a.shifts:
+        return Step(scaled)
+    shift = layout.response(draft.values(node, constant), a.shift)
+    passed = Demand(0, Affine(produced, np.ones_like(shift), shift))
+    gemm = None
+    if constant == 1 and rank == 2:
+        gemm = Step((*scaled, *_as_gemm(node, operand, shift)))
+    return Step(scaled, (passed,), otherwise=gemm)
+
+
+def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int] | Refusal:
+    """The slot of the constant matrix, the matrix, its layout, and the rank of the result."""
+    right = draft.operand(node, 1)
+    slot, operand = (1, right) if isinstance(right, Operand) else (0, draft.operand(node, 0))
+    if isinstance(operand, Refusal):
+        return right if isinstance(right, Refusal) else operand
+    layout = (linear.right_matrix if slot else linear.left_matrix)(operand.shape)
+    if layout is None:
+        return _odd_weight(node, operand)
+    shape = draft.shape(node, 1 - slot)
+    if shape is None:
+        return refuse(Reason.UNKNOWN_RANK, node)
+    if len(shape) < 2:
+        return refuse(Reason.SHAPE_MISMATCH, node, "it multiplies a vector")
+    return slot, operand, layout, len(shape)
+
+
+def _as_gemm(node: Node, weight: Operand, shift: FloatArray) -> list[Edit]:
+    broadcast = {"broadcast": 1} if node.scope.opset < 7 else {}
+    return [
+        SetOperator(node, "Gemm", put=broadcast),
+        *_supply_bias(node, weight, shift, always=True),
+    ]
+
+
+# --- normalisations -----------------------------------------------------------------------------
+
+
+def batch_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """s·(γ·z + β) + t  =  (s·γ)·z + (s·β + t)   with   z = (x−μ)/√(σ²+ε)."""
+    own = batch_norm(draft, node)
+    if isinstance(own, Refusal):
+        return own
+    return _into_scale_and_bias(node, a, own.channels)
+
+
+def batch_norm_down(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """γ·(s·x + t − μ)/σ̂ + β  =  (γ·s)·(x − μ)/σ̂ + β + γ′·(s·μ + t − μ)   with   γ′ = γ/σ̂."""
+    own = batch_norm(draft, node)
+    if isinstance(own, Refusal):
+        return own
+    a_or_refusal = channels(a, node, 1, own.channels)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    mean = draft.values(node, 3)
+    moved = own.scale * (a.scale * mean + a.shift - mean)
+    shape = (own.channels,)
+    return Step(
+        (Rescale(node, 1, shape, a.scale), Rescale(node, 2, shape, np.ones_like(moved), moved))
+    )
+
+
+def instance_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """γ and β of one entry per channel, behind the normalisation."""
+    return _per_channel_norm_up(draft, node, a)
+
+
+def group_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """Likewise from opset 21 on; before, γ and β had one entry per group."""
+    if node.scope.opset < 21:
+        return refuse(Reason.CHANNEL_AXIS, node, "1, its γ and β one entry per group")
+    return _per_channel_norm_up(draft, node, a)
+
+
+def _per_channel_norm_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
+    gamma, beta = draft.operand(node, 1), draft.operand(node, 2)
+    for operand in (gamma, beta):
+        if isinstance(operand, Refusal):
+            return operand
+    assert isinstance(gamma, Operand)
+    assert isinstance(beta, Operand)
+    if len(gamma.shape) != 1 or gamma.shape != beta.shape:
+        return _odd_weight(node, gamma)
+    return _into_scale_and_bias(node, a, gamma.shape[0])
+
+
+def _into_scale_and_bias(node: Node, a: Affine, count: int) -> Step | Refusal:
+    a_or_refusal = channels(a, node, 1, count)
+    if isinstance(a_or_refusal, Refusal):
+        return a_or_refusal
+    a = a_or_refusal
+    return Step((Rescale(node, 1, (count,), a.scale), Rescale(node, 2, (count,), a.scale, a.shift)))
+
+
+# --- what they share ----------------------------------------------------------------------------
+
+
+def _scale(node: Node, slot: int, view: tuple[int, ...], scale: FloatArray) -> tuple[Edit, ...]:
+    """The weight times `scale`; nothing where that is 1 everywhere."""
+    return (Rescale(node, slot, view, scale, guards=True),) if np.any(scale != 1) else ()
+
+
+def _supply_bias(
+    node: Node, weight: Operand, shift: FloatArray, *, always: bool = False
+) -> list[Edit]:
+    """A new bias; none where it would be all zero, unless it must replace one that is there."""
+    if not always and not np.any(shift):
+        return []
+    stem = weight.name.removesuffix("weight")
+    name = f"{stem}bias" if stem != weight.name else f"{weight.name}_bias"
+    return [Supply(node, 2, shift, weight.dtype, name)]
+
+
+def _odd_weight(node: Node, operand: Operand) -> Refusal:
+    detail = f"its weight {operand.name} has shape {list(operand.shape)}, which does not fit it"
+    return refuse(Reason.SHAPE_MISMATCH, node, detail)

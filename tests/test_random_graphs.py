@@ -1,0 +1,56 @@
+"""Whatever the graph: the result is equal and valid, and the frame holds."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnx
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from onnx.reference import ReferenceEvaluator
+
+import bnfold
+from tests.random_graphs import OPERATORS, build
+from tests.support import assert_frame
+
+# the long run of `make fuzz` sets this higher
+EXAMPLES = int(os.environ.get("BNFOLD_EXAMPLES", "400"))
+
+
+def outputs(model: onnx.ModelProto, x: Any) -> dict[str, Any]:
+    evaluator = ReferenceEvaluator(model)
+    with np.errstate(all="ignore"):
+        return dict(zip(evaluator.output_names, evaluator.run(None, {"x": x}), strict=True))
+
+
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow],
+    derandomize="BNFOLD_EXAMPLES" not in os.environ,
+)  # fmt: skip
+@given(
+    st.lists(
+        st.one_of(
+            st.sampled_from(["batch_norm", "conv", "unary", "arithmetic"]),
+            st.sampled_from(sorted(OPERATORS)),
+        ),
+        min_size=2,
+        max_size=9,
+    ),
+    st.integers(0, 2**32 - 1),
+)
+def test_a_random_graph_gives_the_same_results_after_folding(ops: list[str], seed: int) -> None:
+    model = build(ops, seed)
+    onnx.checker.check_model(model)
+    result = bnfold.fold(model)
+    onnx.checker.check_model(result.model, full_check=True)
+    assert result.after.nodes <= result.before.nodes
+    assert_frame(model, result)
+    x = np.random.default_rng(seed).normal(size=(2, 4, 6, 6))
+    before, after = outputs(model, x), outputs(result.model, x)
+    assert before.keys() == after.keys()
+    for name, expected in before.items():
+        assert after[name].shape == expected.shape
+        scale = np.max(np.abs(expected[np.isfinite(expected)]), initial=1.0)
+        np.testing.assert_allclose(after[name], expected, rtol=1e-9, atol=1e-9 * scale)

@@ -1,0 +1,655 @@
+"""Every row of the table, up and down: where it holds, and where each precondition alone fails.
+
+UP is Conv → operator → BatchNormalization, DOWN is BatchNormalization → operator → Conv or Gemm.
+Numbers are exact (see support), so results must agree bit for bit.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from onnx import ModelProto
+
+import bnfold
+from tests.support import Array, bn, folded, numbers, parse, reason
+
+
+def floats(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+def scale_only(channels: int, *, negative: bool = False, seed: int = 0) -> dict[str, Array]:
+    """A BatchNormalization without a shift, its scales positive or of both signs."""
+    zeros = np.zeros(channels, np.float32)
+    p = bn(channels, seed=seed) | {"b": zeros, "m": zeros.copy()}
+    if not negative:
+        p["s"] = np.abs(p["s"])
+    return p
+
+
+def positive(channels: int) -> dict[str, Array]:
+    """A BatchNormalization with a shift and positive scales."""
+    p = bn(channels)
+    return p | {"s": np.abs(p["s"])}
+
+
+def up(op: str, channels: int = 4, opset: int = 17, /, **tensors: Array) -> ModelProto:
+    """Conv (4 channels, 6×6) → op (reads c, gives d) → BatchNormalization of `channels`."""
+    text = f"""
+    g (float[2,3,6,6] x) => (float y) {{
+      [conv] c = Conv (x, w)
+      {op}
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    return _free(parse(text, opset, w=numbers(4, 3, 1, 1), **({**bn(channels), **tensors})))
+
+
+def down(op: str, head: str = "conv", opset: int = 17, /, **tensors: Array) -> ModelProto:
+    """BatchNormalization of 4 channels, 6×6 → op (reads c, gives d) → Conv or Gemm."""
+    last = {"conv": "Conv (d, w)", "padded": "Conv <pads = [1,1,1,1]> (d, w)"}.get(head, head)
+    text = f"""
+    g (float[2,4,6,6] x) => (float y) {{
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      {op}
+      [last] y = {last}
+    }}"""
+    return _free(parse(text, opset, **({"w": numbers(3, 4, 2, 2), **bn(4), **tensors})))
+
+
+def _free(model: ModelProto) -> ModelProto:
+    """The model with the shape of its output left to inference."""
+    import onnx
+
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = inferred.graph.output[0].type.tensor_type
+    model.graph.output[0].type.tensor_type.CopyFrom(found)
+    if not found.HasField("shape"):
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+    return model
+
+
+INT = np.int64
+SPREAD = {"w": numbers(144, 5)}
+
+BOTH = {
+    "Identity": ("d = Identity (c)", {}),
+    "Dropout": ("d = Dropout (c)", {}),
+    "Dropout told not to train": ("d = Dropout (c, r, f)", {
+        "r": np.array(0.5, np.float32), "f": np.array(False)}),
+    "Transpose and back": (
+        "e = Transpose <perm = [0,2,3,1]> (c) d = Transpose <perm = [0,3,1,2]> (e)", {}),
+    "Transpose without perm, twice": ("e = Transpose (c) d = Transpose (e)", {}),
+    "Reshape and back": ("e = Reshape (c, k) d = Reshape (e, l)", {
+        "k": np.array([2, 4, 36], INT), "l": np.array([2, 4, 6, 6], INT)}),
+    "Reshape with 0 and -1": ("d = Reshape (c, k)", {"k": np.array([0, 0, 6, -1], INT)}),
+    "Unsqueeze and Squeeze": ("e = Unsqueeze (c, k) d = Squeeze (e, k)", {"k": np.array([1], INT)}),
+    "AveragePool": ("d = AveragePool <kernel_shape = [2,2]> (c)", {}),
+    "AveragePool padded": (
+        "d = AveragePool <kernel_shape = [2,2], strides = [1,1], pads = [1,1,0,0]> (c)", {}),
+    "Pad reflect": ('d = Pad <mode = "reflect"> (c, k)', {
+        "k": np.array([0, 0, 1, 1, 0, 0, 1, 1], INT)}),
+    "Pad edge": ('d = Pad <mode = "edge"> (c, k)', {"k": np.array([0, 0, 1, 1, 0, 0, 1, 1], INT)}),
+    "Pad nothing": ("d = Pad (c, k)", {"k": np.zeros(8, INT)}),
+    "Resize nearest": ('d = Resize <mode = "nearest"> (c, , k)', {
+        "k": floats(1, 1, 2, 2)}),
+    "Resize to sizes": ('d = Resize <mode = "nearest"> (c, , , k)', {
+        "k": np.array([2, 4, 12, 12], INT)}),
+    "Slice of positions": ("d = Slice (c, k, l, j)", {
+        "k": np.array([1], INT), "l": np.array([5], INT), "j": np.array([2], INT)}),
+    "Slice of the batch": ("d = Slice (c, k, l, j)", {
+        "k": np.array([0], INT), "l": np.array([1], INT), "j": np.array([0], INT)}),
+    "Gather of positions": ("d = Gather <axis = 2> (c, k)", {"k": np.array([0, 2, 2, 5], INT)}),
+    "Gather of the batch": ("d = Gather <axis = 0> (c, k)", {"k": np.array([1, 0, 1], INT)}),
+    "Tile": ("d = Tile (c, k)", {"k": np.array([1, 1, 2, 1], INT)}),
+    "Expand that copies nothing": ("d = Expand (c, k)", {"k": np.array([2, 4, 6, 6], INT)}),
+    "Cast to the same type": ("d = Cast <to = 1> (c)", {}),
+    "constant Add": ("d = Add (c, k)", {"k": numbers(4, 1, 1, seed=5)}),
+    "constant Add in front": ("d = Add (k, c)", {"k": numbers(1, 4, 1, 1, seed=5)}),
+    "constant Sub": ("d = Sub (c, k)", {"k": numbers(4, 1, 1, seed=5)}),
+    "subtracted from a constant": ("d = Sub (k, c)", {"k": numbers(4, 1, 1, seed=5)}),
+    "constant Mul": ("d = Mul (c, k)", {"k": numbers(4, 1, 1, seed=5)}),
+    "constant Div": ("d = Div (c, k)", {"k": floats(2, 4, 0.5, -1).reshape(4, 1, 1)}),
+    "scalar Mul": ("d = Mul (c, k)", {"k": np.array(2, np.float32)}),
+    "Mul of another axis between": ("d = Mul (c, k)", {"k": floats(1, 2, 4, 2, 1, 2)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", sorted(BOTH))
+def test_what_passes_up(name: str) -> None:
+    op, tensors = BOTH[name]
+    parameters = scale_only(4) if "another axis" in name else {}
+    result = folded(up(op, **{**parameters, **tensors}))
+    assert "BatchNormalization" not in result.ops
+
+
+@pytest.mark.parametrize("name", sorted(set(BOTH)))
+def test_what_passes_down(name: str) -> None:
+    op, tensors = BOTH[name]
+    scaled = name.startswith(("constant Add", "constant Sub", "subtracted", "Mul of another"))
+    parameters = scale_only(4) if scaled else {}
+    if scaled:  # the constant is divided by s: powers of two keep that exact
+        parameters |= {"s": floats(1, 2, 4, 8)}
+    count = 1 if name.startswith("Mul of") else None  # that Mul is a site too, and stays
+    result = folded(down(op, **{**parameters, **tensors}), count=count)
+    assert "BatchNormalization" not in result.ops
+
+
+SCALES = {
+    "Relu": "d = Relu (c)",
+    "LeakyRelu": "d = LeakyRelu <alpha = 0.5> (c)",
+    "PRelu": "d = PRelu (c, k)",
+    "Relu and MaxPool": "e = Relu (c) d = MaxPool <kernel_shape = [2,2]> (e)",
+    "AveragePool with zeros": (
+        "d = AveragePool <kernel_shape = [2,2], pads = [1,1,1,1], count_include_pad = 1> (c)"
+    ),
+    "constant Pad": "d = Pad (c, p)",
+    "Mul of computed values": "e = Sigmoid (x0) d = Mul (c, e)",
+    "Div by a computed value": "e = Exp (x0) d = Div (c, e)",
+}
+
+
+def with_second_input(model: ModelProto, name: str) -> ModelProto:
+    if "computed" in name:
+        model.graph.input.add(name="x0").CopyFrom(model.graph.input[0])
+        model.graph.input[1].name = "x0"
+        for place, dim in enumerate((2, 4, 6, 6)):
+            model.graph.input[1].type.tensor_type.shape.dim[place].dim_value = dim
+    return _free(model)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+@pytest.mark.parametrize("name", sorted(SCALES))
+def test_what_lets_only_a_scale_pass(name: str, direction: str) -> None:
+    tensors = {"k": floats(0.5, 0.25, 2, 0).reshape(4, 1, 1)}
+    tensors["p"] = np.array([0, 0, 1, 1, 0, 0, 1, 1], INT)
+    build = up if direction == "up" else down
+    computed = "computed" in name
+    good = with_second_input(build(SCALES[name], **scale_only(4), **tensors), name)
+    folded(good, execute=not computed)
+    if computed:
+        good = with_second_input(build(SCALES[name].replace("Sigmoid", "Relu").replace(
+            "Exp", "Ceil"), **scale_only(4), **tensors), name)  # fmt: skip
+    shifted = positive(4) | {"s": floats(3, 5, 6, 7)}
+    if name != "constant Pad" and not (direction == "down" and name == "x"):
+        model = with_second_input(build(SCALES[name], **shifted, **tensors), name)
+        _stays(model, "zero-padding" if "zeros" in name else "shift", direction)
+    if "elu" in name:
+        model = build(SCALES[name], **scale_only(4, negative=True), **tensors)
+        _stays(model, "negative-scale", direction)
+
+
+def _stays(model: ModelProto, code: str, direction: str) -> None:
+    (verdict,) = (v for v in bnfold.fold(model).verdicts if v.op == "BatchNormalization")
+    refusal = verdict.refusal if direction == "up" else verdict.below
+    assert refusal is not None, verdict
+    assert refusal.reason.code == code, refusal
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
+def test_max_pool_lets_a_shift_pass_but_no_negative_scale(direction: str) -> None:
+    build = up if direction == "up" else down
+    op = "d = MaxPool <kernel_shape = [2,2], pads = [1,1,0,0]> (c)"
+    folded(build(op, **positive(4)))
+    _stays(build(op, **bn(4)), "negative-scale", direction)
+
+
+def test_a_padding_that_one_new_constant_can_stand_for() -> None:
+    pads = np.array([0, 0, 1, 1, 0, 0, 1, 1], INT)
+    same = {
+        "s": np.full(4, 2, np.float32), "b": np.full(4, 3, np.float32),
+        "m": np.zeros(4, np.float32), "v": np.ones(4, np.float32),
+    }  # fmt: skip
+    result = folded(up("d = Pad (c, k, f)", k=pads, f=np.array(5, np.float32), **same))
+    assert result.ops == ["Conv", "Pad"]
+    folded(down("d = Pad (c, k, f)", k=pads, f=np.array(5, np.float32), **same))
+    _stays(up("d = Pad (c, k)", k=pads), "zero-padding", "up")
+
+
+@pytest.mark.parametrize("axes", ["[2,3]", "[-1,-2]"])
+@pytest.mark.parametrize("keep", [0, 1])
+@pytest.mark.parametrize("op", ["ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum"])
+def test_reductions_over_positions(op: str, keep: int, axes: str) -> None:
+    parameters = scale_only(4)
+    attributes = f"axes = {axes}, keepdims = {keep}"
+    folded(up(f"d = {op} <{attributes}> (c)", 4, 11, **parameters), execute=op != "ReduceMean")
+    head = "Gemm (d, w)" if not keep else "Conv (d, w)"
+    weight = {"w": numbers(4, 5) if not keep else numbers(3, 4, 1, 1)}
+    model = down(f"d = {op} <{attributes}> (c)", head, 11, **parameters, **weight)
+    folded(model, execute=op != "ReduceMean")
+    if op in ("ReduceMax", "ReduceMin"):
+        negative = scale_only(4, negative=True)
+        _stays(up(f"d = {op} <{attributes}> (c)", 4, 11, **negative), "negative-scale", "up")
+    if op == "ReduceSum":
+        _stays(up(f"d = {op} <{attributes}> (c)", 4, 11), "shift", "up")
+
+
+def test_a_reduction_over_the_channels_ends_the_way() -> None:
+    op = "d = ReduceMean <axes = [1], keepdims = 1> (c)"
+    _stays(down(op, w=numbers(3, 1, 2, 2)), "axis-lost", "down")
+
+
+@pytest.mark.parametrize("op", ["GlobalAveragePool", "GlobalMaxPool"])
+def test_global_pooling(op: str) -> None:
+    folded(up(f"d = {op} (c)", **positive(4)), execute=op == "GlobalMaxPool")
+    weight = {"w": numbers(3, 4, 1, 1)}
+    folded(down(f"d = {op} (c)", **positive(4), **weight), execute=op == "GlobalMaxPool")
+    if op == "GlobalMaxPool":
+        _stays(up(f"d = {op} (c)"), "negative-scale", "up")
+
+
+@pytest.mark.parametrize("op", ["d = Flatten (c)", "d = Reshape (c, k)"])
+def test_a_channel_spreads_over_the_columns_of_a_flattened_map(op: str) -> None:
+    tensors = {"k": np.array([0, -1], INT)}
+    result = folded(down(op, "Gemm (d, w)", w=numbers(144, 5), **tensors))
+    assert "BatchNormalization" not in result.ops
+    folded(down(op, "MatMul (d, w)", w=numbers(144, 5), **tensors))
+
+
+def test_columns_that_differ_do_not_make_a_channel() -> None:
+    text = """
+    g (float[2,3,6,6] x) => (float[2,144] y) {
+      [conv] c = Conv (x, w)
+      d = Flatten (c)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    assert reason(parse(text, w=numbers(4, 3, 1, 1), **bn(144))) == "axis-lost"
+    repeated = {name: array.repeat(36) for name, array in bn(4).items()}
+    folded(parse(text, w=numbers(4, 3, 1, 1), **repeated))
+
+
+@pytest.mark.parametrize("mode", ["DCR", "CRD"])
+def test_depth_to_space(mode: str) -> None:
+    op = f'd = DepthToSpace <blocksize = 2, mode = "{mode}"> (c)'
+    folded(up(op, 1))
+    same = {name: array.repeat(4) for name, array in bn(1).items()}
+    folded(down(op, w=numbers(3, 1, 2, 2), **same))
+    _stays(down(op, w=numbers(3, 1, 2, 2)), "axis-lost", "down")
+
+
+def test_space_to_depth() -> None:
+    op = "d = SpaceToDepth <blocksize = 2> (c)"
+    folded(down(op, w=numbers(3, 16, 2, 2)))
+    same = {name: np.tile(array, 4) for name, array in bn(4).items()}
+    folded(up(op, 16, **same))
+    _stays(up(op, 16, **bn(16)), "axis-lost", "up")
+
+
+# --- branches -----------------------------------------------------------------------------------
+
+
+def two_convs(join: str, channels: int, extra: str = "", /, **tensors: Array) -> ModelProto:
+    text = f"""
+    g (float[2,3,6,6] x) => (float y) {{
+      [conv1] c1 = Conv (x, w1)
+      [conv2] c2 = Conv (x, w2)
+      {extra}
+      d = {join}
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    weights = {"w1": numbers(4, 3, 1, 1), "w2": numbers(4, 3, 1, 1, seed=3)}
+    return _free(parse(text, **weights, **bn(channels), **tensors))
+
+
+@pytest.mark.parametrize(
+    ("join", "channels"),
+    [
+        ("Concat <axis = 1> (c1, c2)", 8), ("Concat <axis = 2> (c1, c2)", 4),
+        ("Concat <axis = -1> (c1, c2)", 4), ("Add (c1, c2)", 4), ("Sub (c1, c2)", 4),
+        ("Sum (c1, c2)", 4),
+    ],
+)  # fmt: skip
+def test_joined_branches_share_the_map_out(join: str, channels: int) -> None:
+    result = folded(two_convs(join, channels))
+    assert set(result.result.folded[0].into) == {"conv1", "conv2"}
+
+
+def test_a_product_takes_the_scale_in_one_factor() -> None:
+    model = two_convs("Mul (c1, c2)", 4)
+    _stays(model, "shift", "up")
+    text = two_convs("Mul (c1, c2)", 4)
+    for tensor in text.graph.initializer:
+        if tensor.name in "bm":
+            tensor.raw_data = np.zeros(4, np.float32).tobytes()
+    assert len(folded(text).result.folded[0].into) == 1
+
+
+def test_a_branch_that_others_read_cannot_take_part() -> None:
+    text = two_convs("Add (c1, c2)", 4)
+    text.graph.output.add(name="c2").type.CopyFrom(text.graph.output[0].type)
+    for place, dim in enumerate((2, 4, 6, 6)):
+        text.graph.output[1].type.tensor_type.shape.dim[place].dim_value = dim
+    assert reason(text) == "graph-output"
+
+
+def test_the_shift_goes_to_the_branch_that_can_hold_it() -> None:
+    """A Relu lets only a scale pass, so the other branch takes the whole shift."""
+    model = two_convs("Add (r, c2)", 4, "r = Relu (c1)")
+    for tensor in model.graph.initializer:
+        if tensor.name == "s":
+            tensor.raw_data = floats(1, 2, 4, 2).tobytes()
+    folded(model)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_split_up(axis: int) -> None:
+    text = f"""
+    g (float[2,3,6,6] x) => (float y, float[2,P,Q,6] z) {{
+      [conv] c = Conv (x, w)
+      d, z = Split <axis = {axis}> (c, k)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    sizes, channels = ([3, 1], 3) if axis == 1 else ([2, 4], 4)
+    model = _free(parse(text, w=numbers(4, 3, 1, 1), k=np.array(sizes, INT), **bn(channels)))
+    if axis == 1:
+        folded(model)
+    else:
+        _stays(model, "other-branch", "up")
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+def test_split_down_every_output_takes_its_piece(axis: int) -> None:
+    text = f"""
+    g (float[2,4,6,6] x) => (float[2,3,P,Q] y, float[2,3,R,S] z) {{
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d, e = Split <axis = {axis}> (c, k)
+      y = Conv (d, w1)
+      z = Conv (e, w2)
+    }}"""
+    widths = (3, 1) if axis == 1 else (4, 4)
+    sizes = [3, 1] if axis == 1 else [2, 4]
+    folded(
+        parse(
+            text, w1=numbers(3, widths[0], 2, 2), w2=numbers(3, widths[1], 2, 2, seed=2),
+            k=np.array(sizes, INT), **bn(4),
+        )
+    )  # fmt: skip
+
+
+def test_slices_and_gathers_of_channels() -> None:
+    bounds = {"k": np.array([3], INT), "l": np.array([-9], INT), "j": np.array([1], INT),
+              "i": np.array([-2], INT)}  # fmt: skip
+    folded(up("d = Slice (c, k, l, j, i)", 2, **bounds))
+    folded(down("d = Slice (c, k, l, j, i)", w=numbers(3, 2, 2, 2), **bounds))
+    twice = {"k": np.array([0, 2, 0], INT)}
+    folded(down("d = Gather <axis = 1> (c, k)", w=numbers(3, 3, 2, 2), **twice))
+    _stays(up("d = Gather <axis = 1> (c, k)", 3, **twice), "axis-lost", "up")
+    folded(up("d = Gather <axis = 1> (c, k)", 2, k=np.array([-1, 1], INT)))
+
+
+def test_concat_down_gives_the_other_branch_the_identity() -> None:
+    text = """
+    g (float[2,4,6,6] x, float[2,2,6,6] z) => (float[2,3,5,5] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d = Concat <axis = AXIS> (z, c)
+      y = Conv (d, w)
+    }"""
+    folded(parse(text.replace("AXIS", "1"), w=numbers(3, 6, 2, 2), **bn(4)))
+    text = text.replace("AXIS", "2").replace("float[2,2,6,6]", "float[2,4,6,6]")
+    model = _free(parse(text, w=numbers(3, 4, 2, 2), **bn(4)))
+    _stays(model, "other-branch", "down")
+
+
+# --- down into weights --------------------------------------------------------------------------
+
+
+def test_down_into_all_readers_at_once() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,3,5,5] y, float[2,2,6,6] z) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      y = Conv (c, w1)
+      z = Conv <group = 2> (c, w2)
+    }"""
+    weights = {"w1": numbers(3, 4, 2, 2), "w2": numbers(2, 2, 1, 1, seed=3)}
+    result = folded(parse(text, **weights, **bn(4)))
+    assert result.ops == ["Conv", "Conv"]
+    relu = text.replace("z = Conv <group = 2> (c, w2)", "z = Softmax (c)").replace(
+        "2,2,6,6", "2,4,6,6"
+    )
+    _stays(parse(relu, w1=weights["w1"], **bn(4)), "not-transparent", "down")
+
+
+def test_zero_padding_stops_a_shift_but_no_scale() -> None:
+    _stays(down("d = Identity (c)", "padded"), "zero-padding", "down")
+    folded(down("d = Identity (c)", "padded", **scale_only(4, negative=True)))
+    same = 'Conv <auto_pad = "SAME_UPPER"> (d, w)'
+    _stays(down("d = Identity (c)", same), "zero-padding", "down")
+    folded(down("d = Identity (c)", same, w=numbers(3, 4, 1, 1)))
+    folded(down("d = Identity (c)", 'Conv <auto_pad = "VALID"> (d, w)'))
+
+
+def test_the_border_of_a_conv_transpose_stops_a_shift_but_no_scale() -> None:
+    head = "ConvTranspose <group = 2> (d, w)"
+    weight = {"w": numbers(4, 2, 2, 2)}
+    _stays(down("d = Identity (c)", head, **weight), "border", "down")
+    folded(down("d = Identity (c)", head, **weight, **scale_only(4, negative=True)))
+
+
+def test_a_map_on_what_is_read_as_a_weight() -> None:
+    text = """
+    g (float[3,4,2,2] x, float[1,4,6,6] z) => (float[1,3,5,5] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      y = Conv (z, c)
+    }"""
+    _stays(parse(text, **bn(4)), "run-time-weight", "down")
+
+
+@pytest.mark.parametrize("trans", [0, 1])
+def test_down_into_gemm(trans: int) -> None:
+    weight = numbers(5, 4) if trans else numbers(4, 5)
+    text = f"""
+    g (float[3,4] x) => (float[3,5] y) {{
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      y = Gemm <transB = {trans}, alpha = 0.5, beta = 2.0> (c, w, k)
+    }}"""
+    folded(parse(text, w=weight, k=numbers(5), **bn(4)))
+
+
+def test_down_into_matmul_the_shift_goes_on_or_makes_a_gemm() -> None:
+    text = """
+    g (float[3,4] x) => (float[3,5] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      NEXT
+    }"""
+    w, k = numbers(4, 5), numbers(5, seed=9)
+    result = folded(parse(text.replace("NEXT", "y = MatMul (c, w)"), w=w, **bn(4)))
+    assert result.ops == ["Gemm"]
+    added = text.replace("NEXT", "e = MatMul (c, w) y = Add (e, k)")
+    assert folded(parse(added, w=w, k=k, **bn(4))).ops == ["MatMul", "Add"]
+
+
+def test_down_into_batch_normalization() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,4,6,6] y) {
+      [norm1] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d = Relu (c)
+      [norm2] y = BatchNormalization <epsilon = 0.0> (d, s2, b2, m2, v2)
+    }"""
+    two = {f"{k}2": v for k, v in bn(4, seed=5).items()}
+    model = parse(text, **scale_only(4), **two)
+    assert folded(model, count=1).ops == ["Relu", "BatchNormalization"]
+
+
+# --- up into other normalisations, and MatMul of higher rank ------------------------------------
+
+
+def test_up_into_instance_normalization() -> None:
+    model = up("d = InstanceNormalization (c, k, l)", k=numbers(4), l=numbers(4, seed=2))
+    assert folded(model, execute=False).ops == ["Conv", "InstanceNormalization"]
+
+
+def test_up_into_group_normalization_from_opset_21_on() -> None:
+    op = "d = GroupNormalization <num_groups = 2> (c, k, l)"
+    model = up(op, 4, 21, k=numbers(4), l=numbers(4, seed=2))
+    assert folded(model, execute=False).ops == ["Conv", "GroupNormalization"]
+    model = up(op, 4, 20, k=numbers(2), l=numbers(2, seed=2))
+    _stays(model, "channel-axis", "up")
+
+
+RANK_3 = """
+g (float[2,5,3] x) => (float[2,4,5] y) {
+  [fc] c = MatMul (x, w)
+  MIDDLE
+  d = Transpose <perm = [0,2,1]> (e)
+  [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+}"""
+
+
+def test_matmul_of_rank_3_with_an_add_gives_it_the_shift() -> None:
+    text = RANK_3.replace("MIDDLE", "e = Add (c, k)")
+    result = folded(parse(text, w=numbers(3, 4), k=numbers(4), **bn(4)))
+    assert result.ops == ["MatMul", "Add", "Transpose"]
+
+
+def test_matmul_of_rank_3_without_an_add_leaves_one_in_place_of_the_normalization() -> None:
+    text = RANK_3.replace("MIDDLE", "e = Identity (c)")
+    result = folded(parse(text, w=numbers(3, 4), **bn(4)))
+    assert result.ops == ["MatMul", "Identity", "Transpose", "Add"]
+    assert result.model.graph.node[-1].name == "norm"
+    zero = folded(parse(text, w=numbers(3, 4), **scale_only(4, negative=True)))
+    assert zero.ops == ["MatMul", "Identity", "Transpose"]
+
+
+def test_matmul_with_the_constant_on_the_left() -> None:
+    text = """
+    g (float[2,3,5] x) => (float[2,4,5] y) {
+      [fc] c = MatMul (w, x)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    assert folded(parse(text, w=numbers(4, 3), **bn(4))).ops == ["MatMul", "Add"]
+
+
+def test_linear_and_batch_norm_on_rows_as_in_levit() -> None:
+    text = """
+    g (float[2,5,3] x) => (float[2,5,4] y) {
+      [fc] c = MatMul (x, w)
+      d = Reshape (c, k)
+      [norm] e = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+      y = Reshape (e, l)
+    }"""
+    result = folded(
+        parse(text, w=numbers(3, 4), k=np.array([10, 4], INT), l=np.array([2, 5, 4], INT), **bn(4))
+    )
+    assert "BatchNormalization" not in result.ops
+
+
+def test_matmul_and_add_in_front_keeps_the_matmul() -> None:
+    text = """
+    g (float[5,3] x) => (float[5,4] y) {
+      [fc] c = MatMul (x, w)
+      d = Add (c, k)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    assert folded(parse(text, w=numbers(3, 4), k=numbers(4), **bn(4))).ops == ["MatMul", "Add"]
+
+
+# --- the chain as a whole -----------------------------------------------------------------------
+
+
+def test_scale_up_and_shift_down() -> None:
+    """The Relu in front stops the shift, the sum behind stops the scale."""
+    text = """
+    g (float[2,3,6,6] x, float[2,4,6,6] z) => (float[2,5,P,Q] y) {
+      [conv1] c = Conv (x, w1)
+      d = Relu (c)
+      [norm] e = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+      f = NEXT
+      [conv2] y = Conv (f, w2)
+    }"""
+    weights = {"w1": numbers(4, 3, 1, 1), "w2": numbers(5, 4, 2, 2, seed=4)}
+    result = folded(parse(text.replace("NEXT", "Add (e, z)"), **weights, **positive(4)))
+    assert result.result.folded[0].into == ("conv1", "conv2")
+    pooled = text.replace("NEXT", "MaxPool <kernel_shape = [2,2]> (e)")
+    assert folded(parse(pooled, **weights, **positive(4))).result.folded[0].into == ("conv2",)
+
+
+def test_shift_up_and_scale_down() -> None:
+    """The padding behind stops the shift, the sum in front stops the scale."""
+    text = """
+    g (float[2,3,6,6] x, float[2,4,6,6] z) => (float[2,5,6,6] y) {
+      [conv1] c = Conv (x, w1)
+      d = Add (c, z)
+      [norm] e = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+      [conv2] y = Conv <pads = [1,1,1,1]> (e, w2)
+    }"""
+    p = positive(4) | {"s": floats(1, 2, 4, 2), "v": np.ones(4, np.float32)}
+    weights = {"w1": numbers(4, 3, 1, 1), "w2": numbers(5, 4, 3, 3, seed=4)}
+    assert folded(parse(text, **weights, **p)).result.folded[0].into == ("conv1", "conv2")
+
+
+def test_the_input_normalisation_folds_into_the_first_convolution() -> None:
+    """(x/255 − mean)/std, here with numbers that float32 holds."""
+    text = """
+    g (float[1,3,6,6] x) => (float[1,4,5,5] y) {
+      a = Div (x, k)
+      b0 = Sub (a, mean)
+      c = Div (b0, std)
+      [conv] y = Conv (c, w)
+    }"""
+    result = folded(
+        parse(
+            text, k=np.array(256, np.float32), mean=floats(0.5, 0.25, 0.75).reshape(3, 1, 1),
+            std=floats(0.25, 0.5, 0.125).reshape(1, 3, 1, 1), w=numbers(4, 3, 2, 2),
+        )
+    )  # fmt: skip
+    assert result.ops == ["Conv"]
+    assert result.node.input[0] == "x"
+
+
+def test_a_map_that_is_the_identity_disappears() -> None:
+    one = {
+        "s": floats(2, 1, 4), "b": np.zeros(3, np.float32), "m": np.zeros(3, np.float32),
+        "v": floats(4, 1, 16),
+    }  # fmt: skip
+    text = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      y = Sigmoid (c)
+    }"""
+    assert folded(parse(text, **one)).ops == ["Sigmoid"]
+    alone = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      y = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+    }"""
+    assert len(bnfold.fold(parse(alone, **one)).kept) == 1, "the output has to keep its name"
+
+
+def test_caffes_batch_norm_and_scale_become_one() -> None:
+    text = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      [norm] a = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [scale] c = Mul (a, k)
+      [shift] y = Add (c, l)
+    }"""
+    model = parse(text, k=numbers(3, 1, 1), l=numbers(3, 1, 1, seed=8), **bn(3))
+    result = folded(model, count=1, execute=False)
+    assert result.ops == ["BatchNormalization"]
+    assert [v.op for v in result.result.folded] == ["Add"]
+
+
+# --- what is no per-channel constant ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(3,), (3, 1), (1, 1, 1, 3), (3, 1, 1, 1), (1, 1, 3, 1), (3, 3), (1, 1, 3, 1, 1)]
+)
+def test_a_constant_on_another_axis_is_not_taken_for_a_channel(shape: tuple[int, ...]) -> None:
+    """All sizes agree: channels, height, width and batch are 3."""
+    text = """
+    g (float[3,3,3,3] x) => (float y) {
+      [conv] c = Conv (x, w)
+      y = Mul (c, k)
+    }"""
+    model = _free(parse(text, w=numbers(3, 3, 1, 1), k=numbers(*shape)))
+    result = bnfold.fold(model)
+    assert result.after.nodes == result.before.nodes
+    assert not result.folded
+
+
+def test_a_constant_that_makes_the_result_larger_is_no_map() -> None:
+    text = """
+    g (float[1,3,4,4] x) => (float[5,3,4,4] y) {
+      [conv] c = Conv (x, w)
+      y = Mul (c, k)
+    }"""
+    assert not bnfold.fold(parse(text, w=numbers(3, 3, 1, 1), k=numbers(5, 1, 1, 1))).folded
