@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         UndecidedError,
         UsageError,
     )
+    from bnfold.options import Options
     from bnfold.plan import Verdict
     from bnfold.reasons import Reason, Refusal
 
@@ -49,6 +50,7 @@ _HOME = {
     "bnfold.errors": (
         "BnfoldError", "ChildError", "ModelError", "NotEqualError", "UndecidedError", "UsageError",
     ),
+    "bnfold.options": ("Options",),
     "bnfold.plan": ("Verdict",),
     "bnfold.reasons": ("Reason", "Refusal"),
 }  # fmt: skip
@@ -64,6 +66,7 @@ __all__ = [
     "ModelError",
     "NotEqualError",
     "OptimizeResult",
+    "Options",
     "OutputDifference",
     "Reason",
     "Refusal",

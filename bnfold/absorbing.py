@@ -1,4 +1,4 @@
-"""The rules of the nodes that have constants of their own to take a map into.
+"""The rules of Conv, ConvTranspose, Gemm and MatMul, which take a map into their weights.
 
 Each rule has its identity beside it: s and t are the map's scale and shift.
 """
@@ -17,7 +17,6 @@ from bnfold.graph import Node
 from bnfold.linear import Layout
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Demand, Step, channels, no_shift, refuse
-from bnfold.sites import batch_norm
 
 Kernel = Callable[[tuple[int, ...], int], Layout | None]
 
@@ -92,7 +91,7 @@ def _kernel(draft: Draft, node: Node, kernel: Kernel) -> tuple[Operand, Layout] 
     if isinstance(operand, Refusal):
         return operand
     layout = kernel(operand.shape, draft.attribute(node, "group", 1))
-    return (operand, layout) if layout is not None else _odd_weight(node, operand)
+    return (operand, layout) if layout is not None else odd_weight(node, operand)
 
 
 def _reads_padding(draft: Draft, node: Node, weight: Operand) -> bool:
@@ -159,7 +158,7 @@ def _gemm_weight(draft: Draft, node: Node) -> tuple[Operand, Layout] | Refusal:
     if isinstance(operand, Refusal):
         return operand
     layout = linear.right_matrix(operand.shape, bool(draft.attribute(node, "transB", 0)))
-    return (operand, layout) if layout is not None else _odd_weight(node, operand)
+    return (operand, layout) if layout is not None else odd_weight(node, operand)
 
 
 def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
@@ -239,7 +238,7 @@ def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int]
         return right if isinstance(right, Refusal) else operand
     layout = (linear.right_matrix if slot else linear.left_matrix)(operand.shape)
     if layout is None:
-        return _odd_weight(node, operand)
+        return odd_weight(node, operand)
     shape = draft.shape(node, 1 - slot)
     if shape is None:
         return refuse(Reason.UNKNOWN_RANK, node)
@@ -254,66 +253,6 @@ def _as_gemm(node: Node, weight: Operand, shift: FloatArray) -> list[Edit]:
         SetOperator(node, "Gemm", put=broadcast),
         *_supply_bias(node, weight, shift, always=True),
     ]
-
-
-# --- normalisations -----------------------------------------------------------------------------
-
-
-def batch_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
-    """s·(γ·z + β) + t  =  (s·γ)·z + (s·β + t)   with   z = (x−μ)/√(σ²+ε)."""
-    own = batch_norm(draft, node)
-    if isinstance(own, Refusal):
-        return own
-    return _into_scale_and_bias(node, a, own.channels)
-
-
-def batch_norm_down(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
-    """γ·(s·x + t − μ)/σ̂ + β  =  (γ·s)·(x − μ)/σ̂ + β + γ′·(s·μ + t − μ)   with   γ′ = γ/σ̂."""
-    own = batch_norm(draft, node)
-    if isinstance(own, Refusal):
-        return own
-    a_or_refusal = channels(a, node, 1, own.channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
-    mean = draft.values(node, 3)
-    moved = own.scale * (a.scale * mean + a.shift - mean)
-    shape = (own.channels,)
-    return Step(
-        (Rescale(node, 1, shape, a.scale), Rescale(node, 2, shape, np.ones_like(moved), moved))
-    )
-
-
-def instance_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
-    """γ and β of one entry per channel, behind the normalisation."""
-    return _per_channel_norm_up(draft, node, a)
-
-
-def group_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
-    """Likewise from opset 21 on; before, γ and β had one entry per group."""
-    if node.scope.opset < 21:
-        return refuse(Reason.CHANNEL_AXIS, node, "1, its γ and β one entry per group")
-    return _per_channel_norm_up(draft, node, a)
-
-
-def _per_channel_norm_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
-    gamma, beta = draft.operand(node, 1), draft.operand(node, 2)
-    for operand in (gamma, beta):
-        if isinstance(operand, Refusal):
-            return operand
-    assert isinstance(gamma, Operand)
-    assert isinstance(beta, Operand)
-    if len(gamma.shape) != 1 or gamma.shape != beta.shape:
-        return _odd_weight(node, gamma)
-    return _into_scale_and_bias(node, a, gamma.shape[0])
-
-
-def _into_scale_and_bias(node: Node, a: Affine, count: int) -> Step | Refusal:
-    a_or_refusal = channels(a, node, 1, count)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
-    return Step((Rescale(node, 1, (count,), a.scale), Rescale(node, 2, (count,), a.scale, a.shift)))
 
 
 # --- what they share ----------------------------------------------------------------------------
@@ -335,6 +274,6 @@ def _supply_bias(
     return [Supply(node, 2, shift, weight.dtype, name)]
 
 
-def _odd_weight(node: Node, operand: Operand) -> Refusal:
+def odd_weight(node: Node, operand: Operand) -> Refusal:
     detail = f"its weight {operand.name} has shape {list(operand.shape)}, which does not fit it"
     return refuse(Reason.SHAPE_MISMATCH, node, detail)

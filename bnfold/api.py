@@ -22,6 +22,7 @@ from bnfold.comparison import Comparison
 from bnfold.counts import Counts
 from bnfold.errors import NotEqualError, UsageError
 from bnfold.graph import Index
+from bnfold.options import Options
 from bnfold.plan import Verdict, plan
 
 Model = TypeVar("Model")
@@ -65,7 +66,7 @@ class OptimizeResult(FoldResult[Path]):
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
 
 
-def fold(model: Model) -> FoldResult[Model]:
+def fold(model: Model, *, options: Options | None = None) -> FoldResult[Model]:
     """Fold every BatchNormalization that can be folded; returns a new model.
 
     `model` is an onnx.ModelProto or an onnx_graphsurgeon.Graph and is left as it is; the result's
@@ -76,21 +77,21 @@ def fold(model: Model) -> FoldResult[Model]:
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        return _fold_in_place(copy)  # type: ignore[return-value]
+        return _fold_in_place(copy, options)  # type: ignore[return-value]
     if gs.is_graph(model):
-        result = _fold_in_place(gs.to_model(model))
+        result = _fold_in_place(gs.to_model(model), options)
         return dataclasses.replace(result, model=gs.to_graph(result.model))  # type: ignore
     raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
 
 
-def inspect(model: onnx.ModelProto | PathLike) -> Inspection:
+def inspect(model: onnx.ModelProto | PathLike, *, options: Options | None = None) -> Inspection:
     """The verdict on every BatchNormalization of a model or a file; nothing is changed or run.
 
     Raises ModelError where the file cannot be read or the model is not valid.
     """
     proto = model if isinstance(model, onnx.ModelProto) else model_file.read(Path(model)).model
     index = Index(proto)
-    return Inspection(plan(index).verdicts, Counts.of(index))
+    return Inspection(plan(index, options).verdicts, Counts.of(index))
 
 
 def optimize(
@@ -99,13 +100,15 @@ def optimize(
     *,
     in_place: bool = False,
     verify: str = "full",
+    options: Options | None = None,
     trial: Trial | None = None,
 ) -> OptimizeResult:
     """Fold a file, compare the result with the original in onnxruntime, and write it.
 
     `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full" or "none".
-    `trial` says on which inputs and within which limits the two models are run. The output gets
-    its name only after the comparison; a file of that name is replaced.
+    `options` says what is allowed beyond the default, `trial` on which inputs and within which
+    limits the two models are run. The output gets its name only after the comparison; a file of
+    that name is replaced.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (the original does not run in onnxruntime), ChildError (it crashed).
@@ -122,7 +125,7 @@ def optimize(
         )
     bytes_before = file.bytes_on_disk
     index = Index(file.model)
-    before, planned = Counts.of(index), plan(index)
+    before, planned = Counts.of(index), plan(index, options)
     apply(index, planned)
     keep = file.data_files if in_place else [source, *file.data_files]
     with model_file.Output(target, keep) as output:
@@ -160,9 +163,9 @@ def verify(
         return compare(_located(original, stack), _located(folded, stack), trial or Trial())
 
 
-def _fold_in_place(model: onnx.ModelProto) -> FoldResult[onnx.ModelProto]:
+def _fold_in_place(model: onnx.ModelProto, options: Options | None) -> FoldResult[onnx.ModelProto]:
     index = Index(model)
-    before, planned = Counts.of(index), plan(index)
+    before, planned = Counts.of(index), plan(index, options)
     apply(index, planned)
     return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)))
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from bnfold.affine import Affine
 from bnfold.draft import Draft, Operand
-from bnfold.edits import Edit, Rescale
+from bnfold.edits import Edit, Rescale, SetOperator, Supply
 from bnfold.graph import Node
 from bnfold.reasons import Reason, Refusal
-from bnfold.rule import Demand, Step, beside, no_shift, refuse
+from bnfold.rule import Demand, Step, beside, no_shift, refuse, sign_kept
 from bnfold.sites import constant_slot, per_channel
 
 
@@ -48,6 +48,20 @@ def add_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
                 demands.append(Demand(slot, share))
         step = Step(edits, tuple(demands), step if isinstance(step, Step) else None)
     return step
+
+
+def relu_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    """s·Relu(x) = Relu(s·x) for s ≥ 0; with `allow_max`, Relu(x) + t = Max(x + t, t)."""
+    shape = draft.shape(node, 0)
+    if not (draft.options.allow_max and a.shifts and not a.scales) or node.scope.opset < 8:
+        refusal = sign_kept(node, a) or no_shift(node, a)
+        return refusal or Step(demands=(Demand(0, a),))
+    dtype = draft.inferred.element_type(node.scope, node.input(0))
+    if shape is None or dtype is None:
+        return refuse(Reason.UNKNOWN_RANK, node)
+    floor = beside(a.shift, a.axis, len(shape))
+    edits = (SetOperator(node, "Max"), Supply(node, 1, floor, dtype, f"{node.output}_floor"))
+    return Step(edits, (Demand(0, a),))
 
 
 def add_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:

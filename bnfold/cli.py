@@ -164,6 +164,23 @@ def trial_options(command: F) -> F:
     return command
 
 
+def fold_options(command: F) -> F:
+    """The options that say what may be folded beyond the default."""
+    options = (
+        click.option(
+            "--freeze-initializers", is_flag=True,
+            help="Count initializers that are also graph inputs as constants. The inputs stay.",
+        ),
+        click.option(
+            "--allow-max", is_flag=True,
+            help="Let a Relu become a Max with a constant, where a shift can pass it then.",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _trial(
     inputs: str | None, input_shapes: Any, dims: Any, seed: int, timeout: float,
     memory_limit: int | None,
@@ -200,9 +217,13 @@ def main() -> None:
     "--verify", type=click.Choice(["full", "none"]), default="full", show_default=True,
     help="Compare with the original in onnxruntime before anything is written, or do not.",
 )  # fmt: skip
+@fold_options
 @trial_options
 @debug_option
-def optimize(model: str, output: str | None, in_place: bool, verify: str, **trial: Any) -> None:
+def optimize(
+    model: str, output: str | None, in_place: bool, verify: str, freeze_initializers: bool,
+    allow_max: bool, **trial: Any,
+) -> None:  # fmt: skip
     """Fold, compare with the original in onnxruntime, and write.
 
     \b
@@ -213,16 +234,18 @@ def optimize(model: str, output: str | None, in_place: bool, verify: str, **tria
     import bnfold
     from bnfold import report
 
+    options = bnfold.Options(freeze_initializers, allow_max)
     result = bnfold.optimize(
-        model, output, in_place=in_place, verify=verify, trial=_trial(**trial)
-    )  # fmt: skip
+        model, output, in_place=in_place, verify=verify, options=options, trial=_trial(**trial)
+    )
     report.console().print(report.of_optimize(result, model))
 
 
 @main.command()
 @click.argument("model", type=click.Path())
+@fold_options
 @debug_option
-def inspect(model: str) -> None:
+def inspect(model: str, freeze_initializers: bool, allow_max: bool) -> None:
     """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
 
     \b
@@ -232,7 +255,8 @@ def inspect(model: str) -> None:
     import bnfold
     from bnfold import report
 
-    report.console().print(report.of_inspection(bnfold.inspect(model), model))
+    inspection = bnfold.inspect(model, options=bnfold.Options(freeze_initializers, allow_max))
+    report.console().print(report.of_inspection(inspection, model))
 
 
 @main.command()

@@ -21,6 +21,7 @@ from bnfold.errors import ModelError
 from bnfold.evaluate import SUPPORTED, evaluate
 from bnfold.graph import Index, Node, Scope
 from bnfold.inference import Inferred
+from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 
 FLOAT_TYPES = (
@@ -83,8 +84,9 @@ class Constant:
 class Constants:
     """Finds constants, and remembers those it had to compute."""
 
-    def __init__(self, index: Index, inferred: Inferred) -> None:
+    def __init__(self, index: Index, inferred: Inferred, options: Options) -> None:
         self._index = index
+        self._options = options
         self._inferred = inferred
         self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
 
@@ -107,7 +109,8 @@ class Constants:
         owner = scope.owner(name)
         assert owner is not None, "the index has checked every name"
         if name in owner.initializers:
-            if name in owner.inputs and not (owner.is_main and self._index.ir_version < 4):
+            default = name in owner.inputs and not (owner.is_main and self._index.ir_version < 4)
+            if default and not self._options.freeze_initializers:
                 return Refusal(Reason.OVERRIDABLE, reader, name)
             return Constant(name, owner, owner.initializers[name], None)
         if name in owner.sparse:

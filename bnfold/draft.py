@@ -20,6 +20,7 @@ from bnfold.constants import Constant, Constants, rounded
 from bnfold.edits import Edit, Rescale, SetOperator, Supply, applied, effective
 from bnfold.graph import Index, Node, Role, Scope, Use
 from bnfold.inference import Inferred, Shape
+from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 
 _GROWTH = 1 << 16  # elements up to which a constant may be written out instead of broadcast
@@ -37,9 +38,10 @@ class Operand:
 class Draft:
     """An index with planned edits, which can be taken back. Nothing here touches the model."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, options: Options) -> None:
+        self.options = options
         self.inferred = Inferred(index.model)
-        self.constants = Constants(index, self.inferred)
+        self.constants = Constants(index, self.inferred, options)
         self.edits: list[Edit] = []
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
         self._operators: dict[Node, list[SetOperator]] = {}

@@ -1,9 +1,10 @@
 """Operators on constants, evaluated with ONNX's own reference implementation, bounded in size.
 
 Only operators whose result does not depend on who computes it: those that move data, and the
-arithmetic that IEEE 754 rounds correctly. (A float Pow or Exp may differ by an ulp from one runtime
-to the next.) Nothing is evaluated that could become much larger than what the file holds: a few
-bytes of ConstantOfShape or Expand can ask for terabytes.
+arithmetic that IEEE 754 rounds correctly. Pow is the exception, for the sake of the square roots
+that exporters write with it: it may differ by an ulp from one runtime to the next. Nothing is
+evaluated that could become much larger than what the file holds: a few bytes of ConstantOfShape or
+Expand can ask for terabytes.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ MOVES = frozenset(
         "Shape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
-ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Reciprocal", "Sqrt", "Sub"})
+ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
 SUPPORTED = MOVES | ARITHMETIC
 
 _LEAST = 1 << 24  # elements that are always allowed

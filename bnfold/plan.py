@@ -26,6 +26,7 @@ from bnfold.constants import Constants
 from bnfold.draft import Draft, Operand
 from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply
 from bnfold.graph import Index, Node
+from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import beside
 from bnfold.sites import BATCH_NORM, DEFAULT_EPSILON, affine_map
@@ -62,9 +63,9 @@ class Plan:
     constants: Constants = field(repr=False)  # as they were found, for those who apply the edits
 
 
-def plan(index: Index) -> Plan:
+def plan(index: Index, options: Options | None = None) -> Plan:
     """Decide for every site of every scope whether and where it folds."""
-    draft = Draft(index)
+    draft = Draft(index, options or Options())
     verdicts: list[Verdict] = []
     for chain in reversed(list(chains_of(draft, index))):
         while chain and (parts := list(still_one(draft, chain))):

@@ -64,7 +64,8 @@ class Reason(Enum):
     OVERRIDABLE = (
         "overridable-input",
         "{node} reads {detail}, an initializer that is also a graph input: callers may replace it",
-        "export with keep_initializers_as_inputs=False, or remove it from the graph's inputs",
+        "export with keep_initializers_as_inputs=False, or say --freeze-initializers where nobody "
+        "feeds it",
     )
     FUNCTION_ARGUMENT = (
         "function-argument",
@@ -153,7 +154,7 @@ class Reason(Enum):
     SHIFT = (
         "shift",
         "{node} lets no shift pass: {detail}",
-        "nothing is wrong: only the scale could move on",
+        "nothing is wrong: only the scale could move on (past a Relu, --allow-max may help)",
     )
     ZERO_PADDING = (
         "zero-padding",

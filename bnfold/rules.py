@@ -6,7 +6,7 @@ it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
 
 from __future__ import annotations
 
-from bnfold import absorbing, arithmetic, branching, passing, spatial
+from bnfold import absorbing, arithmetic, branching, normalizing, passing, spatial
 from bnfold.affine import Affine
 from bnfold.draft import Draft
 from bnfold.graph import Node
@@ -32,7 +32,6 @@ PASS: dict[str, Passage] = {
     "ReduceMean": passing.reduce_mean,
     "ReduceMin": passing.reduce_max,
     "ReduceSum": passing.reduce_sum,
-    "Relu": passing.positive_homogeneous,
     "Reshape": passing.reshape,
     "Resize": spatial.resize,
     "SpaceToDepth": spatial.space_to_depth,
@@ -60,21 +59,27 @@ def _demand(a: Affine | Refusal) -> Step | Refusal:
     return a if isinstance(a, Refusal) else Step(demands=(Demand(0, a),))
 
 
+def _relu_down(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    return _demand(passing.positive_homogeneous(draft, node, a, False))
+
+
 UP: dict[str, Rule] = {
     **dict.fromkeys(PASS, _pass_up),
     "Add": arithmetic.add_up,
-    "BatchNormalization": absorbing.batch_norm_up,
+    "BatchNormalization": normalizing.batch_norm_up,
     "Concat": branching.concat_up,
     "Conv": absorbing.conv_up,
     "ConvTranspose": absorbing.conv_transpose_up,
     "Div": arithmetic.mul_up,
     "Gather": branching.gather_up,
     "Gemm": absorbing.gemm_up,
-    "GroupNormalization": absorbing.group_norm_up,
-    "InstanceNormalization": absorbing.instance_norm_up,
+    "GroupNormalization": normalizing.group_norm_up,
+    "InstanceNormalization": normalizing.instance_norm_up,
+    "LayerNormalization": normalizing.layer_norm_up,
     "MatMul": absorbing.matmul_up,
     "Mul": arithmetic.mul_up,
     "Pad": spatial.pad_up,
+    "Relu": arithmetic.relu_up,
     "Slice": branching.slice_up,
     "Split": branching.split_up,
     "Sub": arithmetic.add_up,
@@ -84,7 +89,7 @@ UP: dict[str, Rule] = {
 DOWN: dict[str, Rule] = {
     **dict.fromkeys(PASS, _pass_down),
     "Add": arithmetic.add_down,
-    "BatchNormalization": absorbing.batch_norm_down,
+    "BatchNormalization": normalizing.batch_norm_down,
     "Concat": branching.concat_down,
     "Conv": absorbing.conv_down,
     "ConvTranspose": absorbing.conv_transpose_down,
@@ -94,6 +99,7 @@ DOWN: dict[str, Rule] = {
     "MatMul": absorbing.matmul_down,
     "Mul": arithmetic.mul_down,
     "Pad": spatial.pad_down,
+    "Relu": _relu_down,
     "Slice": branching.slice_down,
     "Split": branching.split_down,
     "Sub": arithmetic.add_down,

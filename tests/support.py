@@ -94,11 +94,17 @@ def initializer(model: ModelProto, name: str) -> Array:
     return numpy_helper.to_array(tensor)
 
 
-def folded(model: ModelProto, *, count: int | None = None, execute: bool = True) -> Folded:
+def folded(
+    model: ModelProto,
+    *,
+    count: int | None = None,
+    execute: bool = True,
+    options: bnfold.Options | None = None,
+) -> Folded:
     """Fold the model, which must fold `count` sites (all, by default), and check all there is."""
     onnx.checker.check_model(model, full_check=True)
     bytes_before = model.SerializeToString(deterministic=True)
-    result = bnfold.fold(model)
+    result = bnfold.fold(model, options=options)
     assert model.SerializeToString(deterministic=True) == bytes_before, "the argument was changed"
     assert len(result.folded) == (len(result.verdicts) if count is None else count), result.verdicts
     assert result.folded, "nothing was folded"

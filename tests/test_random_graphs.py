@@ -43,7 +43,7 @@ def outputs(model: onnx.ModelProto, x: Any) -> dict[str, Any]:
 def test_a_random_graph_gives_the_same_results_after_folding(ops: list[str], seed: int) -> None:
     model = build(ops, seed)
     onnx.checker.check_model(model)
-    result = bnfold.fold(model)
+    result = bnfold.fold(model, options=bnfold.Options(allow_max=seed % 2 == 1))
     onnx.checker.check_model(result.model, full_check=True)
     assert result.after.nodes <= result.before.nodes
     assert_frame(model, result)

@@ -486,6 +486,28 @@ def test_up_into_group_normalization_from_opset_21_on() -> None:
     _stays(model, "channel-axis", "up")
 
 
+@pytest.mark.parametrize("axis", [-1, 1])
+@pytest.mark.parametrize("bias", [True, False])
+def test_up_into_layer_normalization_where_the_axes_agree(axis: int, bias: bool) -> None:
+    """x is [2, 5, 3]; behind a Transpose the BatchNormalization's channels are its last axis."""
+    text = f"""
+    g (float[2,5,3] x) => (float[2,3,5] y) {{
+      [ln] c = LayerNormalization <axis = {axis}> (x, k{", l" if bias else ""})
+      d = Transpose <perm = [0,2,1]> (c)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    shape = (3,) if axis == -1 else (5, 3)
+    tensors = {"k": numbers(*shape), **({"l": numbers(*shape, seed=2)} if bias else {})}
+    result = folded(parse(text, **tensors, **bn(3)), execute=False)
+    assert result.ops == ["LayerNormalization", "Transpose"]
+    text = text.replace("(d, s,", "(c, s,").replace("d = Transpose <perm = [0,2,1]> (c)", "")
+    model = parse(text.replace("float[2,3,5] y", "float[2,5,3] y"), **tensors, **bn(5))
+    if axis == -1:
+        _stays(model, "channel-axis", "up")
+    else:
+        folded(model, execute=False)
+
+
 RANK_3 = """
 g (float[2,5,3] x) => (float[2,4,5] y) {
   [fc] c = MatMul (x, w)
@@ -508,6 +530,15 @@ def test_matmul_of_rank_3_without_an_add_leaves_one_in_place_of_the_normalizatio
     assert result.model.graph.node[-1].name == "norm"
     zero = folded(parse(text, w=numbers(3, 4), **scale_only(4, negative=True)))
     assert zero.ops == ["MatMul", "Identity", "Transpose"]
+
+
+def test_matmul_of_rank_3_has_no_place_for_a_shift_that_nothing_behind_it_can_hold() -> None:
+    text = """
+    g (float[2,5,3] x) => (float[2,5,4] y) {
+      [fc] c = MatMul (x, w)
+      [sub] y = Sub (k, c)
+    }"""
+    assert reason(parse(text, w=numbers(3, 4), k=numbers(4))) == "no-place-for-shift"
 
 
 def test_matmul_with_the_constant_on_the_left() -> None:
@@ -653,3 +684,44 @@ def test_a_constant_that_makes_the_result_larger_is_no_map() -> None:
       y = Mul (c, k)
     }"""
     assert not bnfold.fold(parse(text, w=numbers(3, 3, 1, 1), k=numbers(5, 1, 1, 1))).folded
+
+
+# --- what a caller may allow --------------------------------------------------------------------
+
+
+def test_a_relu_may_become_a_max() -> None:
+    """Conv → Relu → BatchNormalization → padded Conv: scale down, shift up."""
+    text = """
+    g (float[2,3,6,6] x) => (float[2,5,6,6] y) {
+      [conv1] c = Conv (x, w1)
+      [relu] d = Relu (c)
+      [norm] e = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+      [conv2] y = Conv <pads = [1,1,1,1]> (e, w2)
+    }"""
+    weights = {"w1": numbers(4, 3, 1, 1), "w2": numbers(5, 4, 3, 3, seed=4)}
+    p = bn(4) | {"s": floats(1, -2, 4, -1)}
+    assert reason(parse(text, **weights, **p)) == "negative-scale"
+    result = folded(parse(text, **weights, **p), options=bnfold.Options(allow_max=True))
+    assert result.ops == ["Conv", "Max", "Conv"]
+    assert result.model.graph.node[1].name == "relu"
+    dead = p | {"s": floats(1, 0, 4, -1)}
+    kept = bnfold.fold(parse(text, **weights, **dead), options=bnfold.Options(allow_max=True)).kept
+    assert len(kept) == 1, "the shift of a dead channel has no place before the scale"
+
+
+def test_initializers_that_are_inputs_may_be_frozen() -> None:
+    from onnx import helper
+
+    text = """
+    g (float[2,3,6,6] x) => (float[2,4,6,6] y) {
+      [conv] c = Conv (x, w)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    model = parse(text, w=numbers(4, 3, 1, 1), **bn(4))
+    model.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    assert reason(model) == "overridable-input"
+    result = folded(model, options=bnfold.Options(freeze_initializers=True))
+    assert result.ops == ["Conv"]
+    assert result.model.graph.input == model.graph.input
