@@ -275,5 +275,6 @@ def _supply_bias(
 
 
 def odd_weight(node: Node, operand: Operand) -> Refusal:
+    """The refusal of a constant whose shape does not fit its node."""
     detail = f"its weight {operand.name} has shape {list(operand.shape)}, which does not fit it"
     return refuse(Reason.SHAPE_MISMATCH, node, detail)

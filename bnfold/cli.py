@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageE
 
 if TYPE_CHECKING:
     from bnfold.compare import Trial
+
+    _ParamType = click.ParamType[tuple[str, Any]]
+else:  # a generic class only in newer releases of click
+    _ParamType = click.ParamType
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -51,6 +56,9 @@ class Commands(click.Group):
             ctx.exit(128 + signal.SIGINT)
         except (click.exceptions.Exit, click.ClickException):
             raise
+        except BrokenPipeError:  # the reader is gone: end as other tools do
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(128 + signal.SIGPIPE)
         except OSError as error:  # only the report is left to fail here
             _complain(f"cannot write the report: {error.strerror}", "")
             ctx.exit(UsageError.exit_code)
@@ -86,7 +94,7 @@ debug_option = click.option(
 )  # fmt: skip
 
 
-class _Named(click.ParamType[tuple[str, Any]]):
+class _Named(_ParamType):
     """NAME<separator>VALUE; the name may hold the separator itself, as tensor names do."""
 
     def __init__(self, name: str, separator: str, read: Callable[[str], Any], example: str) -> None:

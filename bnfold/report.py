@@ -6,9 +6,6 @@ nothing in a name is read as markup.
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 from collections.abc import Iterable
 
 from rich.console import Console, Group, RenderableType
@@ -31,9 +28,8 @@ def console() -> Console:
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
-        """End as other tools do when their reader is gone; rich would say 1, which is a verdict."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(128 + signal.SIGPIPE)
+        """Leave it to the command; rich would exit with 1, which is a verdict."""
+        raise BrokenPipeError
 
 
 def plain(name: str) -> str:
