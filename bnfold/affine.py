@@ -112,6 +112,10 @@ class Affine:
         """Each channel spread over `times` consecutive ones, as Flatten does."""
         return replace(self, scale=self.scale.repeat(times), shift=self.shift.repeat(times))
 
+    def tiled(self, times: int) -> Affine:
+        """All channels in a row, `times` over, as Flatten does where they come last."""
+        return replace(self, scale=np.tile(self.scale, times), shift=np.tile(self.shift, times))
+
     def picked(self, channels: npt.NDArray[np.int64] | slice) -> Affine:
         """The map of some of the channels, in the order given."""
         return replace(self, scale=self.scale[channels], shift=self.shift[channels])

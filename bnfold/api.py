@@ -21,9 +21,11 @@ from bnfold.compare import Trial, compare
 from bnfold.comparison import Comparison
 from bnfold.counts import Counts
 from bnfold.errors import NotEqualError, UsageError
+from bnfold.functions import inlined
 from bnfold.graph import Index
 from bnfold.options import Options
 from bnfold.plan import Verdict, plan
+from bnfold.sites import BATCH_NORM
 
 Model = TypeVar("Model")
 PathLike = str | os.PathLike[str]
@@ -89,9 +91,13 @@ def inspect(model: onnx.ModelProto | PathLike, *, options: Options | None = None
 
     Raises ModelError where the file cannot be read or the model is not valid.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else model_file.read(Path(model)).model
-    index = Index(proto)
-    return Inspection(plan(index, options).verdicts, Counts.of(index))
+    if isinstance(model, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model)
+    else:
+        proto = model_file.read(Path(model)).model
+    result = _fold_in_place(proto, options)
+    return Inspection(result.verdicts, result.before)
 
 
 def optimize(
@@ -124,15 +130,13 @@ def optimize(
             "write to a new file with -o instead of --in-place",
         )
     bytes_before = file.bytes_on_disk
-    index = Index(file.model)
-    before, planned = Counts.of(index), plan(index, options)
-    apply(index, planned)
+    result = _fold_in_place(file.model, options, may_inline=not file.external)
     keep = file.data_files if in_place else [source, *file.data_files]
     with model_file.Output(target, keep) as output:
         comparison = None
-        if planned.edits or file.external:
+        if result.folded or file.external:
             output.write(file)
-            if verify == "full" and planned.edits:
+            if verify == "full" and result.folded:
                 comparison = compare(source, output.candidate, trial or Trial())
                 _require_equal(comparison)
         else:
@@ -143,8 +147,8 @@ def optimize(
     if file.external and data.exists():
         written.data_files.append(data)
     return OptimizeResult(
-        target, planned.verdicts, before, Counts.of(Index(file.model)),
-        bytes_before, written.bytes_on_disk, comparison,
+        target, result.verdicts, result.before, result.after, bytes_before, written.bytes_on_disk,
+        comparison,
     )  # fmt: skip
 
 
@@ -163,9 +167,17 @@ def verify(
         return compare(_located(original, stack), _located(folded, stack), trial or Trial())
 
 
-def _fold_in_place(model: onnx.ModelProto, options: Options | None) -> FoldResult[onnx.ModelProto]:
+def _fold_in_place(
+    model: onnx.ModelProto, options: Options | None, *, may_inline: bool = True
+) -> FoldResult[onnx.ModelProto]:
     index = Index(model)
     before, planned = Counts.of(index), plan(index, options)
+    if may_inline and (copy := inlined(model, planned.verdicts)) is not None:
+        inner = _fold_in_place(copy, options, may_inline=False)
+        kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
+        if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
+            model.CopyFrom(copy)
+            return FoldResult(model, inner.verdicts, before, inner.after)
     apply(index, planned)
     return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from onnx import TensorProto
 
 from bnfold.affine import Affine
@@ -174,7 +175,8 @@ def reshape(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
 
     Elements keep their order, so an axis of size C with n elements behind it is the axis of the
     same size with as many behind it, or as many in front, on the other side. It may also be merged
-    with the axes behind it into one of C·k: then channel c becomes columns c·k … c·k + k − 1.
+    into one of C·k: with the axes behind it, then channel c becomes columns c·k … c·k + k − 1, or
+    with those in front, then it becomes columns c, c + C, c + 2·C …
     """
     if a.axis is None:
         return a
@@ -192,21 +194,25 @@ def reshape(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     for place, dim in enumerate(there):
         if not (isinstance(dim, int) and isinstance(size, int) and min(dim, size) > 1):
             continue
-        if not same_size(here[:axis], there[:place]):
-            continue
-        if dim % size == 0:
-            return a.repeated(dim // size).along(place)
-        if size % dim == 0:
-            return _gathered(node, a, size // dim, place)
+        in_front = same_size(here[:axis], there[:place])
+        behind = same_size(here[axis + 1 :], there[place + 1 :])
+        if (in_front or behind) and dim % size == 0:
+            spread = a.repeated if in_front else a.tiled
+            return spread(dim // size).along(place)
+        if (in_front or behind) and size % dim == 0:
+            order = np.arange(size).reshape((dim, -1) if in_front else (-1, dim))
+            found = agreeing(node, a.along(place), order if in_front else order.T)
+            if isinstance(found, Affine):
+                return found
     return refuse(Reason.AXIS_LOST, node)
 
 
-def _gathered(node: Node, a: Affine, times: int, place: int) -> Affine | Refusal:
-    """The map of whole channels, if it is the same on the `times` columns of each."""
-    scale, shift = a.scale.reshape(-1, times), a.shift.reshape(-1, times)
-    if np.any(scale != scale[:, :1]) or np.any(shift != shift[:, :1]):
-        return refuse(Reason.AXIS_LOST, node)
-    return a.picked(slice(None, None, times)).along(place)
+def agreeing(node: Node, a: Affine, members: npt.NDArray[np.int64]) -> Affine | Refusal:
+    """One entry for each row of `members`, the entries that must all be the same for that."""
+    for vector in (a.scale, a.shift):
+        if np.any(vector[members] != vector[members[:, :1]]):
+            return refuse(Reason.AXIS_LOST, node)
+    return a.picked(members[:, 0])
 
 
 _EXACT_CASTS = {

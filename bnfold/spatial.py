@@ -9,7 +9,7 @@ from bnfold.constants import Constant
 from bnfold.draft import Draft
 from bnfold.edits import Supply
 from bnfold.graph import Node
-from bnfold.passing import axes_of
+from bnfold.passing import agreeing, axes_of
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Demand, Step, refuse
 
@@ -131,8 +131,5 @@ def _regrouped(node: Node, a: Affine, blocks: int, *, dcr: bool, spread: bool) -
         )
     count = a.channels // blocks
     order = np.arange(a.channels).reshape((blocks, count) if dcr else (count, blocks))
-    grouped = order.T if dcr else order  # row c: the channels that become channel c
-    for vector in (a.scale, a.shift):
-        if np.any(vector[grouped] != vector[grouped[:, :1]]):
-            return refuse(Reason.AXIS_LOST, node)
-    return a.picked(grouped[:, 0])
+    # row c: the channels that become channel c
+    return agreeing(node, a, order.T if dcr else order)

@@ -6,6 +6,7 @@ optimised and equal, or refused with a reason; none crashes bnfold.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -46,3 +47,13 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
         assert result.comparison.equal
     model = onnx.load(path)
     assert_frame(model, bnfold.fold(model))
+
+
+def test_the_table_in_the_documentation_is_of_today() -> None:
+    docs = Path(__file__).parents[1] / "docs"
+    spec = importlib.util.spec_from_file_location("corpus_table", docs / "corpus_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (docs / "corpus.md").read_text() == module.table(CORPUS)

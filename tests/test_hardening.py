@@ -83,11 +83,13 @@ def test_in_a_function_there_are_never_more_nodes_than_before() -> None:
         f"c{i} = Conv <group = 3> (y{i}, w) y{i + 1} = BatchNormalization (c{i}, k, k, k, k)\n"
         for i in range(3)
     )
+    relus = "".join(f"r{i + 1} = Relu (r{i})\n" for i in range(12))  # too long to be inlined
     text = f"""
     <ir_version: 8, opset_import: ["": 17, "l": 1]>
-    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {{ y = l.f (x) }}
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {{ k = l.f (x) y = l.f (k) }}
     <domain: "l", opset_import: ["": 17]>
-    f (y0) => (y3) {{
+    f (r0) => (y3) {{
+      {relus} y0 = Relu (r12)
       k = Constant <value_floats = [1.0, 2.0, 3.0]> ()
       w = Constant <value = float[3,1,1,1] {{1.0, 2.0, 3.0}}> ()
       {blocks}

@@ -258,6 +258,26 @@ def test_columns_that_differ_do_not_make_a_channel() -> None:
     folded(parse(text, w=numbers(4, 3, 1, 1), **repeated))
 
 
+def test_channels_that_come_last_repeat_over_the_columns() -> None:
+    """As TensorFlow flattens: [N, H, W, C] → [N, H·W·C]."""
+    op = "e = Transpose <perm = [0,2,3,1]> (c) d = Reshape (e, k)"
+    tensors = {"k": np.array([2, 144], INT)}
+    result = folded(down(op, "Gemm (d, w)", w=numbers(144, 5), **tensors))
+    assert "BatchNormalization" not in result.ops
+    text = """
+    g (float[2,3,6,6] x) => (float[2,144] y) {
+      [conv] c = Conv (x, w)
+      e = Transpose <perm = [0,2,3,1]> (c)
+      d = Reshape (e, k)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    same = {name: np.tile(array, 36) for name, array in bn(4).items()}
+    folded(parse(text, w=numbers(4, 3, 1, 1), **tensors, **same))
+    repeated = {name: array.repeat(36) for name, array in bn(4).items()}
+    model = parse(text, w=numbers(4, 3, 1, 1), **tensors, **repeated)
+    assert reason(model) == "axis-lost"
+
+
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_depth_to_space(mode: str) -> None:
     op = f'd = DepthToSpace <blocksize = 2, mode = "{mode}"> (c)'

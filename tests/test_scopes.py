@@ -8,7 +8,7 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
-from tests.support import bn, folded, numbers, parse, reason
+from tests.support import assert_same_outputs, bn, folded, numbers, parse, reason
 
 IF_BODY = """
 g (bool cond, float[1,2,4,4] x) => (float[1,3,2,2] y) {
@@ -120,48 +120,83 @@ Block PARAMETERS (x) => (y) {
   b = Constant <value_floats = [3.0, 4.0]> ()
   m = Constant <value_floats = [5.0, 6.0]> ()
   v = Constant <value_floats = [1.0, 4.0]> ()
-  [conv] c = Conv (x, w)
+  r0 = Identity (x)
+  LONG
+  [conv] c = Conv (r0, w)
   [norm] y = BatchNormalization <EPSILON> (c, s, b, m, v)
 }"""
 
 
-def function(parameters: str = "", attributes: str = "", epsilon: str = "epsilon = 0.0") -> str:
+def function(
+    parameters: str = "", attributes: str = "", epsilon: str = "epsilon = 0.0", long: str = ""
+) -> str:
     return (
         FUNCTION.replace("PARAMETERS", parameters)
         .replace("ATTRIBUTES", attributes)
         .replace("EPSILON", epsilon)
+        .replace("LONG", long)
     )
+
+
+# so long that two calls written out would be more nodes than the function and its calls
+LONG = "\n".join(f"r{i + 1} = Relu (r{i})" for i in range(12)).replace("r12 =", "q =")
 
 
 def test_a_function_with_its_constants_inside_folds_once_for_all_calls() -> None:
     result = folded(parse(function()))
     assert result.result.verdicts[0].scope == "function own::Block"
     (body,) = result.model.functions
-    assert [node.op_type for node in body.node] == ["Constant", "Constant", "Conv"]
+    assert [node.op_type for node in body.node] == ["Constant", "Identity", "Constant", "Conv"]
 
 
 def test_an_attribute_that_comes_from_the_call() -> None:
-    text = function("<eps>", "<eps = 1.0>", "epsilon : float = @eps")
+    text = function("<eps>", "<eps = 1.0>", "epsilon : float = @eps", LONG)
     assert reason(parse(text)) == "attribute-from-call"
 
 
 def test_a_conv_whose_attribute_comes_from_the_call() -> None:
-    text = function("<count>", "<count = 1>").replace(
-        "Conv (x, w)", "Conv <group : int = @count> (x, w)"
+    text = function("<count>", "<count = 1>", long=LONG).replace(
+        "Conv (r0, w)", "Conv <group : int = @count> (r0, w)"
     )
     assert reason(parse(text)) == "attribute-from-call"
 
 
-def test_a_weight_that_is_an_argument_of_the_function() -> None:
-    text = """
-    <ir_version: 8, opset_import: ["": 17, "own": 1]>
-    g (float[1,2,4,4] x) => (float[1,2,4,4] y) { y = own.Block (x, w, s, b, m, v) }
-    <domain: "own", opset_import: ["": 17]>
-    Block (x, w, s, b, m, v) => (y) {
-      [conv] c = Conv (x, w)
-      [norm] y = BatchNormalization (c, s, b, m, v)
-    }"""
-    assert reason(parse(text, w=numbers(2, 2, 1, 1), **bn(2))) == "function-argument"
+ARGUMENTS = """
+<ir_version: 8, opset_import: ["": 17, "own": 1]>
+g (float[1,2,4,4] x) => (float[1,2,4,4] z) {
+  [call1] y = own.Block <eps = 0.0> (x, w1, s, b, m, v)
+  [call2] z = own.Block <eps = 0.0> (y, w2, s, b, m, v)
+}
+<domain: "own", opset_import: ["": 17]>
+Block <eps> (x, w, s, b, m, v) => (y) {
+  [conv] c = Conv (x, w)
+  BETWEEN
+  [norm] y = BatchNormalization <epsilon : float = @eps> (c, s, b, m, v)
+}"""
+WEIGHTS = {"w1": numbers(2, 2, 1, 1), "w2": numbers(2, 2, 1, 1, seed=4)}
+
+
+def test_two_calls_of_a_function_with_weights_of_their_own_both_fold() -> None:
+    model = parse(ARGUMENTS.replace("BETWEEN", ""), **WEIGHTS, **bn(2))
+    result = bnfold.fold(model)
+    assert [node.op_type for node in result.model.graph.node] == ["Conv", "Conv"]
+    assert not result.model.functions
+    assert_same_outputs(model, result.model)
+    assert bnfold.inspect(model).verdicts == result.verdicts
+
+
+def test_a_function_that_would_make_the_model_longer_is_not_inlined() -> None:
+    text = ARGUMENTS.replace("BETWEEN", "e = Relu (c) f = Exp (e) h = Relu (f) i = Exp (h)")
+    model = parse(text, **WEIGHTS, **bn(2))
+    model.functions[0].node[-1].attribute[0].CopyFrom(helper.make_attribute("epsilon", 0.0))
+    assert reason(model, check=False) == "function-argument"
+
+
+def test_functions_that_call_each_other_in_a_circle_are_not_followed() -> None:
+    model = parse(
+        ARGUMENTS.replace("BETWEEN", "k = own.Block (c, w, s, b, m, v)"), **WEIGHTS, **bn(2)
+    )
+    assert not bnfold.inspect(model).verdicts[0].folded
 
 
 def test_a_function_goes_by_its_own_opset() -> None:
