@@ -91,13 +91,12 @@ def inspect(model: onnx.ModelProto | PathLike, *, options: Options | None = None
 
     Raises ModelError where the file cannot be read or the model is not valid.
     """
-    if isinstance(model, onnx.ModelProto):
-        proto = onnx.ModelProto()
-        proto.CopyFrom(model)
-    else:
-        proto = model_file.read(Path(model)).model
-    result = _fold_in_place(proto, options)
-    return Inspection(result.verdicts, result.before)
+    proto = model if isinstance(model, onnx.ModelProto) else model_file.read(Path(model)).model
+    index = Index(proto)
+    planned = plan(index, options)
+    if inlined(proto, planned.verdicts) is not None:  # whether that pays shows only when it is done
+        return Inspection(fold(proto, options=options).verdicts, Counts.of(index))
+    return Inspection(planned.verdicts, Counts.of(index))
 
 
 def optimize(

@@ -8,6 +8,7 @@ demands that every initializer is listed among the inputs; there the list says n
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ FLOAT_TYPES = (
     TensorProto.FLOAT16,
     TensorProto.BFLOAT16,
 )
+_MOST_ELEMENTS = 1 << 40
 _LONGEST_CHAIN = 100  # operators between a weight and its use
 
 
@@ -103,7 +105,10 @@ class Constants:
         name = reader.input(slot)
         if not name:
             return Refusal(Reason.MALFORMED, reader.label, f"its input {slot} is missing")
-        return self._find(reader.scope, name, reader.label, 0)
+        found = self._find(reader.scope, name, reader.label, 0)
+        if isinstance(found, Constant):
+            _check_dims(found)
+        return found
 
     def _find(self, scope: Scope, name: str, reader: str, depth: int) -> Constant | Refusal:
         owner = scope.owner(name)
@@ -161,6 +166,15 @@ class Constants:
         if dtype is None:
             return None
         return np.empty(0, dtype=helper.tensor_dtype_to_np_dtype(dtype))
+
+
+def _check_dims(constant: Constant) -> None:
+    """Raises ModelError for sizes that no file holds; rules compute with them before they read."""
+    if any(dim < 0 for dim in constant.shape) or math.prod(constant.shape) > _MOST_ELEMENTS:
+        raise ModelError(
+            f"the tensor {constant.name!r} claims the shape {list(constant.shape)}",
+            "export the model again",
+        )
 
 
 def _of_constant_node(node: Node, name: str, reader: str) -> Constant | Refusal:

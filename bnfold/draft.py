@@ -152,7 +152,11 @@ class Draft:
             operand = self.operand(edit.node, edit.slot)
             assert isinstance(operand, Operand), "rules look before they edit"
             name, dtype = operand.name, operand.dtype
-            shape = edit.shape_of(operand.shape)
+            try:
+                shape = edit.shape_of(operand.shape)
+            except ValueError:  # a model that contradicts itself
+                detail = f"{name} of shape {list(operand.shape)} does not fit its node"
+                return Refusal(Reason.SHAPE_MISMATCH, edit.node.label, detail)
             if math.prod(shape) > max(_GROWTH, 2 * math.prod(operand.shape)):
                 return Refusal(Reason.TOO_LARGE, edit.node.label, f"{name} as {list(shape)}")
             before = self.values(edit.node, edit.slot)

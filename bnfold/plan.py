@@ -201,10 +201,11 @@ class _Site:
             walk.undo()
             return False
         edits = self._holding(a, holder, len(shape or ()))
+        longer = self.first.node.scope.is_function and walk.new_constants() > 0
+        if longer or not edits or any(self.draft.objection(edit) is not None for edit in edits):
+            walk.undo()
+            return False
         for edit in edits:
-            if self.draft.objection(edit) is not None:
-                walk.undo()
-                return False
             self.draft.add(edit)
         self.into = (*walk.into, (holder or self.last).node.label)
         staying = (holder or self.last).node

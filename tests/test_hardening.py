@@ -186,12 +186,30 @@ def test_damaged_strings_on_the_way_to_a_weight() -> None:
         bnfold.fold(model)
 
 
+@pytest.mark.parametrize("dims", [[-1, 3, 1, 1], [1 << 31, 1 << 31, 1, 1]])
+def test_a_weight_of_impossible_size(dims: list[int]) -> None:
+    model = site()
+    model.graph.initializer[0].dims[:] = dims
+    with pytest.raises(bnfold.ModelError, match="claims the shape"):
+        bnfold.fold(model)
+
+
 @pytest.mark.parametrize("dims", [[0, 3, 1, 1], [3, 0, 1, 1], [1 << 62, 0, 1, 1]])
 def test_a_weight_of_no_elements(dims: list[int]) -> None:
     model = site()
     model.graph.initializer[0].CopyFrom(
         onnx.TensorProto(name="w", data_type=1, dims=dims, raw_data=b"")
     )
+    assert reason(model, check=False) == "shape-mismatch"
+
+
+def test_a_constant_of_a_shape_that_cannot_be() -> None:
+    text = """
+    g (float[1,4,4,4] x) => (float[1,4,4,4] y) {
+      c = InstanceNormalization (x, k, l)
+      y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    model = parse(text, k=numbers(4), l=numbers(3), **bn(4))
     assert reason(model, check=False) == "shape-mismatch"
 
 
