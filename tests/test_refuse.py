@@ -45,8 +45,10 @@ def with_attributes(**attributes: Any) -> ModelProto:
 # --- the BatchNormalization is no inference one -------------------------------------------------
 
 
-def test_training_mode() -> None:
+@pytest.mark.parametrize("opset", [14, 15, 17])
+def test_training_mode(opset: int) -> None:
     model = with_attributes(training_mode=1)
+    model.opset_import[0].version = opset
     model.graph.node[1].output.extend(["running_mean", "running_var"])
     assert reason(model) == "training-mode"
 

@@ -135,6 +135,25 @@ def test_what_passes_down(name: str) -> None:
     assert "BatchNormalization" not in result.ops
 
 
+CONSTANTS = sorted(name for name in BOTH if name.startswith(("constant", "subtracted", "scalar")))
+
+
+@pytest.mark.parametrize("name", CONSTANTS)
+def test_constants_that_are_no_neighbours_take_what_they_can_hold(name: str) -> None:
+    """With another operator in between they are no chain: the map meets them on its way."""
+    op, tensors = BOTH[name]
+    exact = {"k": np.abs(tensors["k"])} if "Mul" in name or "Div" in name else {}
+    if exact:  # the shift is divided by the constant
+        exact["k"] = 2.0 ** np.round(np.log2(exact["k"])).astype(np.float32)
+    between = op.replace("d =", "[op] e =") + " [same] d = Identity (e)"
+    result = folded(up(between, **{**tensors, **exact}))
+    assert "BatchNormalization" not in result.ops
+    between = "[same] e = Identity (c) [op] " + op.replace("c,", "e,").replace("c)", "e)")
+    scale = {"s": floats(1, 2, 4, 8), "v": np.ones(4, np.float32)}
+    result = folded(down(between, **{**bn(4), **scale, **tensors, **exact}))
+    assert "BatchNormalization" not in result.ops
+
+
 SCALES = {
     "Relu": "d = Relu (c)",
     "LeakyRelu": "d = LeakyRelu <alpha = 0.5> (c)",
