@@ -148,6 +148,7 @@ class _Surgery:
     def _set_operator(self, edit: SetOperator) -> None:
         proto = edit.node.proto
         proto.op_type = edit.op_type
+        del proto.output[1:]  # at most names that are empty: the others are refused
         for place in reversed(range(len(proto.attribute))):
             if proto.attribute[place].name in (*edit.drop, *edit.put):
                 del proto.attribute[place]

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from onnx import TensorProto
 
 from bnfold.affine import Affine
 from bnfold.constants import Constant
@@ -130,7 +131,15 @@ def _sliced(draft: Draft, node: Node, a: Affine) -> Indices | Refusal | None:
     if not isinstance(size, int):
         return refuse(Reason.UNKNOWN_RANK, node)
     step = (parts["steps"] or [1] * len(axes))[place]
-    return np.arange(size)[slice(parts["starts"][place], parts["ends"][place], step)]
+    return _between(parts["starts"][place], parts["ends"][place], step, size)
+
+
+def _between(start: int, end: int, step: int, size: int) -> Indices:
+    """The indices of a Slice, clamped as ONNX says, which is not how Python does it."""
+    start, end = (bound + size if bound < 0 else bound for bound in (start, end))
+    if step > 0:
+        return np.arange(min(max(start, 0), size), min(max(end, 0), size), step)
+    return np.arange(min(max(start, 0), size - 1), min(max(end, -1), size - 1), step or -1)
 
 
 def gather_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
@@ -161,6 +170,8 @@ def _gathered(draft: Draft, node: Node, a: Affine, *, up: bool) -> Step | Refusa
     size = shape[axis]
     if isinstance(constant, Refusal) or added or a.axis != axis or not isinstance(size, int):
         return refuse(Reason.AXIS_LOST, node)
+    if constant.dtype not in (TensorProto.INT32, TensorProto.INT64):
+        return refuse(Reason.SHAPE_MISMATCH, node, "its indices are no integers")
     indices = constant.array().astype(np.int64) % size
     return (_selected_up if up else _picked_down)(draft, node, a, indices)
 
@@ -191,7 +202,11 @@ def _selected_down(
         return refuse(Reason.RUN_TIME_WEIGHT, node)
     if isinstance(indices, Refusal):
         return indices
-    return Step(demands=(Demand(0, a if indices is None else a.picked(indices)),))
+    if indices is None:
+        return Step(demands=(Demand(0, a),))
+    if not len(indices):
+        return refuse(Reason.AXIS_LOST, node)
+    return Step(demands=(Demand(0, a.picked(indices)),))
 
 
 # --- Expand and Tile ----------------------------------------------------------------------------
@@ -215,6 +230,8 @@ def tile(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """Copies along axes other than the channels'."""
     if a.axis is None:
         return a
+    if node.scope.opset < 6:  # other inputs
+        return refuse(Reason.AXIS_LOST, node)
     repeats = draft.constants.find_any(node, 1)
     if not isinstance(repeats, Constant) or repeats.array().ravel()[a.axis] != 1:
         return refuse(Reason.AXIS_LOST, node)

@@ -59,7 +59,7 @@ def layer_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal
     gamma, shape = draft.operand(node, 1), draft.shape(node, 0)
     if isinstance(gamma, Refusal):
         return gamma
-    if shape is None:
+    if not shape:
         return refuse(Reason.UNKNOWN_RANK, node)
     first = draft.attribute(node, "axis", -1) % len(shape)
     if a.axis is not None and (a.axis < first or gamma.shape != shape[first:]):

@@ -222,11 +222,16 @@ _EXACT_CASTS = {
 }  # fmt: skip
 
 
-def cast(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
-    """Between float types where no digit is lost: to the same type or to a wider one."""
+def cast(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
+    """Between float types where no digit is lost: to the same type or, downwards, to a wider one.
+
+    Upwards past a widening Cast the map would be made in the narrower type, whose range may not
+    hold it and whose digits do not.
+    """
     source = draft.inferred.element_type(node.scope, node.input(0))
     target = node.attribute("to", 0) if node.scope.opset >= 6 else 0  # it was a string before
-    if source is not None and (source == target or (source, target) in _EXACT_CASTS):
+    widens = not up and (source, target) in _EXACT_CASTS
+    if source is not None and (source == target or widens):
         return a
     return refuse(Reason.NOT_TRANSPARENT, node, "Cast that rounds, or may round,")
 

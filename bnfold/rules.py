@@ -43,9 +43,7 @@ PASS: dict[str, Passage] = {
 }
 
 
-def _pass_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
-    if output != 0:
-        return refuse(Reason.NOT_TRANSPARENT, node, f"output {output} of {draft.op(node)}")
+def _pass_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     return _demand(PASS[draft.op(node)](draft, node, a, True))
 
 

@@ -46,7 +46,7 @@ def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
 
 def constant_slot(draft: Draft, node: Node) -> int | None:
     """Which input of a two-operand node is a float constant, if exactly one is."""
-    if len(node.proto.input) < 2:
+    if len(node.proto.input) != 2 or not node.output:
         return None
     found = [slot for slot in (0, 1) if isinstance(draft.operand(node, slot), Operand)]
     return found[0] if len(found) == 1 else None

@@ -9,7 +9,7 @@ from bnfold.constants import Constant
 from bnfold.draft import Draft
 from bnfold.edits import Supply
 from bnfold.graph import Node
-from bnfold.passing import agreeing, axes_of
+from bnfold.passing import agreeing
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Demand, Step, refuse
 
@@ -73,7 +73,12 @@ def _pad_value(draft: Draft, node: Node) -> float | Refusal:
     if not draft.has(node, 2):
         return float(node.attribute("value", 0.0))
     operand = draft.operand(node, 2)
-    return operand if isinstance(operand, Refusal) else float(draft.values(node, 2).ravel()[0])
+    if isinstance(operand, Refusal):
+        return operand
+    values = draft.values(node, 2)
+    if values.size != 1:
+        return refuse(Reason.SHAPE_MISMATCH, node, f"its value has shape {list(values.shape)}")
+    return float(values.ravel()[0])
 
 
 def resize(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
@@ -85,10 +90,11 @@ def resize(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     if a.axis is None:
         return a
     shape, out = draft.shape(node, 0), draft.output_shape(node)
-    axes = axes_of(draft, node, "axes", None, shape)
-    if isinstance(axes, Refusal) or shape is None:
+    if shape is None:
         return refuse(Reason.UNKNOWN_RANK, node)
-    if axes and a.axis not in axes:
+    # the scales stand in the order in which the attribute names the axes
+    axes = [axis % len(shape) for axis in node.numbers("axes") or range(len(shape))]
+    if a.axis not in axes:
         return a
     scales = node.numbers("scales")
     slot = 1 if node.op == "Upsample" or node.scope.opset < 11 else 2
@@ -97,8 +103,7 @@ def resize(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
         if isinstance(constant, Constant):
             scales = constant.array().ravel().tolist()
     if scales:
-        ordered = sorted(axes) if axes else list(range(len(shape)))
-        unscaled = len(scales) == len(ordered) and scales[ordered.index(a.axis)] == 1
+        unscaled = len(scales) == len(axes) and scales[axes.index(a.axis)] == 1
     else:  # by sizes
         dim = shape[a.axis]
         unscaled = out is not None and dim is not None and out[a.axis] == dim

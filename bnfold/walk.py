@@ -64,6 +64,8 @@ class Walk:
         if (refusal := self._step_to(producer)) is not None:
             return refusal
         output = list(producer.proto.output).index(name)
+        if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
+            return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
         return self._take(producer, rule(draft, producer, output, a), up=True)
 
     def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
@@ -76,7 +78,7 @@ class Walk:
 
     def lower_(self, maker: Node, name: str, a: Affine) -> Refusal | None:
         """Have every reader of `name` make up for a map that is not made any more."""
-        if a.is_identity:
+        if a.is_identity or not name:  # an output without a name has no readers
             return None
         uses = list(self.draft.uses(maker.scope, name))
         readers = [use.node for use in uses]

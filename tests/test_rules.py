@@ -206,6 +206,18 @@ def _stays(model: ModelProto, code: str, direction: str) -> None:
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_scale_of_0_is_not_negative(direction: str) -> None:
+    dead = scale_only(4) | {"s": floats(0, 1, 2, 4)}
+    folded((up if direction == "up" else down)("d = Relu (c)", **dead))
+
+
+@pytest.mark.parametrize("opset", [7, 8, 13, 21])
+def test_constants_broadcast_by_shape_from_opset_7_on(opset: int) -> None:
+    op, tensors = BOTH["constant Mul"]
+    assert folded(up(op, 4, opset, **tensors)).ops == ["Conv"]
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
 def test_max_pool_lets_a_shift_pass_but_no_negative_scale(direction: str) -> None:
     build = up if direction == "up" else down
     op = "d = MaxPool <kernel_shape = [2,2], pads = [1,1,0,0]> (c)"
@@ -764,3 +776,116 @@ def test_initializers_that_are_inputs_may_be_frozen() -> None:
     result = folded(model, options=bnfold.Options(freeze_initializers=True))
     assert result.ops == ["Conv"]
     assert result.model.graph.input == model.graph.input
+
+
+# --- found by review ----------------------------------------------------------------------------
+
+
+def test_a_sum_of_three_with_a_constant_lets_no_scale_pass() -> None:
+    text = """
+    g (float[2,4,6,6] x, float[2,4,6,6] z) => (float[2,3,6,6] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d = Sum (ORDER)
+      y = Conv (d, w)
+    }"""
+    shift = bn(4) | {"s": np.ones(4, np.float32), "v": np.ones(4, np.float32)}
+    for order in ("c, k, z", "k, c, z", "z, k, c", "z, c, k"):
+        model = parse(
+            text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **bn(4)
+        )
+        _stays(model, "other-branch", "down")
+        folded(
+            parse(text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **shift)
+        )
+
+
+@pytest.mark.parametrize("used", ["y, mm", "y, , mm"])
+def test_the_statistics_of_a_layer_normalization_are_not_its_result(used: str) -> None:
+    text = f"""
+    g (float[2,3,4] x) => (float[2,3,4] y, float[2,3,1] z) {{
+      {used} = LayerNormalization (x, k)
+      z = Mul (mm, c)
+    }}"""
+    model = parse(text, k=numbers(4), c=np.array(3, np.float32))
+    assert not bnfold.fold(model).folded
+
+
+def test_the_scales_of_a_resize_stand_in_the_order_of_its_axes() -> None:
+    resize = (
+        'Resize <mode = "nearest", coordinate_transformation_mode = "asymmetric", '
+        'nearest_mode = "floor", axes = [3,1]> (c, , k)'
+    )
+    _stays(up(f"d = {resize}", 4, 18, k=floats(1, 1.2)), "channel-axis", "up")
+    folded(up(f"d = {resize}", 4, 18, k=floats(2, 1)))
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "step", "count"),
+    [(-10, -(1 << 62), -1, 1), (9, -9, -1, 4), (9, 0, -2, 2), (-9, 9, 3, 2), (-1, -3, -1, 2)],
+)
+def test_slices_are_clamped_as_onnx_says(start: int, end: int, step: int, count: int) -> None:
+    bounds = {
+        name: np.array([value], INT)
+        for name, value in (("k", start), ("l", end), ("j", 1), ("i", step))
+    }
+    model = down("d = Slice (c, k, l, j, i)", w=numbers(3, count, 2, 2), **bounds)
+    assert "BatchNormalization" not in folded(model).ops
+    if count != 1:
+        folded(up("d = Slice (c, k, l, j, i)", count, **bounds))
+
+
+def test_a_map_does_not_go_up_through_a_cast_to_a_wider_type() -> None:
+    text = """
+    g (float16[2,3,6,6] x) => (float[2,4,6,6] y) {
+      [conv] c = Conv (x, w)
+      d = Cast <to = 1> (c)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    model = parse(text, w=numbers(4, 3, 1, 1, dtype=np.float16), **bn(4))
+    assert reason(model) == "not-transparent"
+    text = """
+    g (float16[2,4,6,6] x) => (float[2,3,6,6] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d = Cast <to = 1> (c)
+      [conv] y = Conv (d, w)
+    }"""
+    folded(parse(text, w=numbers(3, 4, 1, 1), **bn(4, dtype=np.float16)))
+
+
+def test_an_add_has_one_output() -> None:
+    text = """
+    g (float[2,3,5] x) => (float[2,4,5] y) {
+      [fc] c = MatMul (w, x)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    model = parse(text, 9, w=numbers(4, 3), **bn(4))
+    model.graph.node[1].output.extend(["", "", "", ""])
+    assert folded(model, execute=False).ops == ["MatMul", "Add"]
+
+
+def test_an_output_without_a_name_has_no_readers() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,3,5,5] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      d, unused = Split <axis = 1> (c, k)
+      y = Conv (d, w)
+    }"""
+    model = parse(text, w=numbers(3, 3, 2, 2), k=np.array([3, 1], INT), **bn(4))
+    model.graph.node[1].output[1] = ""
+    # without the shape of the nameless piece the channels cannot be counted
+    _stays(model, "unknown-rank", "down")
+    batch = parse(text.replace("axis = 1", "axis = 0").replace("[2,3,5,5]", "[1,3,5,5]"),
+                  w=numbers(3, 4, 2, 2), k=np.array([1, 1], INT), **bn(4))  # fmt: skip
+    batch.graph.node[1].output[1] = ""
+    folded(batch, execute=False)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        up("d = Pad (c, k, f)", k=np.array([0, 0, 1, 1, 0, 0, 1, 1], INT), f=floats()),
+        up("d = Gather <axis = 1> (c, k)", k=floats(0, 1, 2, 3)),
+    ],
+)
+def test_operators_that_contradict_themselves_end_the_way(model: ModelProto) -> None:
+    assert bnfold.fold(model).kept
