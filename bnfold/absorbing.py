@@ -19,6 +19,8 @@ from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Demand, Step, channels, no_shift, refuse
 
 Kernel = Callable[[tuple[int, ...], int], Layout | None]
+Weight = tuple[Operand, Layout]
+Offset = Callable[[Draft, Node, Operand, Affine], list[Edit] | Refusal]
 
 
 # --- Conv and ConvTranspose ---------------------------------------------------------------------
@@ -35,18 +37,7 @@ def conv_transpose_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Ref
 
 
 def _kernel_up(draft: Draft, node: Node, a: Affine, kernel: Kernel) -> Step | Refusal:
-    weight = _kernel(draft, node, kernel)
-    if isinstance(weight, Refusal):
-        return weight
-    operand, layout = weight
-    a_or_refusal = channels(a, node, 1, layout.output_channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
-    bias = _into_bias(draft, node, operand, a)
-    if isinstance(bias, Refusal):
-        return bias
-    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.outputs)), *bias))
+    return _from_outputs(draft, node, _kernel(draft, node, kernel), a, _into_bias)
 
 
 def conv_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
@@ -56,20 +47,11 @@ def conv_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     weight = _kernel(draft, node, linear.conv)
     if isinstance(weight, Refusal):
         return weight
-    operand, layout = weight
-    padded = (
-        no_shift(node, a, Reason.ZERO_PADDING) if _reads_padding(draft, node, operand) else None
-    )
-    a_or_refusal = padded or channels(a, node, 1, layout.input_channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
-    shift = layout.response(draft.values(node, 1), a.shift)
-    one = Affine(1, np.ones_like(shift), shift)
-    bias = _into_bias(draft, node, operand, one)
-    if isinstance(bias, Refusal):
-        return bias
-    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.inputs)), *bias))
+    if _reads_padding(draft, node, weight[0]):
+        padded = no_shift(node, a, Reason.ZERO_PADDING)
+        if padded is not None:
+            return padded
+    return _from_inputs(draft, node, weight, a, 1, _into_bias)
 
 
 def conv_transpose_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
@@ -77,16 +59,11 @@ def conv_transpose_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step 
     if slot != 0:
         return refuse(Reason.RUN_TIME_WEIGHT, node)
     weight = _kernel(draft, node, linear.conv_transpose)
-    if isinstance(weight, Refusal):
-        return weight
-    _, layout = weight
-    a_or_refusal = no_shift(node, a, Reason.BORDER) or channels(a, node, 1, layout.input_channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    return Step(_scale(node, 1, layout.view, a_or_refusal.scale.reshape(layout.inputs)))
+    shifted = no_shift(node, a, Reason.BORDER)
+    return shifted or _from_inputs(draft, node, weight, a, 1, _into_bias)
 
 
-def _kernel(draft: Draft, node: Node, kernel: Kernel) -> tuple[Operand, Layout] | Refusal:
+def _kernel(draft: Draft, node: Node, kernel: Kernel) -> Weight | Refusal:
     operand = draft.operand(node, 1)
     if isinstance(operand, Refusal):
         return operand
@@ -118,42 +95,19 @@ def _into_bias(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edi
 
 def gemm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """s·(α·A·B + β·C) + t  =  α·A·(B·diag s) + β·(s·C + t/β)."""
-    weight = _gemm_weight(draft, node)
-    if isinstance(weight, Refusal):
-        return weight
-    operand, layout = weight
-    a_or_refusal = channels(a, node, 1, layout.output_channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
-    offset = _into_c(draft, node, operand, a)
-    if isinstance(offset, Refusal):
-        return offset
-    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.outputs)), *offset))
+    return _from_outputs(draft, node, _gemm_weight(draft, node), a, _into_c)
 
 
 def gemm_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     """α·(A·diag s + t)·B + β·C  =  α·A·(diag s·B) + β·(C + α·t·B/β)."""
     if slot != 0:
         return refuse(Reason.RUN_TIME_WEIGHT, node)
-    weight = _gemm_weight(draft, node)
-    if isinstance(weight, Refusal):
-        return weight
-    operand, layout = weight
     axis = 0 if draft.attribute(node, "transA", 0) else 1
-    a_or_refusal = channels(a, node, axis, layout.input_channels)
-    if isinstance(a_or_refusal, Refusal):
-        return a_or_refusal
-    a = a_or_refusal
     alpha = float(draft.attribute(node, "alpha", 1.0))
-    shift = alpha * layout.response(draft.values(node, 1), a.shift)
-    offset = _into_c(draft, node, operand, Affine(1, np.ones_like(shift), shift))
-    if isinstance(offset, Refusal):
-        return offset
-    return Step((*_scale(node, 1, layout.view, a.scale.reshape(layout.inputs)), *offset))
+    return _from_inputs(draft, node, _gemm_weight(draft, node), a, axis, _into_c, alpha)
 
 
-def _gemm_weight(draft: Draft, node: Node) -> tuple[Operand, Layout] | Refusal:
+def _gemm_weight(draft: Draft, node: Node) -> Weight | Refusal:
     operand = draft.operand(node, 1)
     if isinstance(operand, Refusal):
         return operand
@@ -256,6 +210,40 @@ def _as_gemm(node: Node, weight: Operand, shift: FloatArray) -> list[Edit]:
 
 
 # --- what they share ----------------------------------------------------------------------------
+
+
+def _from_outputs(
+    draft: Draft, node: Node, weight: Weight | Refusal, a: Affine, into_offset: Offset
+) -> Step | Refusal:
+    """A map on the output: the weight's output channels by s, the offset by s and t."""
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    each = channels(a, node, 1, layout.output_channels)
+    if isinstance(each, Refusal):
+        return each
+    offset = into_offset(draft, node, operand, each)
+    if isinstance(offset, Refusal):
+        return offset
+    return Step((*_scale(node, 1, layout.view, each.scale.reshape(layout.outputs)), *offset))
+
+
+def _from_inputs(
+    draft: Draft, node: Node, weight: Weight | Refusal, a: Affine, axis: int, into_offset: Offset,
+    factor: float = 1.0,
+) -> Step | Refusal:  # fmt: skip
+    """A map before the data: the weight's input channels by s, `factor`·ΣW·t to the offset."""
+    if isinstance(weight, Refusal):
+        return weight
+    operand, layout = weight
+    each = channels(a, node, axis, layout.input_channels)
+    if isinstance(each, Refusal):
+        return each
+    shift = factor * layout.response(draft.values(node, 1), each.shift)
+    offset = into_offset(draft, node, operand, Affine(1, np.ones_like(shift), shift))
+    if isinstance(offset, Refusal):
+        return offset
+    return Step((*_scale(node, 1, layout.view, each.scale.reshape(layout.inputs)), *offset))
 
 
 def _scale(node: Node, slot: int, view: tuple[int, ...], scale: FloatArray) -> tuple[Edit, ...]:
