@@ -218,6 +218,13 @@ def test_constants_broadcast_by_shape_from_opset_7_on(opset: int) -> None:
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
+def test_a_dropout_that_trains_ends_the_way(direction: str) -> None:
+    build = up if direction == "up" else down
+    tensors = {"r": np.array(0.5, np.float32), "t": np.array(True)}
+    _stays(build("d = Dropout (c, r, t)", **tensors), "not-transparent", direction)
+
+
+@pytest.mark.parametrize("direction", ["up", "down"])
 def test_max_pool_lets_a_shift_pass_but_no_negative_scale(direction: str) -> None:
     build = up if direction == "up" else down
     op = "d = MaxPool <kernel_shape = [2,2], pads = [1,1,0,0]> (c)"
