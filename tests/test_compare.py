@@ -253,7 +253,7 @@ def endless() -> ModelProto:
 
 
 def test_a_model_that_never_ends() -> None:
-    with pytest.raises(bnfold.ChildError, match="had not finished running the original after 3 s"):
+    with pytest.raises(bnfold.ChildError, match=r"had not finished .* after 3 s"):
         bnfold.verify(endless(), endless(), trial=Trial(timeout=3))
 
 

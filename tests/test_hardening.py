@@ -345,8 +345,11 @@ def test_control_c_is_no_verdict(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bnfold", "verify", "m.onnx", "m.onnx"], cwd=tmp_path,
         stderr=subprocess.DEVNULL, start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as running:  # fmt: skip
-        time.sleep(2.5)
+        while not list(tmp_path.glob("bnfold-*/stage")):  # the child is at work
+            time.sleep(0.1)
+            assert running.poll() is None
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 128 + signal.SIGINT
 
