@@ -46,9 +46,9 @@ class Affine:
         return bool(np.any(self.scale != 1))
 
     @classmethod
-    def uniform(cls, scale: float = 1.0, shift: float = 0.0) -> Affine:
-        """The same map for every element."""
-        return cls(None, np.array([scale], np.float64), np.array([shift], np.float64))
+    def identity(cls) -> Affine:
+        """The map that changes nothing, for every element."""
+        return cls(None, np.ones(1), np.zeros(1))
 
     @classmethod
     def of_batch_norm(

@@ -89,6 +89,8 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """s·(c·x) = (s·c)·x;  s·(c·x) + t = c·(s·x + t/c);  s·(x·y) = (s·x)·y = x·(s·y)."""
     constant = constant_slot(draft, node)
     divides = draft.op(node) == "Div"
+    if a.axis is not None and draft.output_shape(node) is None:
+        return refuse(Reason.UNKNOWN_RANK, node)
     if constant is not None and not a.shifts:
         if not divides or constant == 0:
             return Step(_into_constant(draft, node, constant, a))
@@ -132,10 +134,8 @@ def mul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     if divides:
         taken = replace(taken, scale=1 / taken.scale)
     edits = _into_constant(draft, node, constant, taken)
-    if not a.shifts:
-        return Step(edits)
     own = per_channel(draft, node, constant)
-    if own is None or (divides and not np.all(own.scale)):
+    if own is None or not a.shifts or (divides and not np.all(own.scale)):
         return no_shift(node, a) or Step(edits)
     factor = replace(own, scale=1 / own.scale) if divides else own
     passed = placed.shift_only().then(factor)

@@ -53,14 +53,14 @@ def prelu(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     return positive_homogeneous(draft, node, a, up)
 
 
-def max_pool(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+def max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """max(s·x + t) = s·max(x) + t for s ≥ 0; padding is −∞, and channels are never mixed."""
     if any(node.proto.output[1:]):
         return refuse(Reason.NOT_TRANSPARENT, node, "MaxPool with indices")
-    return sign_kept(node, a) or _on_channels(draft, node, a)
+    return sign_kept(node, a) or _on_channels(node, a)
 
 
-def average_pool(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """mean(s·x + t) = s·mean(x) + t, unless zeros from the padding are averaged in."""
     padded = any(node.numbers("pads") or ()) or node.attribute("auto_pad", b"NOTSET") in (
         b"SAME_UPPER", b"SAME_LOWER",
@@ -69,20 +69,20 @@ def average_pool(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Ref
         "ceil_mode", 0
     )
     shifted = None if exact else no_shift(node, a, Reason.ZERO_PADDING)
-    return shifted or _on_channels(draft, node, a)
+    return shifted or _on_channels(node, a)
 
 
-def global_average_pool(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+def global_average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """mean(s·x + t) = s·mean(x) + t."""
-    return _on_channels(draft, node, a)
+    return _on_channels(node, a)
 
 
-def global_max_pool(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+def global_max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """max(s·x + t) = s·max(x) + t for s ≥ 0."""
-    return sign_kept(node, a) or _on_channels(draft, node, a)
+    return sign_kept(node, a) or _on_channels(node, a)
 
 
-def _on_channels(_draft: Draft, node: Node, a: Affine) -> Affine | Refusal:
+def _on_channels(node: Node, a: Affine) -> Affine | Refusal:
     if a.axis not in (None, 1):
         return refuse(Reason.CHANNEL_AXIS, node, f"1, the map along axis {a.axis}")
     return a

@@ -116,7 +116,7 @@ class _Site:
 
     def _total(self) -> Affine | Refusal:
         """The map of the whole chain, as it stands in the draft."""
-        total = Affine.uniform()
+        total = Affine.identity()
         first = self.first
         if isinstance(self.draft.operand(first.node, first.slot), Operand):
             what = f"the constant {first.node.input(first.slot)}"
@@ -136,7 +136,7 @@ class _Site:
     def _fold(self, a: Affine) -> tuple[set[Node], tuple[Refusal | None, Refusal | None]]:
         """The nodes that go, or why none does: the refusals of going all up and all down."""
         everything = {link.node for link in self.chain}
-        nothing = Affine.uniform()
+        nothing = Affine.identity()
         if a.is_identity and self._bypassable():
             self._remove(everything)
             return everything, (None, None)

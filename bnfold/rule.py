@@ -20,7 +20,6 @@ from bnfold.affine import Affine
 from bnfold.draft import Draft
 from bnfold.edits import Edit
 from bnfold.graph import Node
-from bnfold.inference import Shape
 from bnfold.reasons import Reason, Refusal
 
 
@@ -100,8 +99,3 @@ def same_size(one: Sequence[int | str | None], other: Sequence[int | str | None]
         return int(np.prod(numbers, dtype=object)), sorted(d for d in dims if isinstance(d, str))
 
     return size(one) == size(other)
-
-
-def shape_or_refuse(node: Node, shape: Shape | None) -> Shape | Refusal:
-    """The shape, or a refusal where it could not be inferred."""
-    return refuse(Reason.UNKNOWN_RANK, node) if shape is None else shape

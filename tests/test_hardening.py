@@ -245,6 +245,23 @@ def test_the_rank_that_a_graph_output_claims_is_not_believed() -> None:
     assert reason(parse(text, w=numbers(4, 3), **bn(3)), check=False) == "channel-axis"
 
 
+@pytest.mark.parametrize(
+    "op", ["Mul (u, k)", "Mul (k, u)", "Div (u, k)", "Add (u, k)", "Sub (k, u)"]
+)
+def test_a_constant_beside_a_value_of_unknown_shape(op: str) -> None:
+    text = f"""
+    <ir_version: 8, opset_import: ["": 17, "own": 1]>
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {{
+      u = own.Unknown (x)
+      c = {op}
+      r = Relu (c)
+      y = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+    }}"""
+    p = {"s": np.full(3, 2, np.float32), "b": np.zeros(3, np.float32), "m": np.zeros(3, np.float32)}
+    model = parse(text, k=numbers(3, 1, 1), **{**bn(3), **p})
+    assert reason(model, check=False) == "unknown-rank"
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
