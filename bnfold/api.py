@@ -74,7 +74,8 @@ def fold(model: Model, *, options: Options | None = None) -> FoldResult[Model]:
     `model` is an onnx.ModelProto or an onnx_graphsurgeon.Graph and is left as it is; the result's
     `model` is of the same type. Nothing is run: `verify` compares two models in onnxruntime.
 
-    Raises ModelError where the model is not valid, TypeError for anything but the two types.
+    Raises ModelError where a name is read that nothing makes, a name is made twice or a tensor is
+    damaged (it is no full check of the model), TypeError for anything but the two types.
     """
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
