@@ -207,12 +207,7 @@ def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> 
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-")))
     file = model_file.ModelFile(folder / "model.onnx", onnx.ModelProto())
     file.model.CopyFrom(model)
-    if file.is_large:
-        file.external = list(model_file.tensors(file.model))
-    with model_file.Output(file.path) as output:
-        output.write(file)
-        output.publish()
-    return file.path
+    return model_file.write(file, file.path)
 
 
 def _require_equal(comparison: Comparison) -> None:

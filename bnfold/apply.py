@@ -71,6 +71,8 @@ class _Surgery:
                 continue
             constant = self.constants.find(node, slot)
             assert isinstance(constant, Constant), "it was there when it was planned"
+            if constant.quantized:  # the edits of its DequantizeLinear have done that
+                continue
             if constant.is_stored:
                 stored.append((node, slot, constant, edits))
                 continue

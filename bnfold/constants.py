@@ -31,6 +31,14 @@ FLOAT_TYPES = (
     TensorProto.FLOAT16,
     TensorProto.BFLOAT16,
 )
+INTEGER_TYPES = (
+    TensorProto.INT4, TensorProto.UINT4, TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16,
+    TensorProto.UINT16, TensorProto.INT32,
+)  # fmt: skip
+FLOAT8_TYPES = (
+    TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
+    TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
+)  # fmt: skip
 _MOST_ELEMENTS = 1 << 40
 _LONGEST_CHAIN = 100  # operators between a weight and its use
 
@@ -43,6 +51,7 @@ class Constant:
     scope: Scope  # where it is defined, which may be outside of where it is read
     tensor: TensorProto
     node: Node | None  # what makes it, None for an initializer
+    quantized: bool = False  # it comes out of a DequantizeLinear, and must go on doing so
 
     @property
     def is_stored(self) -> bool:
@@ -79,7 +88,7 @@ class Constant:
             ) from error
 
     def values(self) -> FloatArray:
-        """The values in float64, which holds each of FLOAT_TYPES exactly."""
+        """The values in float64, which holds every number of the types that `find` lets through."""
         return self.array().astype(np.float64)
 
 
@@ -93,9 +102,15 @@ class Constants:
         self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
 
     def find(self, reader: Node, slot: int) -> Constant | Refusal:
-        """The float constant that `reader` reads at `slot`, or why there is none."""
+        """The float constant that `reader` reads at `slot`, or why there is none.
+
+        A DequantizeLinear may read integers and 8-bit floats as well.
+        """
         found = self.find_any(reader, slot)
-        if isinstance(found, Constant) and found.dtype not in FLOAT_TYPES:
+        types: tuple[int, ...] = FLOAT_TYPES
+        if reader.op == "DequantizeLinear":
+            types += INTEGER_TYPES + FLOAT8_TYPES
+        if isinstance(found, Constant) and found.dtype not in types:
             detail = f"{found.name} of type {_type_name(found.dtype)}"
             return Refusal(Reason.DTYPE, reader.label, detail)
         return found
@@ -143,6 +158,7 @@ class Constants:
         if node.call_attribute():
             return computed
         arrays: list[npt.NDArray[Any] | None] = []
+        quantized = node.op == "DequantizeLinear"
         for slot, source in enumerate(node.proto.input):
             if node.op == "CastLike" and slot == 1:
                 arrays.append(self._of_same_type(node.scope, source))
@@ -150,11 +166,12 @@ class Constants:
             operand = self._find(node.scope, source, reader, depth + 1) if source else None
             if isinstance(operand, Refusal):
                 return operand
+            quantized = quantized or (operand is not None and operand.quantized)
             arrays.append(None if operand is None else operand.array())
         result = evaluate(node.proto, node.scope.opset, arrays)
         if result is None or result.dtype.kind in "OSU":
             return computed
-        return Constant(name, node.scope, numpy_helper.from_array(result, name), node)
+        return Constant(name, node.scope, numpy_helper.from_array(result, name), node, quantized)
 
     def is_computed(self, scope: Scope, name: str) -> bool:
         """Whether `name`, made by a node of `scope`, was found to be a constant."""
@@ -200,13 +217,26 @@ def _type_name(dtype: int) -> str:
     return names.get(dtype, str(dtype))
 
 
+def in_range(values: FloatArray, dtype: int) -> npt.NDArray[np.bool_]:
+    """Which of the values, rounded, an integer type of ONNX can hold."""
+    limits: Any = ml_dtypes.iinfo(  # type: ignore[no-untyped-call]
+        helper.tensor_dtype_to_np_dtype(dtype)
+    )
+    nearest = np.rint(values)
+    return np.asarray((nearest >= limits.min) & (nearest <= limits.max))
+
+
 def rounded(values: FloatArray, dtype: int) -> npt.NDArray[Any]:
     """`values` rounded once, to nearest with ties to even, to the ONNX element type `dtype`.
+
+    Integers must be in the type's range.
 
     ml_dtypes converts float64 to bfloat16 by way of float32 and so rounds twice: 1 + 2⁻⁸ + 2⁻⁴⁰
     becomes 1 instead of 1 + 2⁻⁷. Rounding *to odd* on the way to float32 keeps the lost digits
     alive as one sticky bit, after which the second rounding is right (Boldo & Melquiond 2008).
     """
+    if dtype in INTEGER_TYPES:
+        return np.rint(values).astype(helper.tensor_dtype_to_np_dtype(dtype))
     if dtype != TensorProto.BFLOAT16:
         with np.errstate(over="ignore"):  # an overflow becomes infinite and is refused by name
             return values.astype(helper.tensor_dtype_to_np_dtype(dtype))

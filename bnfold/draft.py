@@ -16,7 +16,7 @@ import numpy as np
 from onnx import helper
 
 from bnfold.affine import FloatArray
-from bnfold.constants import Constant, Constants, rounded
+from bnfold.constants import INTEGER_TYPES, Constant, Constants, in_range, rounded
 from bnfold.edits import Edit, Rescale, SetOperator, Supply, applied, effective
 from bnfold.graph import Index, Node, Role, Scope, Use
 from bnfold.inference import Inferred, Shape
@@ -33,6 +33,7 @@ class Operand:
     name: str
     shape: tuple[int, ...]
     dtype: int
+    quantized: bool = False  # what changes is the DequantizeLinear that it comes out of
 
 
 class Draft:
@@ -55,15 +56,17 @@ class Draft:
         first = planned[0] if planned else None
         if isinstance(first, Supply):
             name, shape, dtype = first.name, first.values.shape, first.dtype
+            quantized = False
         else:
             constant = self.constants.find(node, slot)
             if isinstance(constant, Refusal):
                 return constant
             name, shape, dtype = constant.name, constant.shape, constant.dtype
+            quantized = constant.quantized
         for edit in planned:
             if isinstance(edit, Rescale):
                 shape = edit.shape_of(shape)
-        return Operand(name, shape, dtype)
+        return Operand(name, shape, dtype, quantized)
 
     def has(self, node: Node, slot: int) -> bool:
         """Whether the input is there, or will be."""
@@ -163,6 +166,10 @@ class Draft:
             if not np.all(np.isfinite(before)):
                 return Refusal(Reason.NOT_FINITE, edit.node.label, name)
             after = edit.of(before)
+        if dtype in INTEGER_TYPES:
+            if np.all(in_range(after, dtype)):
+                return None
+            return Refusal(Reason.QUANTIZED, edit.node.label, f"{name} would not fit into them")
         folded = rounded(after, dtype).astype(np.float64)
         if not np.all(np.isfinite(folded)):
             return Refusal(Reason.OVERFLOW, edit.node.label, name)

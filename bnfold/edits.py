@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnfold.affine import FloatArray
+from bnfold.affine import Affine, FloatArray
 from bnfold.graph import Node
 
 
@@ -44,6 +44,22 @@ class Rescale:
         enlarged = np.broadcast_shapes(self.view, self.scale.shape, shift)
         return shape if math.prod(enlarged) == math.prod(shape) else enlarged
 
+    def as_affine(self, shape: tuple[int, ...]) -> Affine | None:
+        """The same as a map along one axis of a constant of this shape; None where it is none."""
+        if self.shape_of(shape) != shape:
+            return None
+        shift = np.zeros(()) if self.shift is None else self.shift
+        both = [np.broadcast_to(v, self.view).reshape(shape) for v in (self.scale, shift)]
+        wide = [
+            axis for axis in range(len(shape)) if any(np.diff(v, axis=axis).any() for v in both)
+        ]
+        if len(wide) > 1 or 0 in shape:
+            return None
+        if not wide:
+            return Affine(None, *(v.reshape(-1)[:1] for v in both))
+        lines = (np.moveaxis(v, wide[0], 0).reshape(shape[wide[0]], -1)[:, 0] for v in both)
+        return Affine(wide[0], *lines)
+
     def lost(self, exact: FloatArray, stored: FloatArray, largest: float, smallest: float) -> int:
         """How many channels are nothing but zeros in `stored` although they count in `exact`.
 
@@ -51,11 +67,12 @@ class Rescale:
         dtype's largest and smallest positive numbers: then the original computes zeros there too.
         (Trained models hold channels that weight decay has brought down to 1e-40.)
         """
-        if not self.guards or exact.size != stored.size:
+        if not self.guards:
             return 0
+        view = np.broadcast_shapes(self.view, self.scale.shape)
         axes = tuple(axis for axis, size in enumerate(self.scale.shape) if size == 1)
-        response = np.abs(exact).reshape(self.view).sum(axis=axes) * largest**0.5
-        remains = np.any(stored.reshape(self.view) != 0, axis=axes)
+        response = np.abs(exact).reshape(view).sum(axis=axes) * largest**0.5
+        remains = np.any(stored.reshape(view) != 0, axis=axes)
         return int(np.count_nonzero((response >= smallest / 2) & ~remains))
 
 

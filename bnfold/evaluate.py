@@ -26,8 +26,9 @@ MOVES = frozenset(
         "Shape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
     }
 )  # fmt: skip
+QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
-SUPPORTED = MOVES | ARITHMETIC
+SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION
 
 _LEAST = 1 << 24  # elements that are always allowed
 _GROWTH = 8  # times the largest operand

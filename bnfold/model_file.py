@@ -101,6 +101,16 @@ def _with_external_data(path: Path, model: ModelProto) -> ModelFile:
     return file
 
 
+def write(file: ModelFile, path: Path) -> Path:
+    """Write a model to `path`, its tensors beside it where they are too large for one message."""
+    if file.is_large and not file.external:
+        file = ModelFile(path, file.model, list(tensors(file.model)))
+    with Output(path) as output:
+        output.write(file)
+        output.publish()
+    return path
+
+
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor of a model: initializers and attributes, in bodies and functions too."""
     yield from _graph_tensors(model.graph)

@@ -202,11 +202,9 @@ class _Site:
             return False
         edits = self._holding(a, holder, len(shape or ()))
         longer = self.first.node.scope.is_function and walk.new_constants() > 0
-        if longer or not edits or any(self.draft.objection(edit) is not None for edit in edits):
+        if longer or not edits or any(walk.edit(edit) is not None for edit in edits):
             walk.undo()
             return False
-        for edit in edits:
-            self.draft.add(edit)
         self.into = (*walk.into, (holder or self.last).node.label)
         staying = (holder or self.last).node
         self._remove({link.node for link in self.chain} - {staying})
@@ -248,10 +246,10 @@ class _Site:
             Rescale(kept, 1, sigma.shape, zero, a.scale * sigma),
             Rescale(kept, 2, sigma.shape, zero, a.shift + a.scale * mean),
         )
-        if any(self.draft.objection(edit) is not None for edit in edits):
+        walk = Walk(self.draft)
+        if any(walk.edit(edit) is not None for edit in edits):
+            walk.undo()
             return None
-        for edit in edits:
-            self.draft.add(edit)
         self.into = (kept.label,)
         self._remove({link.node for link in self.chain} - {kept})
         return kept

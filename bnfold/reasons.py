@@ -109,6 +109,12 @@ class Reason(Enum):
         "fold in float32 and convert afterwards",
     )
 
+    QUANTIZED = (
+        "quantized",
+        "{node} cannot take the map into its integers and their scale: {detail}",
+        "fold first and quantise then: run bnfold on the model before its quantisation",
+    )
+
     # --- the way to the linear node --------------------------------------------------------------
     ANOTHER_READER = (
         "another-reader",
@@ -181,6 +187,11 @@ class Reason(Enum):
         "not-transparent",
         "{detail} at {node} does not commute with a map per channel",
         "nothing is wrong: the map cannot be moved past this node",
+    )
+    ROUNDING = (
+        "rounding",
+        "the map cannot be moved past {node}, where activations are rounded to integers",
+        "fold first and quantise then: run bnfold on the model before its quantisation",
     )
     OTHER_BRANCH = (
         "other-branch",

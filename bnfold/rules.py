@@ -6,7 +6,7 @@ it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
 
 from __future__ import annotations
 
-from bnfold import absorbing, arithmetic, branching, normalizing, passing, spatial
+from bnfold import absorbing, arithmetic, branching, normalizing, passing, quantized, spatial
 from bnfold.affine import Affine
 from bnfold.draft import Draft
 from bnfold.graph import Node
@@ -68,6 +68,7 @@ UP: dict[str, Rule] = {
     "Concat": branching.concat_up,
     "Conv": absorbing.conv_up,
     "ConvTranspose": absorbing.conv_transpose_up,
+    "DequantizeLinear": quantized.dequantize_up,
     "Div": arithmetic.mul_up,
     "Gather": branching.gather_up,
     "Gemm": absorbing.gemm_up,
@@ -97,6 +98,7 @@ DOWN: dict[str, Rule] = {
     "MatMul": absorbing.matmul_down,
     "Mul": arithmetic.mul_down,
     "Pad": spatial.pad_down,
+    "QuantizeLinear": quantized.quantize_down,
     "Relu": _relu_down,
     "Slice": branching.slice_down,
     "Split": branching.split_down,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bnfold.affine import Affine
 from bnfold.draft import Draft, Operand
-from bnfold.edits import Rescale, SetOperator, Supply
+from bnfold.edits import Edit, Rescale, SetOperator, Supply
 from bnfold.graph import Node, Role, Scope, Use
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Step, beside, refuse
@@ -33,16 +33,23 @@ class Walk:
 
     def changed_operators(self) -> bool:
         """Whether this walk made another operator of a node: a Gemm of a MatMul."""
-        return any(isinstance(edit, SetOperator) for edit in self.draft.edits[self._start :])
+        return any(
+            isinstance(edit, SetOperator) and edit.op_type != edit.node.op
+            for edit in self.draft.edits[self._start :]
+        )
 
     def new_constants(self) -> int:
         """How many of the constants that this walk changes cannot be changed where they stand."""
         changed = {
             (edit.node, edit.slot)
             for edit in self.draft.edits[self._start :]
-            if isinstance(edit, Rescale | Supply)
+            if isinstance(edit, Rescale | Supply) and not self._is_quantized(edit)
         }
         return sum(not self.draft.is_private(node, slot) for node, slot in changed)
+
+    def _is_quantized(self, edit: Rescale | Supply) -> bool:
+        operand = self.draft.operand(edit.node, edit.slot)
+        return isinstance(operand, Operand) and operand.quantized
 
     # --- up --------------------------------------------------------------------------------------
 
@@ -51,7 +58,8 @@ class Walk:
         if a.is_identity:
             return None
         draft, scope = self.draft, reader.scope
-        if isinstance(operand := draft.operand(reader, slot), Operand):
+        operand = draft.operand(reader, slot)
+        if isinstance(operand, Operand) and not operand.quantized:
             return self._into_constant(reader, slot, operand, a)
         name = draft.origin(scope, reader.input(slot))
         producer = scope.producers.get(name)
@@ -100,6 +108,23 @@ class Walk:
 
     # --- both ------------------------------------------------------------------------------------
 
+    def edit(self, edit: Edit) -> Refusal | None:
+        """Plan an edit. One of a constant out of a DequantizeLinear is owed by that node."""
+        if (refusal := self.draft.objection(edit)) is not None:
+            return refusal
+        if isinstance(edit, Rescale):
+            operand = self.draft.operand(edit.node, edit.slot)
+            assert isinstance(operand, Operand), "rules look before they edit"
+            if operand.quantized:
+                a = edit.as_affine(operand.shape)
+                if a is None:
+                    detail = f"{operand.name} would change along more than one axis"
+                    return refuse(Reason.QUANTIZED, edit.node, detail)
+                if (refusal := self.raise_(edit.node, edit.slot, a)) is not None:
+                    return refusal
+        self.draft.add(edit)  # also a quantised one: the draft knows its values by it
+        return None
+
     def _step_to(self, node: Node) -> Refusal | None:
         self.steps += 1
         if self.steps > LONGEST:
@@ -124,9 +149,8 @@ class Walk:
 
     def _plan(self, node: Node, step: Step, *, up: bool) -> Refusal | None:
         for edit in step.edits:
-            if (refusal := self.draft.objection(edit)) is not None:
+            if (refusal := self.edit(edit)) is not None:
                 return refusal
-            self.draft.add(edit)
         if step.edits or not step.demands:
             self.into.append(node.label)
         for demand in step.demands:

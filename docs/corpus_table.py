@@ -32,7 +32,9 @@ NOTES = """
 ## Why the rest stays
 
 - **computed-at-run-time**: the weights or parameters are graph inputs (`noparams`, the backend
-  tests), or the parameters are themselves quantised and stand behind a DequantizeLinear (`qdq`).
+  tests).
+- **rounding** in `qdq`: a BatchNormalization between the DequantizeLinear and the QuantizeLinear of
+  activations, which a quantiser has put there because nobody had folded it before. Fold first.
 - **overridable-input**: every weight is an input that callers may replace (`initasinput`, the face
   detector). `--freeze-initializers` folds all of them.
 - **training-mode**: exported in training mode.

@@ -37,6 +37,17 @@ def _header(opset: int, ir_version: int) -> str:
     return f'<ir_version: {ir_version}, opset_import: ["": {opset}]>'
 
 
+def free(model: ModelProto) -> ModelProto:
+    """The model with the shape of its output left to inference."""
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = inferred.graph.output[0].type.tensor_type
+    model.graph.output[0].type.tensor_type.CopyFrom(found)
+    if not found.HasField("shape"):
+        del model.graph.output[0].type.tensor_type.shape.dim[:]
+    return model
+
+
 def numbers(*shape: int, seed: int = 0, dtype: Any = np.float32) -> Array:
     """Small integers, none of them 0."""
     rng = np.random.default_rng(seed)

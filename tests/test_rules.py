@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
-from tests.support import Array, bn, folded, numbers, parse, reason
+from tests.support import Array, bn, folded, free, numbers, parse, reason
 
 
 def floats(*values: float) -> Array:
@@ -41,7 +41,7 @@ def up(op: str, channels: int = 4, opset: int = 17, /, **tensors: Array) -> Mode
       {op}
       [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
     }}"""
-    return _free(parse(text, opset, w=numbers(4, 3, 1, 1), **({**bn(channels), **tensors})))
+    return free(parse(text, opset, w=numbers(4, 3, 1, 1), **({**bn(channels), **tensors})))
 
 
 def down(op: str, head: str = "conv", opset: int = 17, /, **tensors: Array) -> ModelProto:
@@ -53,20 +53,7 @@ def down(op: str, head: str = "conv", opset: int = 17, /, **tensors: Array) -> M
       {op}
       [last] y = {last}
     }}"""
-    return _free(parse(text, opset, **({"w": numbers(3, 4, 2, 2), **bn(4), **tensors})))
-
-
-def _free(model: ModelProto) -> ModelProto:
-    """The model with the shape of its output left to inference."""
-    import onnx
-
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    found = inferred.graph.output[0].type.tensor_type
-    model.graph.output[0].type.tensor_type.CopyFrom(found)
-    if not found.HasField("shape"):
-        del model.graph.output[0].type.tensor_type.shape.dim[:]
-    return model
+    return free(parse(text, opset, **({"w": numbers(3, 4, 2, 2), **bn(4), **tensors})))
 
 
 INT = np.int64
@@ -174,7 +161,7 @@ def with_second_input(model: ModelProto, name: str) -> ModelProto:
         model.graph.input[1].name = "x0"
         for place, dim in enumerate((2, 4, 6, 6)):
             model.graph.input[1].type.tensor_type.shape.dim[place].dim_value = dim
-    return _free(model)
+    return free(model)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
@@ -346,7 +333,7 @@ def two_convs(join: str, channels: int, extra: str = "", /, **tensors: Array) ->
       [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
     }}"""
     weights = {"w1": numbers(4, 3, 1, 1), "w2": numbers(4, 3, 1, 1, seed=3)}
-    return _free(parse(text, **weights, **bn(channels), **tensors))
+    return free(parse(text, **weights, **bn(channels), **tensors))
 
 
 @pytest.mark.parametrize(
@@ -398,7 +385,7 @@ def test_split_up(axis: int) -> None:
       [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
     }}"""
     sizes, channels = ([3, 1], 3) if axis == 1 else ([2, 4], 4)
-    model = _free(parse(text, w=numbers(4, 3, 1, 1), k=np.array(sizes, INT), **bn(channels)))
+    model = free(parse(text, w=numbers(4, 3, 1, 1), k=np.array(sizes, INT), **bn(channels)))
     if axis == 1:
         folded(model)
     else:
@@ -444,7 +431,7 @@ def test_concat_down_gives_the_other_branch_the_identity() -> None:
     }"""
     folded(parse(text.replace("AXIS", "1"), w=numbers(3, 6, 2, 2), **bn(4)))
     text = text.replace("AXIS", "2").replace("float[2,2,6,6]", "float[2,4,6,6]")
-    model = _free(parse(text, w=numbers(3, 4, 2, 2), **bn(4)))
+    model = free(parse(text, w=numbers(3, 4, 2, 2), **bn(4)))
     _stays(model, "other-branch", "down")
 
 
@@ -729,7 +716,7 @@ def test_a_constant_on_another_axis_is_not_taken_for_a_channel(shape: tuple[int,
       [conv] c = Conv (x, w)
       y = Mul (c, k)
     }"""
-    model = _free(parse(text, w=numbers(3, 3, 1, 1), k=numbers(*shape)))
+    model = free(parse(text, w=numbers(3, 3, 1, 1), k=numbers(*shape)))
     result = bnfold.fold(model)
     assert result.after.nodes == result.before.nodes
     assert not result.folded

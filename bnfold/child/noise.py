@@ -25,27 +25,30 @@ _WEIGHTED = frozenset(
         "LayerNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
     }
 )  # fmt: skip
+_CARRYING = frozenset({"DequantizeLinear", "Identity", "Reshape", "Transpose", "Unsqueeze"})
 
 
 def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
-    """A copy whose weights are one ulp up or down at random.
+    """A copy whose weights are one ulp up or down at random, quantised biases one step.
 
     Weights are what linear and normalising operators read. Scales of a Resize, exponents and the
     like are left alone: there one ulp can change a shape, which is no rounding.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    read = {
-        name
-        for graph_nodes in _scopes(copy)
-        for node in graph_nodes
-        if node.op_type in _WEIGHTED
-        for name in node.input[1:]
-    }
+    nodes = [node for graph_nodes in _scopes(copy) for node in graph_nodes]
+    read = {name for node in nodes if node.op_type in _WEIGHTED for name in node.input[1:]}
+    for node in reversed(nodes):
+        if node.op_type in _CARRYING and read.intersection(node.output):
+            read.update(node.input[:2])  # a zero point, the third, moves nothing by rounding
     for tensor in _named_tensors(copy, read):
         if tensor.data_type in FLOAT_TYPES:
-            values = numpy_helper.to_array(tensor)
-            tensor.CopyFrom(numpy_helper.from_array(jiggle(values, rng), tensor.name))
+            moved = jiggle(numpy_helper.to_array(tensor), rng)
+        elif tensor.data_type == TensorProto.INT32:
+            moved = step(numpy_helper.to_array(tensor), rng)
+        else:
+            continue
+        tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
     return copy
 
 
@@ -70,6 +73,13 @@ def jiggle(values: Array, rng: np.random.Generator) -> Array:
     towards = np.where(up, np.inf, -np.inf).astype(values.dtype)
     moved = np.nextafter(values, towards)
     return np.where((values == 0) | ~np.isfinite(moved), values, moved)
+
+
+def step(values: Array, rng: np.random.Generator) -> Array:
+    """Each integer one up or down at random: the rounding of biases that are 32-bit integers."""
+    ends = np.iinfo(values.dtype)
+    moved = values.astype(np.int64) + rng.choice([-1, 1], values.shape)
+    return np.asarray(np.clip(moved, ends.min, ends.max).astype(values.dtype))
 
 
 def _scopes(model: ModelProto) -> Iterator[list[NodeProto]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from onnx import ModelProto, ValueInfoProto
+from onnx import ModelProto
 
 from bnfold import model_file
+from bnfold.child.rounding import expose
 
 SATURATING = frozenset({"Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"})
 
@@ -28,14 +29,8 @@ def behind(request: dict[str, Any], folder: Path) -> dict[str, Any] | None:
         return None
     changed: dict[str, Any] = {**request, "flattened": sorted(common)}
     for which, file in zip(("original", "folded"), files, strict=True):
-        outputs = {value.name for value in file.model.graph.output}
-        added = sorted(set(common.values()) - outputs)
-        file.model.graph.output.extend(ValueInfoProto(name=name) for name in added)
-        target = folder / f"{which}_behind.onnx"
-        with model_file.Output(target) as output:
-            output.write(file)
-            output.publish()
-        changed[which] = str(target)
+        expose(file.model, set(common.values()))
+        changed[which] = str(model_file.write(file, folder / f"{which}_behind.onnx"))
     return changed
 
 

@@ -1,0 +1,68 @@
+"""Cutting models open where their activations are rounded to integers.
+
+A QuantizeLinear makes a step of what rounding did to its input: one value in a thousand that lies
+near a tie moves by 1/255 of the range, and everything behind it is noise. So what it gives becomes
+an input of both models, which the original's own values are fed to, and what it reads becomes an
+output. Each part is then continuous and held to the bound of its own rounding.
+"""
+
+from __future__ import annotations
+
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+
+from bnfold.child.sessions import Feed
+from bnfold.model_file import node_tensors
+
+_FED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
+
+
+def common(original: ModelProto, folded: ModelProto) -> dict[str, str]:
+    """The values that both models round, and what they make them from, by the same names."""
+    ours, theirs = _roundings(original), _roundings(folded)
+    return {name: source for name, source in ours.items() if theirs.get(name) == source}
+
+
+def expose(model: ModelProto, names: set[str]) -> None:
+    """Make these values outputs of the graph as well."""
+    outputs = {value.name for value in model.graph.output}
+    model.graph.output.extend(ValueInfoProto(name=name) for name in sorted(names - outputs))
+
+
+def cut(model: ModelProto, roundings: dict[str, str], values: Feed) -> None:
+    """Replace the QuantizeLinears that give `roundings` by inputs, and expose what they read."""
+    graph = model.graph
+    for place in reversed(range(len(graph.node))):
+        if roundings.keys() & set(graph.node[place].output):
+            del graph.node[place]
+    made = {name for node in graph.node for name in node.output}
+    expose(model, made.intersection(roundings.values()))
+    given = {value.name for value in graph.output} & roundings.keys()  # cannot be both
+    for place in reversed(range(len(graph.output))):
+        if graph.output[place].name in given:
+            del graph.output[place]
+    for name in roundings:
+        kind = helper.np_dtype_to_tensor_dtype(values[name].dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, None))
+
+
+def _roundings(model: ModelProto) -> dict[str, str]:
+    """What the QuantizeLinears of the main graph make of activations, and from what."""
+    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    known = {*types, ""}
+    found = {}
+    for node in model.graph.node:
+        if all(name in known for name in node.input):
+            known.update(node.output)
+            if node.op_type == "Constant":
+                types[node.output[0]] = next(node_tensors([node]), TensorProto()).data_type
+        elif node.op_type == "QuantizeLinear" and _type(node, types) in _FED:
+            found[node.output[0]] = node.input[0]
+    return found
+
+
+def _type(node: NodeProto, types: dict[str, int]) -> int:
+    """The element type of what a QuantizeLinear gives; 0 where it cannot be told."""
+    if len(node.input) > 2 and node.input[2]:
+        return types.get(node.input[2], TensorProto.UNDEFINED)
+    declared = (attribute.i for attribute in node.attribute if attribute.name == "output_dtype")
+    return next(declared, 0) or TensorProto.UINT8
