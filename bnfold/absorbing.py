@@ -74,7 +74,7 @@ def _kernel(draft: Draft, node: Node, kernel: Kernel) -> Weight | Refusal:
 def _reads_padding(draft: Draft, node: Node, weight: Operand) -> bool:
     if draft.attribute(node, "auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER"):
         return any(size != 1 for size in weight.shape[2:])
-    return any(node.numbers("pads") or ())
+    return any(draft.numbers(node, "pads") or ())
 
 
 def _into_bias(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
@@ -255,11 +255,14 @@ def _supply_bias(
     node: Node, weight: Operand, shift: FloatArray, *, always: bool = False
 ) -> list[Edit]:
     """A new bias; none where it would be all zero, unless it must replace one that is there."""
-    if not always and not np.any(shift):
-        return []
+    return [supplied_bias(node, weight, shift)] if always or np.any(shift) else []
+
+
+def supplied_bias(node: Node, weight: Operand, values: FloatArray) -> Supply:
+    """A new bias, named after the weight."""
     stem = weight.name.removesuffix("weight")
     name = f"{stem}bias" if stem != weight.name else f"{weight.name}_bias"
-    return [Supply(node, 2, shift, weight.dtype, name)]
+    return Supply(node, 2, values, weight.dtype, name)
 
 
 def odd_weight(node: Node, operand: Operand) -> Refusal:

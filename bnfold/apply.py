@@ -15,7 +15,7 @@ import numpy.typing as npt
 from onnx import GraphProto, TensorProto, helper, numpy_helper
 
 from bnfold.constants import Constant, rounded
-from bnfold.edits import Remove, Rescale, SetOperator, Supply, applied, effective
+from bnfold.edits import Drop, Remove, Rescale, SetOperator, Supply, applied, effective
 from bnfold.graph import Index, Node, Scope
 from bnfold.plan import Plan
 
@@ -34,7 +34,9 @@ class _Surgery:
         self.constants = plan.constants
         self.makers: dict[tuple[Scope, str], Node] = {}  # of values that were renamed
         self.readers: dict[tuple[Scope, str], list[tuple[Node | None, int]]] = {}  # as they are now
-        self.removed = {edit.node for edit in plan.edits if isinstance(edit, Remove)}
+        self.dropped = {edit.node for edit in plan.edits if isinstance(edit, Drop)}
+        self.bypassed = {edit.node: edit.slot for edit in plan.edits if isinstance(edit, Remove)}
+        self.removed = {*self.dropped, *self.bypassed}
         self.gone: dict[Scope, set[str]] = defaultdict(set)  # names without a tensor behind them
         self.released: dict[tuple[Scope, str], int] = defaultdict(int)
         self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
@@ -42,6 +44,10 @@ class _Surgery:
 
     def run(self) -> None:
         self._write_constants()
+        for node in self.dropped:
+            self.gone[node.scope].update(node.proto.output)
+            for name in node.proto.input:
+                self._release(node.scope, name)
         for edit in self.edits:
             if isinstance(edit, SetOperator):
                 self._set_operator(edit)
@@ -144,8 +150,16 @@ class _Surgery:
     def _readers(self, owner: Scope, name: str) -> list[tuple[Node | None, int]]:
         """Who reads a value now; the node is None for a graph output or an annotation."""
         if (owner, name) not in self.readers:
-            self.readers[owner, name] = [(use.node, use.slot) for use in owner.uses[name]]
+            self.readers[owner, name] = [
+                (use.node, use.slot)
+                for use in owner.uses[name]
+                if use.node is None or self._reads_on(use.node, use.slot)
+            ]
         return self.readers[owner, name]
+
+    def _reads_on(self, node: Node, slot: int) -> bool:
+        """Whether the node, or what takes its place, still reads this input."""
+        return node not in self.dropped and self.bypassed.get(node, slot) == slot
 
     def _set_operator(self, edit: SetOperator) -> None:
         proto = edit.node.proto

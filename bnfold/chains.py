@@ -27,7 +27,7 @@ def chains_of(draft: Draft, index: Index) -> Iterator[Chain]:
     """Every maximal chain of maps along one axis, in the order of their last nodes."""
     chains: dict[Node, tuple[Chain, Affine]] = {}
     for node in index.nodes():
-        found = affine_map(draft, node)
+        found = None if draft.is_removed(node) else affine_map(draft, node)
         if isinstance(found, Refusal):
             yield [Link(node, 0)]
         if not isinstance(found, tuple):

@@ -183,6 +183,10 @@ def fold_options(command: F) -> F:
             "--allow-max", is_flag=True,
             help="Let a Relu become a Max with a constant, where a shift can pass it then.",
         ),
+        click.option(
+            "--merge-branches", is_flag=True,
+            help="Make one convolution of parallel branches that are added up (RepVGG, MobileOne).",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
@@ -230,7 +234,7 @@ def main() -> None:
 @debug_option
 def optimize(
     model: str, output: str | None, in_place: bool, verify: str, freeze_initializers: bool,
-    allow_max: bool, **trial: Any,
+    allow_max: bool, merge_branches: bool, **trial: Any,
 ) -> None:  # fmt: skip
     """Fold, compare with the original in onnxruntime, and write.
 
@@ -242,7 +246,7 @@ def optimize(
     import bnfold
     from bnfold import report
 
-    options = bnfold.Options(freeze_initializers, allow_max)
+    options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
     result = bnfold.optimize(
         model, output, in_place=in_place, verify=verify, options=options, trial=_trial(**trial)
     )
@@ -253,7 +257,9 @@ def optimize(
 @click.argument("model", type=click.Path())
 @fold_options
 @debug_option
-def inspect(model: str, freeze_initializers: bool, allow_max: bool) -> None:
+def inspect(
+    model: str, freeze_initializers: bool, allow_max: bool, merge_branches: bool
+) -> None:  # fmt: skip
     """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
 
     \b
@@ -263,7 +269,8 @@ def inspect(model: str, freeze_initializers: bool, allow_max: bool) -> None:
     import bnfold
     from bnfold import report
 
-    inspection = bnfold.inspect(model, options=bnfold.Options(freeze_initializers, allow_max))
+    options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
+    inspection = bnfold.inspect(model, options=options)
     report.console().print(report.of_inspection(inspection, model))
 
 

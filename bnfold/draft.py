@@ -17,7 +17,7 @@ from onnx import helper
 
 from bnfold.affine import FloatArray
 from bnfold.constants import INTEGER_TYPES, Constant, Constants, in_range, rounded
-from bnfold.edits import Edit, Rescale, SetOperator, Supply, applied, effective
+from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply, applied, effective
 from bnfold.graph import Index, Node, Role, Scope, Use
 from bnfold.inference import Inferred, Shape
 from bnfold.options import Options
@@ -46,7 +46,7 @@ class Draft:
         self.edits: list[Edit] = []
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
         self._operators: dict[Node, list[SetOperator]] = {}
-        self._removed: dict[Node, int] = {}
+        self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
 
     # --- constants -------------------------------------------------------------------------------
 
@@ -107,18 +107,30 @@ class Draft:
                 return default
         return node.attribute(name, default)
 
+    def numbers(self, node: Node, name: str) -> list[Any] | None:
+        """The value of a list attribute, as it will be; None where it is not set."""
+        found = self.attribute(node, name, None) if node in self._operators else None
+        return list(found) if found is not None else node.numbers(name)
+
+    def is_removed(self, node: Node) -> bool:
+        """Whether the node will be gone."""
+        return node in self._removed
+
     def producer(self, scope: Scope, name: str) -> Node | None:
         """The node of this very scope that will make `name`; removed ones are seen through."""
         node = scope.producers.get(name)
         while node is not None and node in self._removed:
-            node = scope.producers.get(node.input(self._removed[node]))
+            slot = self._removed[node]
+            node = None if slot is None else scope.producers.get(node.input(slot))
         return node
 
     def origin(self, scope: Scope, name: str) -> str:
         """The name, in the model as it is, of the value that `name` will stand for."""
         node = scope.producers.get(name)
         while node is not None and node in self._removed:
-            name = node.input(self._removed[node])
+            slot = self._removed[node]
+            assert slot is not None, "nobody reads what a dropped node made"
+            name = node.input(slot)
             node = scope.producers.get(name)
         return name
 
@@ -190,7 +202,7 @@ class Draft:
         elif isinstance(edit, SetOperator):
             self._operators.setdefault(edit.node, []).append(edit)
         else:
-            self._removed[edit.node] = edit.slot
+            self._removed[edit.node] = edit.slot if isinstance(edit, Remove) else None
 
     def undo_to(self, count: int) -> None:
         """Take edits back until `count` are left."""

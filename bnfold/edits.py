@@ -97,7 +97,7 @@ class SetOperator:
     node: Node
     op_type: str
     drop: tuple[str, ...] = ()
-    put: Mapping[str, int | float] = field(default_factory=dict)
+    put: Mapping[str, int | float | list[int]] = field(default_factory=dict)
     inputs: int | None = None
 
 
@@ -113,7 +113,14 @@ class Remove:
     slot: int
 
 
-Edit = Rescale | Supply | SetOperator | Remove
+@dataclass(frozen=True, eq=False)
+class Drop:
+    """The node goes; nobody reads what it makes any more."""
+
+    node: Node
+
+
+Edit = Rescale | Supply | SetOperator | Remove | Drop
 
 
 def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:

@@ -26,6 +26,7 @@ from bnfold.constants import Constants
 from bnfold.draft import Draft, Operand
 from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply
 from bnfold.graph import Index, Node
+from bnfold.merge import Merge, merges
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import beside
@@ -47,6 +48,7 @@ class Verdict:
     into: tuple[str, ...] = ()  # the nodes that took it; empty if it is kept, or did nothing
     refusal: Refusal | None = None  # why it did not go up; None if it is gone
     below: Refusal | None = None  # why it did not go down, where that was tried
+    branches: int = 0  # how many branches a join adds up, where these were to be merged
 
     @property
     def folded(self) -> bool:
@@ -67,6 +69,9 @@ def plan(index: Index, options: Options | None = None) -> Plan:
     """Decide for every site of every scope whether and where it folds."""
     draft = Draft(index, options or Options())
     verdicts: list[Verdict] = []
+    if draft.options.merge_branches:
+        for merge in merges(draft, index):
+            verdicts.extend(_of_merge(merge))
     for chain in reversed(list(chains_of(draft, index))):
         while chain and (parts := list(still_one(draft, chain))):
             verdicts.extend(_Site(draft, parts[-1]).verdicts())
@@ -74,6 +79,18 @@ def plan(index: Index, options: Options | None = None) -> Plan:
     order = {(v.scope, v.output): k for k, v in enumerate(_places(index))}
     verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
     return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
+
+
+def _of_merge(merge: Merge) -> Iterator[Verdict]:
+    """The join's verdict, and those of the BatchNormalizations in its branches."""
+    into = (merge.into.label,) if merge.into is not None else ()
+    norms = [node for node in merge.nodes if node.op == BATCH_NORM]
+    for node in (merge.root, *norms):
+        branches = merge.branches if node is merge.root else 0
+        yield Verdict(
+            node.label, node.op, node.scope.label, node.output, into, merge.refusal,
+            branches=branches,
+        )  # fmt: skip
 
 
 def _places(index: Index) -> Iterator[Verdict]:

@@ -198,6 +198,11 @@ class Reason(Enum):
         "{node} joins branches of which another one cannot take part: {detail}",
         "nothing is wrong: the other branch needs its values as they are",
     )
+    BRANCHES = (
+        "branches",
+        "{node} joins branches that are linear in one value, but make no one convolution: {detail}",
+        "nothing is wrong: the branches stay, and what they normalise with is folded on its own",
+    )
     TOO_FAR = (
         "too-far",
         "what {node} needs lies more than {detail} nodes away",

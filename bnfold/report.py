@@ -105,10 +105,9 @@ def _verdicts(verdicts: Iterable[Verdict]) -> list[RenderableType]:
 
 def _verdict(verdict: Verdict) -> Text:
     if verdict.refusal is None:
-        into = (
-            f"folded into {', '.join(map(plain, verdict.into))}" if verdict.into else "did nothing"
-        )
-        return Text(into, style="green")
+        into = ", ".join(map(plain, verdict.into))
+        how = f"{verdict.branches} branches merged" if verdict.branches else "folded"
+        return Text(f"{how} into {into}" if into else "did nothing", style="green")
     reason = verdict.refusal.reason
     text = Text(f"kept ({reason.code}): {plain(verdict.refusal.sentence)}", style="yellow")
     if verdict.below is not None and verdict.below.reason is not reason:
@@ -134,9 +133,14 @@ def _closing(result: OptimizeResult) -> str:
 
 def _folded(verdicts: tuple[Verdict, ...]) -> str:
     norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
-    others = sum(verdict.folded for verdict in verdicts if verdict.op != BATCH_NORM)
-    chains = f" and {_count(others, 'chain')} of constants" if others else ""
-    return f"{sum(norms)} of {_count(len(norms), BATCH_NORM)}{chains}"
+    others = [v for v in verdicts if v.op != BATCH_NORM and v.folded]
+    joins = sum(verdict.branches > 0 for verdict in others)
+    parts = [f"{sum(norms)} of {_count(len(norms), BATCH_NORM)}"]
+    if chains := len(others) - joins:
+        parts.append(f"{_count(chains, 'chain')} of constants")
+    if joins:
+        parts.append(f"{_count(joins, 'sum')} of branches")
+    return " and ".join(parts)
 
 
 def _outcome(output: OutputDifference) -> Text:

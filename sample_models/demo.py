@@ -45,6 +45,8 @@ def main() -> None:
         for number, model in enumerate(models):
             folded = Path(folder, f"{model.stem}.folded.onnx")
             command = [sys.executable, "-m", "bnfold", "optimize", str(model), "-o", str(folded)]
+            if "repvgg" in model.name:
+                command.append("--merge-branches")
             done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
             if number == 0:
                 print(f"$ bnfold optimize {model.name}\n\n{done.stdout}")

@@ -22,11 +22,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "absorbing", "affine", "arithmetic", "branching", "chains", "draft", "edits", "linear",
-    "normalizing", "passing", "plan", "quantized", "rule", "sites", "spatial", "walk",
+    "absorbing", "affine", "arithmetic", "branching", "chains", "draft", "edits", "geometry", "linear",
+    "merge",
+    "normalizing", "passing", "plan", "quantized", "rule", "sites", "spatial", "trees", "walk",
 )  # fmt: skip
 TESTS = ("test_rules", "test_refuse", "test_fold_conv", "test_fold_matrix", "test_constants",
-         "test_scopes", "test_quantized", "test_random_graphs")  # fmt: skip
+         "test_scopes", "test_quantized", "test_merge", "test_random_graphs")  # fmt: skip
 
 TURNED: dict[type[ast.AST], type[ast.AST]] = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.Mod: ast.Mult,

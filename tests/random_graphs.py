@@ -285,6 +285,38 @@ class Builder:
         attributes = {"axis": 1} if op == "Concat" else {}
         self.add(op, branches, (n, 6 if op == "Concat" else 3, h, w), **attributes)
 
+    def branches(self) -> None:
+        """Convolutions of one value, alike or not, with maps behind them, in sums of sums."""
+        if not self.images:
+            return
+        source, shape = self.value, self.shape
+        c = shape[1]
+        group = int(self.rng.choice([1, c]))
+        found = []
+        for _ in range(int(self.rng.integers(2, 5))):
+            self.value, self.shape = source, shape
+            if self.maybe(0.75):
+                own = group if self.maybe(0.8) else int(self.rng.choice([1, c]))
+                size = self.rng.integers(1, 4, 2)
+                dilation = 2 if self.maybe(0.2) else 1
+                spans = (size - 1) * dilation
+                begins = [int(self.rng.integers(0, span + 1)) for span in spans]
+                pads = [*begins, *(int(s) - b for s, b in zip(spans, begins, strict=True))]
+                inputs = [source, self.constant(self.normal(c, c // own, *size))]
+                inputs += [self.constant(self.normal(c))] if self.maybe(0.4) else []
+                self.add("Conv", inputs, shape, group=own, pads=pads, dilations=[dilation] * 2)
+            for operator in (self.batch_norm, self.arithmetic, self.dropout):
+                if self.maybe(0.4):
+                    operator()
+            found.append(self.value)
+        while len(found) > 1:
+            op = str(self.rng.choice(["Add", "Sub", "Sum"]))
+            taken = [found.pop(int(self.rng.integers(len(found)))) for _ in range(2)]
+            self.add(op, taken, shape)
+            if self.maybe(0.3):
+                self.arithmetic()
+            found.append(self.value)
+
     def residual(self) -> None:
         same = [v for v, shape in self.seen if shape == self.shape]
         if same:

@@ -32,7 +32,7 @@ def outputs(model: onnx.ModelProto, x: Any) -> dict[str, Any]:
 @given(
     st.lists(
         st.one_of(
-            st.sampled_from(["batch_norm", "conv", "unary", "arithmetic"]),
+            st.sampled_from(["batch_norm", "conv", "unary", "arithmetic", "branches"]),
             st.sampled_from(sorted(OPERATORS)),
         ),
         min_size=2,
@@ -43,7 +43,8 @@ def outputs(model: onnx.ModelProto, x: Any) -> dict[str, Any]:
 def test_a_random_graph_gives_the_same_results_after_folding(ops: list[str], seed: int) -> None:
     model = build(ops, seed)
     onnx.checker.check_model(model)
-    result = bnfold.fold(model, options=bnfold.Options(allow_max=seed % 2 == 1))
+    options = bnfold.Options(allow_max=seed % 2 == 1, merge_branches=seed % 3 > 0)
+    result = bnfold.fold(model, options=options)
     onnx.checker.check_model(result.model, full_check=True)
     assert result.after.nodes <= result.before.nodes
     assert_frame(model, result)

@@ -57,6 +57,16 @@ def test_real_images_give_equal_results(name: str, tmp_path: Path) -> None:
     assert result.comparison.inputs[0].shape == (450, 1, 8, 8)
 
 
+def test_the_blocks_of_repvgg_become_one_convolution_each(tmp_path: Path) -> None:
+    options = bnfold.Options(merge_branches=True)
+    result = bnfold.optimize(SAMPLES / "digits_repvgg.onnx", tmp_path / "out.onnx", options=options)
+    assert (result.before.nodes, result.after.nodes, result.after.batch_norms) == (37, 11, 0)
+    assert [v.branches for v in result.folded if v.branches] == [2, 3, 2, 3]
+    assert result.comparison is not None
+    model = onnx.load(SAMPLES / "digits_repvgg.onnx")
+    assert_frame(model, bnfold.fold(model, options=options))
+
+
 def test_the_demo_shows_the_same_accuracy_before_and_after() -> None:
     done = subprocess.run(
         [sys.executable, SAMPLES / "demo.py"], capture_output=True, text=True, check=True
