@@ -22,9 +22,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "absorbing", "affine", "arithmetic", "branching", "chains", "draft", "edits", "geometry", "linear",
-    "merge",
-    "normalizing", "passing", "plan", "quantized", "rule", "sites", "spatial", "trees", "walk",
+    "absorbing", "affine", "arithmetic", "branching", "chains", "draft", "edits", "geometry",
+    "linear", "merge", "normalizing", "passing", "plan", "quantized", "rule", "sites", "spatial",
+    "trees", "walk",
 )  # fmt: skip
 TESTS = ("test_rules", "test_refuse", "test_fold_conv", "test_fold_matrix", "test_constants",
          "test_scopes", "test_quantized", "test_merge", "test_random_graphs")  # fmt: skip
