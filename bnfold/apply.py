@@ -41,6 +41,7 @@ class _Surgery:
         self.released: dict[tuple[Scope, str], int] = defaultdict(int)
         self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
         self.added: list[tuple[Node, TensorProto]] = []  # Constant nodes to put before a reader
+        self.new: set[str] = set()  # the names of both
 
     def run(self) -> None:
         self._write_constants()
@@ -111,6 +112,7 @@ class _Surgery:
     def _hold(self, node: Node, tensor: TensorProto) -> None:
         """Make a place for a constant that `node` reads."""
         home = self._home(node.scope)
+        self.new.add(tensor.name)
         if home.is_function:  # functions have no initializers
             self.added.append((node, tensor))
         else:
@@ -180,6 +182,11 @@ class _Surgery:
 
     def _release(self, scope: Scope, name: str) -> None:
         """One reader of a constant less; with the last one it goes, and what only made it."""
+        if name in self.new:  # each has one reader
+            self.added = [entry for entry in self.added if entry[1].name != name]
+            for tensors in self.initializers.values():
+                tensors[:] = [tensor for tensor in tensors if tensor.name != name]
+            return
         owner = scope.owner(name) if name else None
         if owner is None:
             return

@@ -190,7 +190,11 @@ class Draft:
                 helper.tensor_dtype_to_np_dtype(dtype)
             )
             largest, smallest = float(limits.max), float(limits.smallest_subnormal)
-            if edit.lost(after, folded, largest, smallest):
+            normal = float(limits.smallest_normal)
+            leaves = (np.abs(after) < normal) & (
+                np.broadcast_to(np.abs(before), after.shape) >= normal
+            )
+            if edit.lost(after, folded, largest, smallest) or (edit.precise and np.any(leaves)):
                 return Refusal(Reason.UNDERFLOW, edit.node.label, name)
         return None
 

@@ -17,7 +17,8 @@ class Rescale:
     """The constant v at `node.input[slot]` becomes scale·v + shift.
 
     `scale` and `shift` broadcast against v reshaped to `view`. Where `guards` is set, an entry of
-    `scale` stands for a channel that must not be lost to underflow (weights; not so biases).
+    `scale` stands for a channel that must not be lost to underflow (weights; not so biases). Where
+    `precise` is set, no entry may leave the normal numbers: each stands for a whole channel.
     """
 
     node: Node
@@ -26,6 +27,7 @@ class Rescale:
     scale: FloatArray
     shift: FloatArray | None = None
     guards: bool = False
+    precise: bool = False
 
     def of(self, values: FloatArray) -> FloatArray:
         """scale·values + shift in float64, in the shape that `values` has.
@@ -49,7 +51,8 @@ class Rescale:
         if self.shape_of(shape) != shape:
             return None
         shift = np.zeros(()) if self.shift is None else self.shift
-        both = [np.broadcast_to(v, self.view).reshape(shape) for v in (self.scale, shift)]
+        view = np.broadcast_shapes(self.view, self.scale.shape, shift.shape)
+        both = [np.broadcast_to(v, view).reshape(shape) for v in (self.scale, shift)]
         wide = [
             axis for axis in range(len(shape)) if any(np.diff(v, axis=axis).any() for v in both)
         ]

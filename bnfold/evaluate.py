@@ -39,6 +39,8 @@ def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> A
 
     `operands` are the values of the inputs in order, None for those that are absent.
     """
+    if node.op_type == "QuantizeLinear" and not _well_defined(node, operands):
+        return None
     if opset < 7 and node.op_type in ARITHMETIC:
         return None  # another kind of broadcasting, by attributes
     if node.op_type == "Squeeze" and (axes := _axes(node)):
@@ -68,6 +70,17 @@ def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> A
     except Exception:  # the model is wrong here, or the reference lacks the operator's version
         return None
     return np.asarray(result)
+
+
+def _well_defined(node: NodeProto, operands: Sequence[Array | None]) -> bool:
+    """Whether every runtime rounds alike: float32 to integers.
+
+    What narrower types are divided in, and how 8-bit floats saturate, is not the same everywhere.
+    """
+    x, zero_point = operands[0], operands[2] if len(operands) > 2 else None
+    kind = "u" if zero_point is None else zero_point.dtype.kind
+    plain = not any(a.name in ("output_dtype", "precision") and a.i for a in node.attribute)
+    return x is not None and x.dtype == np.float32 and kind in "iu" and plain
 
 
 def _size(op: str, operands: list[Array]) -> float:

@@ -28,6 +28,7 @@ from bnfold.errors import ModelError, UsageError
 from bnfold.graph import bodies
 
 _NEAR_LIMIT = 1 << 30
+_SMALL = 1024  # bytes
 _ALIGNMENT = 4096  # offsets of external tensors; lets every runtime map them
 
 
@@ -102,11 +103,17 @@ def _with_external_data(path: Path, model: ModelProto) -> ModelFile:
 
 
 def write(file: ModelFile, path: Path) -> Path:
-    """Write a model to `path`, its tensors beside it where they are too large for one message."""
-    if file.is_large and not file.external:
-        file = ModelFile(path, file.model, list(tensors(file.model)))
+    """Write a model to `path` and leave `file` as it is.
+
+    Where its tensors were external, or are too large for one message, they come to stand beside it;
+    but not the small ones, which shape inference wants to look into.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(file.model)
+    apart = bool(file.external) or file.is_large
+    large = [t for t in tensors(copy) if apart and len(t.raw_data) > _SMALL]
     with Output(path) as output:
-        output.write(file)
+        output.write(ModelFile(path, copy, large))
         output.publish()
     return path
 

@@ -232,7 +232,9 @@ class _Site:
         if holder is not None:
             node, slot = holder.node, 1 - holder.slot
             operand = self.draft.operand(node, slot)
-            assert not isinstance(operand, Refusal)
+            assert isinstance(operand, Operand)
+            if operand.quantized:  # which could not hold it in a step of its own
+                return []
             sign = -1.0 if node.op == "Sub" else 1.0
             zero = beside(a.shift * 0, a.axis, rank)
             return [Rescale(node, slot, operand.shape, zero, sign * shift)]
@@ -255,6 +257,9 @@ class _Site:
         kept = norms[0].node
         own = affine_map(self.draft, kept)
         assert isinstance(own, tuple)
+        operands = [self.draft.operand(kept, slot) for slot in (1, 2)]
+        if any(isinstance(operand, Operand) and operand.quantized for operand in operands):
+            return None
         # γ/σ̂·(x−μ) + β = s·x + t   for   γ = s·σ̂  and  β = t + s·μ,  with σ̂ as it is
         variance, mean = self.draft.values(kept, 4), self.draft.values(kept, 3)
         sigma = np.sqrt(variance + kept.attribute("epsilon", DEFAULT_EPSILON))

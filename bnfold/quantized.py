@@ -12,6 +12,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
+from bnfold.absorbing import odd_weight
 from bnfold.affine import Affine, FloatArray
 from bnfold.constants import INTEGER_TYPES, in_range
 from bnfold.draft import Draft, Operand
@@ -66,7 +67,11 @@ def _operands(draft: Draft, node: Node) -> Operands | Refusal:
     if isinstance(k, Refusal):
         return k
     z = draft.operand(node, 2) if draft.has(node, 2) else None
-    return z if isinstance(z, Refusal) else (q, k, z)
+    if isinstance(z, Refusal):
+        return z
+    if z is not None and math.prod(z.shape) != math.prod(k.shape):
+        return odd_weight(node, z)
+    return q, k, z
 
 
 def _into_scale(
@@ -74,32 +79,38 @@ def _into_scale(
 ) -> list[Edit] | Refusal:
     """The scale k becomes σ·k. One number becomes one for each channel, and so does z."""
     q, k, z = operands
+    own, rank = _axis(draft, node, q), len(q.shape)
+
+    def scaled(view: tuple[int, ...], factor: FloatArray) -> Edit:
+        return Rescale(node, 1, view, factor, guards=True, precise=True)
+
     if np.all(sigma == sigma[0]):
         uniform = sigma[:1].reshape((1,) * len(k.shape))
-        return [Rescale(node, 1, k.shape, uniform, guards=True)] if sigma[0] != 1 else []
+        return [scaled(k.shape, uniform)] if sigma[0] != 1 else []
     assert axis is not None, "a map of several channels has an axis"
-    if math.prod(k.shape) == 1:
+    blocked = draft.attribute(node, "block_size", 0) > 0
+    if math.prod(k.shape) == 1 and not blocked:
         if node.scope.opset < _VECTORS:
             detail = f"before opset {_VECTORS} its scale is one number"
             return refuse(Reason.QUANTIZED, node, detail)
         edits: list[Edit] = [
             SetOperator(node, node.op, put={"axis": axis}),
-            Rescale(node, 1, (1,), sigma, guards=True),
+            scaled((1,), sigma),
         ]
         return edits if z is None else [*edits, Rescale(node, 2, (1,), np.ones_like(sigma))]
-    own = _axis(draft, node, q)
-    if len(k.shape) > 1:  # of blocks along its own axis, and of single rows along the others
-        factor, fits = beside(sigma, axis, len(k.shape)), k.shape[axis] == len(sigma)
+    if blocked:  # of blocks along its own axis, and of single rows along the others
+        factor = beside(sigma, axis, rank)
+        fits = k.shape[axis] == len(sigma)
     else:
         factor, fits = sigma, axis == own
     if not fits:
         detail = f"its scale varies along axis {own}, the map along axis {axis}"
         return refuse(Reason.QUANTIZED, node, detail)
-    return [Rescale(node, 1, k.shape, factor, guards=True)]
+    return [scaled(k.shape, factor)]
 
 
 def _axis(draft: Draft, node: Node, q: Operand) -> int:
-    return int(draft.attribute(node, "axis", 1)) % len(q.shape)
+    return int(draft.attribute(node, "axis", 1)) % max(len(q.shape), 1)
 
 
 def _beside_integers(
@@ -107,13 +118,12 @@ def _beside_integers(
 ) -> FloatArray:
     """The scale or the zero point, so that it broadcasts against q."""
     values, rank = draft.values(node, slot), len(q.shape)
-    if math.prod(parameter.shape) == 1:
-        return values.reshape((1,) * rank)
     axis = _axis(draft, node, q)
-    if len(parameter.shape) == 1:
-        return beside(values, axis, rank)
-    block = draft.attribute(node, "block_size", 0) or 1
-    return values.repeat(block, axis).take(range(q.shape[axis]), axis)
+    if (block := draft.attribute(node, "block_size", 0)) > 0:
+        return values.repeat(block, axis).take(range(q.shape[axis]), axis)
+    if values.size == 1:
+        return values.reshape((1,) * rank)
+    return beside(values, axis, rank)
 
 
 def _without_opposite(draft: Draft, q: Operand, edit: Rescale, a: Affine) -> Refusal | None:

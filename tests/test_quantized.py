@@ -5,6 +5,8 @@ Scales are powers of two, so that the results agree bit for bit.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -457,6 +459,111 @@ def test_a_step_of_zero_takes_no_shift() -> None:
     assert reason(parse(WITH_BIAS, **given)) == "quantized"
 
 
+def test_a_scale_that_would_leave_the_normal_numbers_is_refused() -> None:
+    text = PER_CHANNEL.replace("float[", "float16[")
+    given = per_channel(**signed(2, 1, 0.125, 1), k=np.full(4, 3e-4, np.float16))
+    given = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in given.items()}
+    assert reason(parse(text, 21, 10, **given)) == "underflow"
+    given["s"] = np.array([2, 1, 0.25, 1], np.float16)
+    folded(parse(text, 21, 10, **given), execute=False)
+
+
+def test_a_scale_that_does_not_fit_its_integers_makes_no_weight() -> None:
+    model = parse(PER_CHANNEL, **per_channel(k=steps(3)))
+    assert reason(model, check=False) == "computed-at-run-time"
+
+
+def test_zero_points_without_scales_are_refused() -> None:
+    text = """
+    g (float[2,3,5,5] x, int8[4] t) => (float[2,4,P,Q] y) {
+      [dq] w = DequantizeLinear <axis = 0> (q, k, z)
+      [conv] c = Conv (x, w)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    model = parse(text, **per_tensor(z=np.zeros(4, np.int8)))
+    assert reason(model, check=False) == "shape-mismatch"
+
+
+def test_one_block_is_no_scale_for_all() -> None:
+    text = """
+    g (float[3,4] x) => (float[3,1] y) {
+      [norm] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [dq] w = DequantizeLinear <axis = 0, block_size = 4> (q, k)
+      [product] y = MatMul (n, w)
+    }"""
+    given = {"q": integers(4, 1), "k": np.full((1, 1), 0.5, np.float32)}
+    verdict = kept(parse(text, 21, 10, **given, **signed(2, 0.5, 4, 1)))
+    assert verdict.below is not None
+    assert verdict.below.reason.code == "quantized"
+    folded(parse(text, 21, 10, **given, **signed(2, -2, 2, 2)))
+
+
+def test_a_bias_in_blocks_takes_no_map_per_channel() -> None:
+    text = """
+    g (float[2,3,5,5] x) => (float[2,4,P,Q] y) {
+      [dqb] bias = DequantizeLinear <axis = 0, block_size = 2> (qb, kb)
+      [conv] c = Conv (x, w, bias)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    given = {"qb": np.array([1, 2, 3, 4], np.int32), "kb": steps(2), "w": numbers(4, 3, 2, 2)}
+    assert reason(parse(text, 21, 10, **given, **positive(b=1.0))) == "quantized"
+    folded(parse(text, 21, 10, **given, **signed(2, 2, -2, 2)))
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (1, 1, 1)])
+def test_one_channel_and_a_constant_of_any_rank(shape: tuple[int, ...]) -> None:
+    text = """
+    g (float[2,1,5,5] x) => (float[2,1,5,5] y) {
+      [dq] w = DequantizeLinear (q, k)
+      [mul] c = Mul (x, w)
+      [relu] r = Relu (c)
+      [norm] y = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+    }"""
+    one = {name: np.ones(1, np.float32) for name in "sv"}
+    zero = {name: np.zeros(1, np.float32) for name in "bm"}
+    given = {"q": np.full(shape, 3, np.int8), "k": steps(), **one, **zero}
+    folded(parse(text, **given | {"s": np.array([4], np.float32)}))
+
+
+def test_a_quantised_constant_of_an_add_is_no_place_for_another_ones_shift() -> None:
+    text = """
+    g (float[8,3] x) => (float[8,4] y) {
+      [product] c = MatMul (x, w)
+      [dq] d = DequantizeLinear (q, k)
+      [add] a = Add (c, d)
+      [norm] y = BatchNormalization <epsilon = 0.0> (a, s, b, m, v)
+    }"""
+    given = {"w": numbers(3, 4), "q": np.array([100, 200, -50, 7], np.int32), "k": steps()}
+    assert folded(parse(text, **given, **signed(1, 2, -1, 4))).ops == ["Gemm"]
+
+
+def test_what_a_float16_quantisation_gives_depends_on_the_runtime() -> None:
+    text = CONV.replace("[dq] w", "[quant] q = QuantizeLinear (f, k, z)\n[dq] w")
+    text = text.replace("float[", "float16[")
+    given = per_tensor(f=numbers(4, 3, 2, 2))
+    del given["q"]
+    given = {n: a.astype(np.float16) if a.dtype == np.float32 else a for n, a in given.items()}
+    assert reason(parse(text, 19, 9, **given)) == "computed-at-run-time"
+
+
+def test_constants_made_for_a_node_that_goes_after_all_go_too() -> None:
+    text = """
+    g (float[2,3,5,5] x) => (float[2,4,P,Q] y, float[4] other) {
+      [conv] c = Conv (x, w)
+      [dq] g1 = DequantizeLinear (q, k, z)
+      [first] f = BatchNormalization <epsilon = 0.0> (c, g1, b1, m1, v1)
+      [relu] r = Relu (f)
+      [second] y = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+      [dq2] other = DequantizeLinear (q, k, z)
+    }"""
+    first = bn(4, name="1")
+    del first["s1"]
+    given = per_tensor(q=integers(4), w=numbers(4, 3, 2, 2), **first, **positive())
+    result = folded(parse(text, **given))
+    names = {t.name for t in result.model.graph.initializer}
+    assert names == {"w", "w_bias", "q", "k", "z"}
+
+
 # --- the whole way ------------------------------------------------------------------------------
 
 
@@ -565,3 +672,116 @@ def test_whatever_the_form_it_is_equal_or_refused(
         folded(model)
     else:
         assert bnfold.fold(model).kept[0].op == "BatchNormalization"
+
+
+# --- what the comparison must not overlook ------------------------------------------------------
+
+
+def pair() -> tuple[ModelProto, ModelProto]:
+    model = quantised_net(1)
+    return model, bnfold.fold(model).model
+
+
+def rounding_of(model: ModelProto, name: str) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if name in node.output)
+
+
+@pytest.mark.parametrize(
+    ("slot", "value"), [(1, np.array(0.04, np.float32)), (2, np.array(77, np.uint8))]
+)
+def test_a_rounding_with_another_scale_or_zero_point(slot: int, value: Array) -> None:
+    model, wrong = pair()
+    wrong.graph.initializer.append(numpy_helper.from_array(value, "other"))
+    rounding_of(wrong, "aq").input[slot] = "other"
+    assert not bnfold.verify(model, wrong).equal
+
+
+def test_an_output_that_is_a_rounded_value_must_be_there() -> None:
+    model = quantised_net(1)
+    output = helper.make_tensor_value_info("aq", TensorProto.UINT8, [1, 8, 24, 24])
+    model.graph.output.append(output)
+    result = bnfold.fold(model).model
+    assert bnfold.verify(model, result).equal
+    del result.graph.output[1]
+    assert "outputs differ" in bnfold.verify(model, result).mismatch
+
+
+def test_a_folded_model_that_is_not_valid() -> None:
+    model, wrong = pair()
+    nodes = list(wrong.graph.node)
+    del wrong.graph.node[:]
+    wrong.graph.node.extend(reversed(nodes))
+    assert "not valid ONNX" in bnfold.verify(model, wrong).mismatch
+
+
+def test_a_value_before_a_rounding_that_is_all_noise_decides_nothing() -> None:
+    text = """
+    g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
+      c = Conv (x, w)
+      a = Add (c, huge)
+      n = BatchNormalization <epsilon = 0.0> (a, s, b, m, v)
+      q = QuantizeLinear (n, k, z)
+      d = DequantizeLinear (q, k, z)
+      y = Conv (d, w2)
+    }"""
+    given = positive() | {"m": np.full(4, 1e8, np.float32)}
+    model = parse(
+        text, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 1, 1), huge=np.array(1e8, np.float32),
+        k=np.array(0.1, np.float32), z=np.array(0, np.int8), **given,
+    )  # fmt: skip
+    with pytest.raises(bnfold.UndecidedError):
+        bnfold.verify(model, bnfold.fold(model).model)
+
+
+@pytest.mark.parametrize("form", ["float32", "float16"])
+def test_a_weight_quantised_in_the_graph_and_off_by_one_step(form: str) -> None:
+    rng = np.random.default_rng(0)
+    kind = np.dtype(form)
+    name = "float" if form == "float32" else form
+    text = f"""
+    g ({name}[1,16,8,8] x) => ({name} y) {{
+      q = QuantizeLinear (f, k, z)
+      w = DequantizeLinear (q, k, z)
+      c = Conv (x, w)
+      y = Relu (c)
+    }}"""
+    k = np.array(2**-6, kind)
+    values = (rng.integers(-100, 100, (8, 16, 3, 3)) + 0.5 * rng.integers(0, 2)) * k
+    given = {"f": values.astype(kind), "k": k, "z": np.array(0, np.int8)}
+    model = free(parse(text, 19, 9, **given))
+    given["f"].flat[77] += 8 * k
+    wrong = free(parse(text, 19, 9, **given))
+    assert not bnfold.verify(model, wrong).equal
+
+
+@pytest.mark.parametrize(
+    "way", ["bias = Squeeze (b0, ax)", "flat = Squeeze (b0, ax) bias = Cast <to = 1> (flat)"]
+)
+def test_the_steps_of_a_bias_count_however_it_reaches_its_node(way: str) -> None:
+    text = f"""
+    g (float[1,3,16,16] x) => (float[1,4,P,Q] y) {{
+      [dqb] b0 = DequantizeLinear (qb, kb)
+      {way}
+      [conv] c = Conv (x, w, bias)
+      [norm] y = BatchNormalization (c, s, b, m, v)
+    }}"""
+    rng = np.random.default_rng(0)
+    normal = {n: rng.normal(size=4).astype(np.float32) for n in "sbm"}
+    model = parse(
+        text, qb=np.array([[100, -50, 7, 1]], np.int32), kb=np.array(1e-3, np.float32),
+        ax=np.array([0]), w=rng.normal(size=(4, 3, 2, 2)).astype(np.float32),
+        v=np.ones(4, np.float32), **normal,
+    )  # fmt: skip
+    result = bnfold.fold(model)
+    assert result.after.batch_norms == 0
+    assert bnfold.verify(model, result.model).equal
+
+
+def test_external_data(tmp_path: Path) -> None:
+    source = tmp_path / "m.onnx"
+    onnx.save(
+        quantised_net(1), source, save_as_external_data=True, size_threshold=0, location="w.bin"
+    )
+    result = bnfold.optimize(source, tmp_path / "o.onnx")
+    assert result.after.batch_norms == 0
+    assert result.comparison is not None

@@ -18,18 +18,19 @@ from bnfold.child.differences import Differences, Noise, Run, SaysNothingError, 
 from bnfold.child.saturation import behind
 from bnfold.child.sessions import Feed, check_memory, is_float, load_error, open_session, run
 from bnfold.comparison import Comparison, InputUsed, OutputDifference
-from bnfold.errors import UndecidedError
+from bnfold.errors import BnfoldError, UndecidedError
 
 Request = dict[str, Any]
 
 
 # values: fed as inputs, compared as outputs, read by an output's flat last operator
-_WHOLE: Request = {"cut": [], "inner": [], "flattened": []}
+_NONE: Request = {"cut": [], "inner": [], "flattened": []}
 
 
 def judge(request: Request, folder: Path) -> dict[str, Any]:
     """Compare as the request says. Raises BnfoldError where nothing can be decided."""
-    request, feeds = _cut_at_roundings({**request, **_WHOLE}, folder)
+    whole = request["original"], request["folded"]
+    request, feeds = _cut_at_roundings({**request, **_NONE, "whole": whole}, folder)
     try:
         return asdict(_Judge(request, folder, feeds).compare())
     except SaysNothingError:
@@ -51,7 +52,10 @@ def _cut_at_roundings(request: Request, folder: Path) -> tuple[Request, list[Fee
     rounding.expose(files["original"].model, set(roundings))
     exposed = model_file.write(files["original"], folder / "exposed.onnx")
     judge = _Judge({**request, "original": str(exposed)}, folder)
-    runs = judge.run_original()
+    try:
+        runs = judge.run_original()
+    except BnfoldError:  # uncut it may run; if not, it is said of the model as it is
+        return request, []
     feeds = [
         {**feed, **{name: run[name] for name in roundings}}
         for feed, run in zip(judge.feeds, runs, strict=True)
@@ -77,7 +81,7 @@ class _Judge:
     def compare(self) -> Comparison:
         truth = self.run_original()
         self._stage("checking the folded model")
-        if mismatch := self._invalid() or self._other_interface():
+        if mismatch := _invalid(*self.request["whole"]) or _other_interface(*self.request["whole"]):
             return self._comparison((), mismatch)
         try:
             self._stage("loading the folded model")
@@ -138,29 +142,6 @@ class _Judge:
                     "remove its random operators, or write without comparison: --verify none",
                 )
 
-    # --- what can be said without comparing numbers ----------------------------------------------
-
-    def _invalid(self) -> str:
-        """Why the folded file is not valid although the original is, "" if it is."""
-        try:
-            onnx.checker.check_model(self.path)
-        except Exception:  # not valid to begin with: nothing to hold the folded one to
-            return ""
-        try:
-            onnx.checker.check_model(self.request["folded"])
-        except Exception as error:
-            return f"the folded model is not valid ONNX: {error}"
-        return ""
-
-    def _other_interface(self) -> str:
-        for what, ours, theirs in (
-            ("inputs", _interface(self.model, "input"), _interface(self.folded, "input")),
-            ("outputs", _interface(self.model, "output"), _interface(self.folded, "output")),
-        ):
-            if ours != theirs:
-                return f"the {what} differ: {', '.join(ours)} became {', '.join(theirs)}"
-        return ""
-
     # --- numbers ---------------------------------------------------------------------------------
 
     def _judge_outputs(self, truth: list[Run], results: list[Run]) -> Iterator[OutputDifference]:
@@ -176,7 +157,7 @@ class _Judge:
             for name, error in self._rounding_error().items():
                 moved[name] = larger(moved[name], error)
         for name, difference in differences.items():
-            may_say_nothing = name in (*self.request["flattened"], *self.request["inner"])
+            may_say_nothing = name in self.request["flattened"]
             yield difference.judged(moved[name], may_say_nothing=may_say_nothing)
 
     def _noise(self, truth: list[Run]) -> dict[str, Noise]:
@@ -261,3 +242,29 @@ def _interface(model: ModelProto, side: str) -> list[str]:
         for value in getattr(model.graph, side)
         if value.name not in hidden
     ]
+
+
+# --- what can be said without comparing numbers --------------------------------------------------
+
+
+def _invalid(original: str, folded: str) -> str:
+    """Why the folded file is not valid although the original is, "" if it is."""
+    try:
+        onnx.checker.check_model(original)
+    except Exception:  # not valid to begin with: nothing to hold the folded one to
+        return ""
+    try:
+        onnx.checker.check_model(folded)
+    except Exception as error:
+        return f"the folded model is not valid ONNX: {error}"
+    return ""
+
+
+def _other_interface(original: str, folded: str) -> str:
+    """In what inputs or outputs the models differ, "" if in none."""
+    models = [onnx.load(path, load_external_data=False) for path in (original, folded)]
+    for side in ("input", "output"):
+        ours, theirs = (_interface(model, side) for model in models)
+        if ours != theirs:
+            return f"the {side}s differ: {', '.join(ours)} became {', '.join(theirs)}"
+    return ""

@@ -25,7 +25,7 @@ _WEIGHTED = frozenset(
         "LayerNormalization", "GroupNormalization", "LSTM", "GRU", "RNN",
     }
 )  # fmt: skip
-_CARRYING = frozenset({"DequantizeLinear", "Identity", "Reshape", "Transpose", "Unsqueeze"})
+_CARRYING = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
@@ -40,16 +40,32 @@ def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
     read = {name for node in nodes if node.op_type in _WEIGHTED for name in node.input[1:]}
     for node in reversed(nodes):
         if node.op_type in _CARRYING and read.intersection(node.output):
-            read.update(node.input[:2])  # a zero point, the third, moves nothing by rounding
-    for tensor in _named_tensors(copy, read):
-        if tensor.data_type in FLOAT_TYPES:
+            read.update(node.input[:1])
+    biases = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    for tensor in _named_tensors(copy, read | biases):
+        if tensor.data_type in FLOAT_TYPES and tensor.name in read:
             moved = jiggle(numpy_helper.to_array(tensor), rng)
-        elif tensor.data_type == TensorProto.INT32:
+        elif tensor.data_type == TensorProto.INT32 and tensor.name in biases:
             moved = step(numpy_helper.to_array(tensor), rng)
         else:
             continue
         tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
+    _jiggle_scales(copy.graph, rng)
     return copy
+
+
+def _jiggle_scales(graph: GraphProto, rng: np.random.Generator) -> None:
+    """The scales of dequantised weights, each in a copy: a QuantizeLinear may read it as well."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    quantized = {n.output[0] for n in graph.node if n.op_type == "QuantizeLinear"}
+    for number, node in enumerate(graph.node):
+        if node.op_type != "DequantizeLinear" or node.input[1] not in tensors:
+            continue
+        if node.input[0] in tensors or node.input[0] in quantized:
+            values = numpy_helper.to_array(tensors[node.input[1]])
+            name = f"{node.input[1]}_{number}_jiggled"
+            graph.initializer.append(numpy_helper.from_array(jiggle(values, rng), name))
+            node.input[1] = name
 
 
 def jiggled_feed(feed: Feed, rng: np.random.Generator) -> Feed:

@@ -8,7 +8,9 @@ output. Each part is then continuous and held to the bound of its own rounding.
 
 from __future__ import annotations
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from dataclasses import dataclass
+
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from bnfold.child.sessions import Feed
 from bnfold.model_file import node_tensors
@@ -17,9 +19,19 @@ _FED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT
 
 
 def common(original: ModelProto, folded: ModelProto) -> dict[str, str]:
-    """The values that both models round, and what they make them from, by the same names."""
+    """The values that both models round alike, and what they make them from.
+
+    Alike: by one name, of one name, with the same scale, zero point and attributes to the byte.
+    """
     ours, theirs = _roundings(original), _roundings(folded)
-    return {name: source for name, source in ours.items() if theirs.get(name) == source}
+    return {name: ours[name].source for name in ours if ours[name] == theirs.get(name)}
+
+
+@dataclass(frozen=True)
+class _Rounding:
+    source: str
+    parameters: tuple[bytes, ...]
+    attributes: tuple[bytes, ...]
 
 
 def expose(model: ModelProto, names: set[str]) -> None:
@@ -45,24 +57,36 @@ def cut(model: ModelProto, roundings: dict[str, str], values: Feed) -> None:
         graph.input.append(helper.make_tensor_value_info(name, kind, None))
 
 
-def _roundings(model: ModelProto) -> dict[str, str]:
-    """What the QuantizeLinears of the main graph make of activations, and from what."""
-    types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    known = {*types, ""}
+def _roundings(model: ModelProto) -> dict[str, _Rounding]:
+    """What the QuantizeLinears of the main graph make of activations, by constants."""
+    inputs = {value.name for value in model.graph.input}  # which callers may replace
+    constants = {t.name: t for t in model.graph.initializer if t.name not in inputs}
+    known = {*constants, ""}
     found = {}
     for node in model.graph.node:
         if all(name in known for name in node.input):
             known.update(node.output)
             if node.op_type == "Constant":
-                types[node.output[0]] = next(node_tensors([node]), TensorProto()).data_type
-        elif node.op_type == "QuantizeLinear" and _type(node, types) in _FED:
-            found[node.output[0]] = node.input[0]
+                constants[node.output[0]] = next(node_tensors([node]), TensorProto())
+        elif node.op_type == "QuantizeLinear" and _type(node, constants) in _FED:
+            parameters = [constants.get(name) for name in node.input[1:] if name]
+            if None not in parameters:
+                found[node.output[0]] = _Rounding(
+                    node.input[0],
+                    tuple(_bytes(tensor) for tensor in parameters if tensor is not None),
+                    tuple(sorted(a.SerializeToString() for a in node.attribute)),
+                )
     return found
 
 
-def _type(node: NodeProto, types: dict[str, int]) -> int:
+def _bytes(tensor: TensorProto) -> bytes:
+    array = numpy_helper.to_array(tensor)
+    return repr((array.dtype, array.shape)).encode() + array.tobytes()
+
+
+def _type(node: NodeProto, constants: dict[str, TensorProto]) -> int:
     """The element type of what a QuantizeLinear gives; 0 where it cannot be told."""
     if len(node.input) > 2 and node.input[2]:
-        return types.get(node.input[2], TensorProto.UNDEFINED)
+        return constants.get(node.input[2], TensorProto()).data_type
     declared = (attribute.i for attribute in node.attribute if attribute.name == "output_dtype")
     return next(declared, 0) or TensorProto.UINT8
