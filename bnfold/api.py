@@ -47,6 +47,7 @@ class FoldResult(Generic[Model]):
     verdicts: tuple[Verdict, ...]
     before: Counts
     after: Counts
+    copied_bytes: int = 0  # of copies of weights that others read as they were
 
     @property
     def folded(self) -> tuple[Verdict, ...]:
@@ -147,8 +148,8 @@ def optimize(
     if file.external and data.exists():
         written.data_files.append(data)
     return OptimizeResult(
-        target, result.verdicts, result.before, result.after, bytes_before, written.bytes_on_disk,
-        comparison,
+        target, result.verdicts, result.before, result.after, result.copied_bytes,
+        bytes_before, written.bytes_on_disk, comparison,
     )  # fmt: skip
 
 
@@ -177,9 +178,9 @@ def _fold_in_place(
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             model.CopyFrom(copy)
-            return FoldResult(model, inner.verdicts, before, inner.after)
-    apply(index, planned)
-    return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)))
+            return dataclasses.replace(inner, model=model, before=before)
+    copied = apply(index, planned)
+    return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)), copied)
 
 
 def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:

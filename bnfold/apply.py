@@ -7,7 +7,8 @@ What was unused before stays.
 
 from __future__ import annotations
 
-from collections import defaultdict
+import hashlib
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -22,9 +23,17 @@ from bnfold.plan import Plan
 _DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "external_data")
 
 
-def apply(index: Index, plan: Plan) -> None:
-    """Change `index.model` as the plan says. The index describes the old model afterwards."""
-    _Surgery(index, plan).run()
+_Change = tuple[Node, int, Constant, list[Rescale | Supply]]  # who reads what where, its edits
+
+
+def apply(index: Index, plan: Plan) -> int:
+    """Change `index.model` as the plan says. The index describes the old model afterwards.
+
+    Returns the bytes of the copies that were made of shared weights.
+    """
+    surgery = _Surgery(index, plan)
+    surgery.run()
+    return surgery.copied
 
 
 class _Surgery:
@@ -41,7 +50,9 @@ class _Surgery:
         self.released: dict[tuple[Scope, str], int] = defaultdict(int)
         self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
         self.added: list[tuple[Node, TensorProto]] = []  # Constant nodes to put before a reader
-        self.new: set[str] = set()  # the names of both
+        self.new: Counter[str] = Counter()  # the readers of both, by name
+        self.made: dict[tuple[Scope, str, bytes], str] = {}  # what may serve another reader
+        self.copied = 0  # bytes
 
     def run(self) -> None:
         self._write_constants()
@@ -65,7 +76,7 @@ class _Surgery:
             if isinstance(edit, Rescale | Supply) and edit.node not in self.removed:
                 changes[edit.node, edit.slot].append(edit)
         cut = {e.node: e.inputs for e in self.edits if isinstance(e, SetOperator) and e.inputs}
-        stored = []
+        stored: dict[tuple[Scope, str], list[_Change]] = defaultdict(list)
         for (node, slot), all_edits in changes.items():
             if slot >= cut.get(node, slot + 1):
                 continue
@@ -81,7 +92,7 @@ class _Surgery:
             if constant.quantized:  # the edits of its DequantizeLinear have done that
                 continue
             if constant.is_stored:
-                stored.append((node, slot, constant, edits))
+                stored[constant.scope, constant.name].append((node, slot, constant, edits))
                 continue
             array = rounded(applied(edits, constant.values), constant.dtype)
             self._release(node.scope, constant.name)
@@ -93,18 +104,40 @@ class _Surgery:
                 self._read_new(node, slot, array, constant.name)
         # the rest last: exporters compute a bias from the shape of the weight, and only when that
         # computation is gone is the weight seen to have no other reader
-        for node, slot, constant, edits in stored:
+        for changes_of_one in stored.values():
+            self._write_stored(changes_of_one)
+
+    def _write_stored(self, changes: list[_Change]) -> None:
+        """New values for the readers of one stored constant; who gets the same one shares it."""
+        alike: dict[bytes, tuple[npt.NDArray[Any], list[tuple[Node, int]]]] = {}
+        constant = changes[0][2]
+        for node, slot, _, edits in changes:
             array = rounded(applied(edits, constant.values), constant.dtype)
-            private = self._uses_left(constant.scope, constant.name) == 1
-            if private and array.shape == constant.shape:
+            key = _key(array) if len(changes) > 1 else b""
+            alike.setdefault(key, (array, []))[1].append((node, slot))
+        for array, readers in alike.values():
+            left = self._uses_left(constant.scope, constant.name)
+            if left == len(readers) and array.shape == constant.shape:
                 _store(constant, array)
-            else:  # copy on write: somebody else reads the old value, or its shape is declared
+                continue
+            # copy on write: somebody else reads the old value, or its shape is declared
+            self.copied += array.nbytes if left > len(readers) else 0
+            for node, slot in readers:
                 self._release(node.scope, constant.name)
                 self._read_new(node, slot, array, constant.name)
 
     def _read_new(self, node: Node, slot: int, array: npt.NDArray[np.generic], wanted: str) -> None:
-        name = self.index.fresh_name(wanted)
-        self._hold(node, numpy_helper.from_array(array, name))
+        """Have the node read a new constant, or one that was made like it."""
+        home = self._home(node.scope)
+        key = (home, wanted, _key(array))
+        name = self.made.get(key, "")
+        if name:
+            self.new[name] += 1
+        else:
+            name = self.index.fresh_name(wanted)
+            self._hold(node, numpy_helper.from_array(array, name))
+            if not home.is_function:  # where a constant would have to stand before both
+                self.made[key] = name
         while len(node.proto.input) <= slot:
             node.proto.input.append("")
         node.proto.input[slot] = name
@@ -112,7 +145,7 @@ class _Surgery:
     def _hold(self, node: Node, tensor: TensorProto) -> None:
         """Make a place for a constant that `node` reads."""
         home = self._home(node.scope)
-        self.new.add(tensor.name)
+        self.new[tensor.name] += 1
         if home.is_function:  # functions have no initializers
             self.added.append((node, tensor))
         else:
@@ -182,7 +215,10 @@ class _Surgery:
 
     def _release(self, scope: Scope, name: str) -> None:
         """One reader of a constant less; with the last one it goes, and what only made it."""
-        if name in self.new:  # each has one reader
+        if self.new[name]:
+            self.new[name] -= 1
+            if self.new[name]:
+                return
             self.added = [entry for entry in self.added if entry[1].name != name]
             for tensors in self.initializers.values():
                 tensors[:] = [tensor for tensor in tensors if tensor.name != name]
@@ -227,6 +263,12 @@ class _Surgery:
                     for tensor in self.initializers[scope]
                 )
             container.initializer.extend(self.initializers[scope])
+
+
+def _key(array: npt.NDArray[Any]) -> bytes:
+    """The same for equal arrays, to the bit, and for no others."""
+    head = repr((array.dtype, array.shape)).encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).digest()
 
 
 def _store(constant: Constant, array: npt.NDArray[np.generic]) -> None:

@@ -90,6 +90,8 @@ def _before_and_after(result: OptimizeResult) -> Table:
     table.add_row("nodes", str(before.nodes), str(after.nodes))
     table.add_row("BatchNormalizations", str(before.batch_norms), str(after.batch_norms))
     table.add_row("file size", _bytes(result.bytes_before), _bytes(result.bytes_after))
+    if result.copied_bytes:
+        table.add_row("copies of shared weights", "", f"+{_bytes(result.copied_bytes)}")
     return table
 
 

@@ -56,26 +56,29 @@ def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
     """The constant at `slot` as the scale of a map along one axis of the node's output.
 
     None where it varies along more than one axis, where it makes the other operand larger (in rank,
-    or along an axis whose size is not known to be the same), or holds NaN or infinity.
+    or along an axis whose size is not known to be the same), or holds NaN or infinity. It may be
+    stored along more axes than it varies along.
     """
     operand, shape = draft.operand(node, slot), draft.shape(node, 1 - slot)
     if isinstance(operand, Refusal) or node.scope.opset < 7:  # another kind of broadcasting
         return None
     wide = [place for place, dim in enumerate(operand.shape) if dim != 1]
-    if len(wide) > 1 or (shape is None and operand.shape):
+    if shape is None and operand.shape:
         return None
-    rank = len(shape or ())
-    if len(operand.shape) > rank:
+    shape = shape or ()
+    ahead = len(shape) - len(operand.shape)  # axes that only the other operand has
+    if ahead < 0 or any(shape[place + ahead] != operand.shape[place] for place in wide):
         return None
-    values = draft.values(node, slot).ravel()
+    values = draft.values(node, slot)
     if not np.all(np.isfinite(values)) or not values.size:
         return None
-    if not wide:
-        return Affine(None, values, np.zeros(1))
-    axis = wide[0] + rank - len(operand.shape)
-    if shape is None or shape[axis] != len(values):
+    varying = [place for place in wide if np.any(values != values.take([0], place))]
+    if len(varying) > 1:
         return None
-    return Affine(axis, values, np.zeros_like(values))
+    if not varying:
+        return Affine(None, values.reshape(-1)[:1], np.zeros(1))
+    line = np.moveaxis(values, varying[0], 0).reshape(values.shape[varying[0]], -1)[:, 0]
+    return Affine(varying[0] + ahead, line, np.zeros_like(line))
 
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:

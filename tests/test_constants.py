@@ -180,6 +180,43 @@ def test_a_weight_shared_by_two_folds_is_copied_once() -> None:
     assert sorted(t.name for t in result.model.graph.initializer) == ["bias", "bias_1", "w", "w_1"]
 
 
+def test_the_same_fold_of_all_readers_of_a_weight_is_done_once() -> None:
+    text = TWO_CONVS.replace("z = Conv (x, w, bias)", "d = Conv (x, w, bias)\n NORM").replace(
+        "NORM", "[norm2] z = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)"
+    )
+    result = folded(parse(text, w=W, bias=numbers(6), **bn(6)))
+    assert sorted(t.name for t in result.model.graph.initializer) == ["bias", "w"]
+    assert result.result.copied_bytes == 0
+
+
+def test_the_same_fold_of_some_readers_of_a_weight_makes_one_copy() -> None:
+    text = """
+    g (float[1,4,6,6] x) => (float[1,6,P,Q] y, float[1,6,P,Q] z, float[1,6,P,Q] o) {
+      [conv1] c = Conv (x, w)
+      [norm1] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+      [conv2] d = Conv (x, w)
+      [norm2] z = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+      [conv3] o = Conv (x, w)
+    }"""
+    result = folded(parse(text, w=W, **bn(6)))
+    assert sorted(t.name for t in result.model.graph.initializer) == ["w", "w_1", "w_bias"]
+    assert result.result.copied_bytes == W.nbytes
+
+
+def test_what_two_folds_made_alike_goes_only_with_the_last_reader() -> None:
+    text = """
+    g (float[1,4,6,6] x) => (float[1,6,P,Q] y, float[1,6,P,Q] z) {
+      [conv1] c = Conv (x, w)
+      [norm1] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+      [gone] t = Transpose <perm = [0, 1, 2, 3]> (w)
+      [conv2] d = Conv (x, t)
+      [norm2] z = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    result = folded(parse(text, w=W, **bn(6)))
+    assert all(name in {t.name for t in result.model.graph.initializer}
+               for node in result.model.graph.node for name in node.input[1:])  # fmt: skip
+
+
 def test_a_weight_that_is_a_graph_output_keeps_its_value() -> None:
     text = CONV_BN.replace("float[1,6,P,Q] y)", "float[1,6,P,Q] y, float[6,4,3,3] w)")
     result = folded(parse(text.replace("BEFORE", ""), w=W, **bn(6)))

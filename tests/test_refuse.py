@@ -92,6 +92,22 @@ def test_is_test_1_below_opset_7_folds() -> None:
     folded(model, execute=False)  # no runtime here executes a BatchNormalization of opset 6
 
 
+@pytest.mark.parametrize("is_test", [0, 1])
+def test_opset_1_with_its_consumed_inputs(is_test: int) -> None:
+    model = site(SITE, 1, 3)
+    model.graph.node[1].attribute.extend([
+        helper.make_attribute("is_test", is_test),
+        helper.make_attribute("consumed_inputs", [0, 0, 0, 1, 1]),
+    ])  # fmt: skip
+    model.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    if is_test:
+        folded(model, execute=False)  # which no runtime here executes
+    else:
+        assert reason(model, check=False) == "is-test-0"
+
+
 @pytest.mark.parametrize("opset", [7, 8])
 def test_spatial_0(opset: int) -> None:
     model = site(SITE, opset)

@@ -883,3 +883,37 @@ def test_an_output_without_a_name_has_no_readers() -> None:
 )
 def test_operators_that_contradict_themselves_end_the_way(model: ModelProto) -> None:
     assert bnfold.fold(model).kept
+
+
+# --- constants that are stored along more axes than they vary along -----------------------------
+
+STORED = """
+g (float[{0}] x) => (float[{0}] y) {{
+  [conv] c = Conv (x, w)
+  [mul] y = Mul (c, k)
+}}"""
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((4, 6, 6), (0,)), ((2, 4, 6, 6), (1,)), ((4, 6, 6), ()), ((4, 1, 6), (0,))]
+)
+def test_a_constant_written_out_along_axes_on_which_it_does_not_vary(
+    shape: tuple[int, ...], axes: tuple[int, ...]
+) -> None:
+    own = numbers(*(n if axis in axes else 1 for axis, n in enumerate(shape)), seed=3)
+    k = np.broadcast_to(own, shape).copy()
+    folded(parse(STORED.format("2,4,6,6"), w=numbers(4, 4, 1, 1), k=k))
+
+
+def test_a_constant_that_does_vary_along_two_axes_stays() -> None:
+    k = np.broadcast_to(numbers(4, 1, 1), (4, 6, 6)).copy()
+    k[2, 3, 3] += 1
+    result = bnfold.fold(parse(STORED.format("2,4,6,6"), w=numbers(4, 4, 1, 1), k=k))
+    assert not result.verdicts
+
+
+def test_a_constant_that_may_enlarge_what_it_is_written_out_against_stays() -> None:
+    k = np.broadcast_to(numbers(4, 1, 1), (4, 6, 6)).copy()
+    model = parse(STORED.format("2,4,H,6").replace("(float[2,4,H,6] y)", "(float[2,4,I,6] y)"),
+                  w=numbers(4, 4, 1, 1), k=k)  # fmt: skip
+    assert not bnfold.fold(model).verdicts
