@@ -115,7 +115,17 @@ def _verdict(verdict: Verdict) -> Text:
     if verdict.below is not None and verdict.below.reason is not reason:
         below = verdict.below
         text.append(f"\nbelow it ({below.reason.code}): {plain(below.sentence)}", style="yellow")
-    return text.append(f"\n{reason.remedy}", style="dim")
+    for remedy in _remedies(verdict):
+        text.append(f"\n{remedy}", style="dim")
+    return text
+
+
+def _remedies(verdict: Verdict) -> list[str]:
+    """What can be done about either refusal; "nothing is wrong" only if both say so."""
+    refusals = [refusal for refusal in (verdict.refusal, verdict.below) if refusal is not None]
+    remedies = dict.fromkeys(refusal.reason.remedy for refusal in refusals)
+    useful = [remedy for remedy in remedies if not remedy.startswith("nothing is wrong")]
+    return useful or list(remedies)[:1]
 
 
 def _closing(result: OptimizeResult) -> str:

@@ -67,7 +67,8 @@ class Walk:
         if producer is None or rule is None:
             return Refusal(Reason.NOT_LINEAR, reader.label, _what_stands_there(scope, name))
         for use in draft.uses(scope, name):
-            if use.node is not reader or use.slot != slot or use.role is not Role.READ:
+            mine = use.node is reader and use.slot == slot and use.role is Role.READ
+            if not (mine or _asks_for_shape(use)):
                 return _other_use(producer, name, use)
         if (refusal := self._step_to(producer)) is not None:
             return refusal
@@ -88,7 +89,7 @@ class Walk:
         """Have every reader of `name` make up for a map that is not made any more."""
         if a.is_identity or not name:  # an output without a name has no readers
             return None
-        uses = list(self.draft.uses(maker.scope, name))
+        uses = [use for use in self.draft.uses(maker.scope, name) if not _asks_for_shape(use)]
         readers = [use.node for use in uses]
         for use in uses:
             node = use.node
@@ -172,6 +173,11 @@ def _other_use(producer: Node, name: str, use: Use) -> Refusal:
         return refuse(Reason.CAPTURED, producer, use.node.scope.label if use.node else "a body")
     assert use.node is not None
     return refuse(Reason.ANOTHER_READER, producer, use.node.label)
+
+
+def _asks_for_shape(use: Use) -> bool:
+    """Whether the reader wants to know how many elements there are, and not which."""
+    return use.node is not None and use.node.op in ("Shape", "Size")
 
 
 def _what_stands_there(scope: Scope, name: str) -> str:

@@ -218,6 +218,16 @@ class Builder:
         if len(shape) <= 5:
             self.add("Reshape", [self.value, self.integers(*shape)], tuple(shape))
 
+    def reshape_like(self) -> None:
+        """By the shape of a value in front, as reshape_as is exported."""
+        same = [v for v, shape in self.seen if math.prod(shape) == math.prod(self.shape)]
+        if same:
+            source = str(self.rng.choice(same))
+            name = f"shape{len(self.nodes)}"
+            self.nodes.append(helper.make_node("Shape", [source], [name]))
+            shape = dict(self.seen)[source]
+            self.add("Reshape", [self.value, name], shape)
+
     def squeeze(self) -> None:
         ones = [axis for axis, dim in enumerate(self.shape) if dim == 1]
         if ones and len(self.shape) > 2:

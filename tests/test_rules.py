@@ -917,3 +917,42 @@ def test_a_constant_that_may_enlarge_what_it_is_written_out_against_stays() -> N
     model = parse(STORED.format("2,4,H,6").replace("(float[2,4,H,6] y)", "(float[2,4,I,6] y)"),
                   w=numbers(4, 4, 1, 1), k=k)  # fmt: skip
     assert not bnfold.fold(model).verdicts
+
+
+# --- readers that ask for the shape only --------------------------------------------------------
+
+
+def test_who_asks_for_the_shape_does_not_mind_the_values() -> None:
+    text = """
+    g (float[2,5,6] x) => (float[2,5,4] y) {
+      [linear] l = MatMul (x, w)
+      [rows] r = Reshape (l, flat)
+      [norm] n = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+      [shape] back = Shape (l)
+      [like] y = Reshape (n, back)
+    }"""
+    result = folded(parse(text, w=numbers(6, 4), flat=np.array([10, 4]), **bn(4)))
+    assert "BatchNormalization" not in result.ops
+
+
+def test_and_so_downwards() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,5,P,Q] y, int64[1] count) {
+      [norm] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [size] c = Size (n)
+      [vector] count = Reshape (c, one)
+      [conv] y = Conv (n, w)
+    }"""
+    result = folded(parse(text, w=numbers(5, 4, 2, 2), one=np.array([1]), **bn(4)))
+    assert list(result.model.graph.node[0].input) == ["x"]
+
+
+def test_a_shape_that_another_reader_makes_use_of_is_not_the_value() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,4,6,6] y, float[2,4,6,6] other) {
+      [conv] c = Conv (x, w)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+      [shape] sh = Shape (c)
+      [reader] other = Reshape (c, sh)
+    }"""
+    assert reason(parse(text, w=numbers(4, 4, 1, 1), **bn(4))) == "another-reader"
