@@ -170,6 +170,7 @@ class _Surgery:
         owner = scope.owner(value)
         assert owner is not None
         maker = self.makers.get((owner, value)) or owner.producers.get(value)
+        self.gone[scope].update(filter(None, node.proto.output[1:]))  # the mask of a Dropout
         others = [entry for entry in self._readers(owner, value) if entry != (node, edit.slot)]
         if owner is scope and maker is not None and not others:
             maker.proto.output[list(maker.proto.output).index(value)] = result

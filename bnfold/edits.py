@@ -63,31 +63,20 @@ class Rescale:
         lines = (np.moveaxis(v, wide[0], 0).reshape(shape[wide[0]], -1)[:, 0] for v in both)
         return Affine(wide[0], *lines)
 
-    def lost(self, exact: FloatArray, stored: FloatArray, largest: float, smallest: float) -> int:
-        """How many channels are nothing but zeros in `stored` although they count in `exact`.
-
-        A channel does not count if inputs up to √largest give less than half of `smallest`, the
-        dtype's largest and smallest positive numbers: then the original computes zeros there too.
-        (Trained models hold channels that weight decay has brought down to 1e-40.)
-        """
-        if not self.guards:
-            return 0
-        view = np.broadcast_shapes(self.view, self.scale.shape)
-        axes = tuple(axis for axis, size in enumerate(self.scale.shape) if size == 1)
-        response = np.abs(exact).reshape(view).sum(axis=axes) * largest**0.5
-        remains = np.any(stored.reshape(view) != 0, axis=axes)
-        return int(np.count_nonzero((response >= smallest / 2) & ~remains))
-
 
 @dataclass(frozen=True, eq=False)
 class Supply:
-    """`node.input[slot]` becomes a new constant; what it was, if anything, is not read any more."""
+    """`node.input[slot]` becomes a new constant; what it was, if anything, is not read any more.
+
+    Where `guards` is set, no channel, along its first axis, may be lost to underflow.
+    """
 
     node: Node
     slot: int
     values: FloatArray
     dtype: int  # the ONNX element type it is rounded to
     name: str  # wanted; made unique when it is applied
+    guards: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -137,6 +137,11 @@ class Scope:
         return isinstance(self.container, FunctionProto)
 
     @property
+    def in_function(self) -> bool:
+        """Whether this is the body of a local function, or a body inside one."""
+        return self.is_function or (self.parent is not None and self.parent.in_function)
+
+    @property
     def is_main(self) -> bool:
         """Whether this is the model's own graph."""
         return self.parent is None and not self.is_function

@@ -27,7 +27,7 @@ from bnfold.geometry import Kernel
 from bnfold.graph import Index, Node
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import beside, refuse
-from bnfold.trees import JOINS, LinearSum, Tree, linear_inputs, source_of
+from bnfold.trees import JOINS, LinearSum, Survey, Tree, source_of
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class Merge:
 
 def merges(draft: Draft, index: Index) -> Iterator[Merge]:
     """Plan every merge, the largest first; what is refused but linear in one value is told."""
-    position = {node: place for place, node in enumerate(index.nodes())}
-    for node in reversed(position):
-        if node.op in JOINS and not node.scope.is_function and len(linear_inputs(draft, node)) > 1:
-            tree = Tree(draft, node, source_of(draft, node, position))
+    survey = Survey(draft, index)
+    for node in reversed(survey.position):
+        if node.op in JOINS and not node.scope.in_function and len(survey.slots(node)) > 1:
+            tree = Tree(survey, node, source_of(survey, node))
             if tree.sum is not None and any(tree.sum.scales):
                 yield _Merger(draft, tree, tree.sum).merge()
 
@@ -96,7 +96,8 @@ class _Merger:
             branches.append(_Branch(None, kernel, ones, np.zeros(1), first.dtype))
         for what, values in (
             ("data types", {branch.dtype for branch in branches}),
-            ("numbers of channels", {len(branch.weight) for branch in branches}),
+            ("numbers of input channels", {branch.inputs for branch in branches}),
+            ("numbers of channels", {len(b.weight) for b in branches} | self.total.channels),
             ("numbers of axes", {branch.weight.ndim for branch in branches}),
         ):
             if len(values) > 1:
@@ -148,7 +149,7 @@ class _Merger:
         edits = [*_geometry_edits(kept, whole), *self._replace(kept, 1, weight)]
         if self.draft.has(kept.conv, 2) or np.any(bias):
             edits += self._replace(kept, 2, bias)
-        path = self.tree.path(self.root, kept.conv)
+        path = self.tree.path(kept.conv)
         on_path = {node for node, _ in path}
         edits += [Drop(node) for node in self.tree.nodes if node not in (*on_path, kept.conv)]
         return [*edits, *(Remove(node, slot) for node, slot in reversed(path))]
@@ -163,9 +164,11 @@ class _Merger:
             return [supplied_bias(conv, weight, values)]
         operand = self.draft.operand(conv, slot)
         assert isinstance(operand, Operand)
+        guards = slot == 1
         if operand.shape != values.shape:
-            return [Supply(conv, slot, values, operand.dtype, operand.name)]
-        return [Rescale(conv, slot, values.shape, np.zeros((1,) * values.ndim), values)]
+            return [Supply(conv, slot, values, operand.dtype, operand.name, guards)]
+        nothing = np.zeros((len(values), *(1,) * (values.ndim - 1)))
+        return [Rescale(conv, slot, values.shape, nothing, values, guards)]
 
 
 @dataclass(frozen=True)

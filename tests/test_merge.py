@@ -421,3 +421,107 @@ def test_the_work_is_never_more() -> None:
     before = sum(math.prod(t.dims) for t in result.before.graph.initializer if t.name[0] == "w")
     after = sum(math.prod(t.dims) for t in result.model.graph.initializer if t.name[0] == "w")
     assert after <= before
+
+
+# --- what a hostile review found ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_channel_that_underflows_in_the_sum_is_refused(kernel: int) -> None:
+    tiny, pads = np.full((2, 2, 1, 1), 1e-5, np.float16), [kernel // 2] * 4
+    large = np.full((2, 2, kernel, kernel), 1e-5, np.float16)
+    body = f"""
+    [a] p = Conv (x, w) [b] q = Conv <pads = {pads}> (x, k)
+    [pc] r = Mul (p, c) [qc] t = Mul (q, c) [join] y = Add (r, t)"""
+    text = f"g (float16[1,2,5,5] x) => (float16[1,2,5,5] y) {{ {body} }}"
+    model = parse(text, w=tiny, k=large, c=np.full((2, 1, 1), 1e-4, np.float16))
+    verdict = refused(model)
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason.code == "underflow"
+
+
+def test_sums_of_a_value_with_itself_over_and_over() -> None:
+    doubled = " ".join(f"[d{i}] s{i + 1} = Add (s{i}, s{i})" for i in range(40))
+    body = f"""
+    [point] s0 = Conv (x, w) {doubled}
+    [square] b = Conv <pads = [1,1,1,1]> (x, k)
+    [join] y = Add (s40, b)"""
+    given = {"w": numbers(2, 2, 1, 1) * np.float32(2**-40), "k": numbers(2, 2, 3, 3)}
+    assert merged(graph(body, "2,2,5,5", **given)).ops == ["Conv"]
+
+
+def test_what_a_merge_that_overflowed_had_planned_is_forgotten() -> None:
+    huge = np.full((4, 4, 3, 3), 3e38, np.float32)
+    body = """
+    [norm] z = BatchNormalization (x, s, b, m, v)
+    [wide] p = Conv <dilations = [2,2], pads = [2,2,2,2]> (z, w)
+    [square] q = Conv <dilations = [2,2], pads = [2,2,2,2]> (z, k)
+    [join] y = Add (p, q)"""
+    verdict = refused(graph(body, w=huge, k=huge, **bn(4)))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason.code == "overflow"
+
+
+def test_an_inner_sum_merges_where_the_outer_one_cannot() -> None:
+    body = """
+    [a] p = Conv <group = 4, pads = [1,1,1,1]> (x, w)
+    [b] q = Conv <group = 4, pads = [1,1,1,1]> (x, w)
+    [c] r = Conv (x, huge)
+    [inner] i = Add (p, q) [join] y = Sum (i, r, r)"""
+    given = {"w": numbers(4, 1, 3, 3), "huge": np.full((4, 4, 1, 1), 3e38, np.float32)}
+    result = bnfold.fold(graph(body, **given), options=MERGE)
+    by_site = {verdict.site: verdict for verdict in result.verdicts}
+    assert by_site["join"].refusal is not None
+    assert by_site["inner"].folded
+
+
+def test_a_long_chain_of_sums_takes_its_time_once() -> None:
+    import time
+
+    links = " ".join(f"r{i} = Sigmoid (h{i}) h{i + 1} = Add (h{i}, r{i})" for i in range(600))
+    model = graph(f"h0 = Relu (x) {links} y = Relu (h600)")
+    start = time.perf_counter()
+    untouched(model)
+    assert time.perf_counter() - start < 10  # it was 50 s
+
+
+def test_in_a_body_inside_a_function_branches_stay() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17, "f": 1]>
+    g (float[2,4,6,6] x, bool t) => (float[2,4,6,6] y) { y = f.block (x, t) }
+    <domain: "f", opset_import: ["": 17]> block (x, t) => (y) {
+      y = If (t) <then_branch = a () => (float[2,4,6,6] o) {
+            w = ConstantOfShape <value = float[1] {2.0}> (shape) c = Conv (x, w) o = Add (c, x)
+          }, else_branch = e () => (float[2,4,6,6] p) { p = Identity (x) }>
+    }"""
+    model = onnx.parser.parse_model(text.replace("(shape)", "(x)"))
+    untouched(model)
+
+
+@pytest.mark.parametrize(
+    ("p", "k"),
+    [("Conv (x, w)", numbers(4, 3, 1, 1)), ("Conv <group = 2> (x, w)", numbers(4, 4, 1, 1))],
+)
+def test_branches_that_contradict_each_other(p: str, k: Array) -> None:
+    body = f"[a] p = {p} [b] q = Conv (x, k) [join] y = Add (p, q)"
+    text = f"g (float[2,4,6,6] x) => (float y) {{ {body} }}"
+    assert "input channels" in detail(parse(text, w=numbers(4, 4, 1, 1), k=k))
+
+
+def test_maps_of_another_number_of_channels() -> None:
+    body = """
+    [a] p = Conv (x, w) [an] pn = BatchNormalization <epsilon = 0.0> (p, s, b, m, v)
+    [b] q = Conv (x, w) [bn] qn = BatchNormalization <epsilon = 0.0> (q, s1, b1, m1, v1)
+    [join] y = Add (pn, qn)"""
+    text = f"g (float[2,4,6,6] x) => (float y) {{ {body} }}"
+    one = parse(text, w=numbers(4, 4, 1, 1), **bn(3), **bn(3, name="1"))
+    assert "channels" in detail(one)
+    untouched(parse(text, w=numbers(4, 4, 1, 1), **bn(3), **bn(2, name="1")))
+
+
+def test_the_value_info_of_a_dropouts_mask_goes_with_it() -> None:
+    body = "[a] p = Conv (x, w) [d] q, mask = Dropout (p) [join] y = Add (q, x)"
+    model = graph(body, w=numbers(4, 4, 1, 1))
+    info = helper.make_tensor_value_info("mask", TensorProto.BOOL, [2, 4, 6, 6])
+    model.graph.value_info.append(info)
+    assert not merged(model).model.graph.value_info
