@@ -118,7 +118,6 @@ def _gemm_weight(draft: Draft, node: Node) -> Weight | Refusal:
 def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
     """β·C = s·(β·C) + t, for every shape of C and where there is none."""
     beta = float(draft.attribute(node, "beta", 1.0))
-    edits: list[Edit]
     if draft.has(node, 2) and beta != 0:
         offset = draft.operand(node, 2)
         if isinstance(offset, Refusal):
@@ -130,15 +129,14 @@ def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] 
         if a.is_identity:
             return []
         with np.errstate(over="ignore"):  # an overflow is refused by name
-            edits = [Rescale(node, 2, shape or (1,), a.scale, a.shift / beta)]
-        enlarged = shape[-1:] != (a.channels,)
-    else:  # no C, or one that β = 0 switches off: C = t with β = 1
-        supplied = _supply_bias(node, weight, a.shift, always=draft.has(node, 2))
-        edits = [SetOperator(node, "Gemm", drop=("beta",)), *supplied] if supplied else []
-        enlarged = bool(supplied)
-    if enlarged and node.scope.opset < 7:
-        edits.append(SetOperator(node, "Gemm", put={"broadcast": 1}))
-    return edits
+            return [Rescale(node, 2, shape or (1,), a.scale, a.shift / beta)]
+    # no C, or one that β = 0 switches off: C = t with β = 1
+    edits = _supply_bias(node, weight, a.shift, always=draft.has(node, 2))
+    return (
+        [SetOperator(node, "Gemm", drop=("beta",), put=_broadcasting(node)), *edits]
+        if edits
+        else []
+    )
 
 
 def matmul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
@@ -202,11 +200,15 @@ def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int]
 
 
 def _as_gemm(node: Node, weight: Operand, shift: FloatArray) -> list[Edit]:
-    broadcast = {"broadcast": 1} if node.scope.opset < 7 else {}
     return [
-        SetOperator(node, "Gemm", put=broadcast),
-        *_supply_bias(node, weight, shift, always=True),
+        SetOperator(node, "Gemm", put=_broadcasting(node)),
+        supplied_bias(node, weight, shift),
     ]
+
+
+def _broadcasting(node: Node) -> dict[str, int]:
+    """What a Gemm needs to add a row to each of its rows: before opset 7 an attribute."""
+    return {"broadcast": 1} if node.scope.opset < 7 else {}
 
 
 # --- what they share ----------------------------------------------------------------------------

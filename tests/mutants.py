@@ -1,6 +1,6 @@
 """Mutation testing of the rules and the weight arithmetic: is every line held by a test?
 
-    python tests/mutants.py [--sample N] [--seed S] [--module NAME]
+    python tests/mutants.py [--sample N] [--seed S] [--module NAME] [--again FILE]
 
 Makes one small change at a time (a comparison turned, + for −, a constant off by one, a condition
 negated), runs the tests that reach the changed line, and prints the changes that no test noticed
@@ -87,8 +87,9 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, str]]:
 
 def _idle(parent: ast.AST, child: ast.AST) -> bool:
     """Whether the child says nothing at run time, or states what no run may get to."""
-    annotations = (getattr(parent, name, None) for name in ("annotation", "returns"))
-    return isinstance(child, ast.Assert) or any(child is own for own in annotations)
+    annotations = [getattr(parent, name, None) for name in ("annotation", "returns")]
+    said = [*annotations, *getattr(parent, "decorator_list", [])]
+    return isinstance(child, ast.Assert) or any(child is own for own in said)
 
 
 def mutate(node: ast.AST, field: str) -> None:
@@ -130,29 +131,35 @@ def install(mutant: Mutant) -> None:
     mutate(node, field)
     path = ROOT / "bnfold" / f"{mutant.module}.py"
     live = importlib.import_module(f"bnfold.{mutant.module}")
-    code = compile(ast.fix_missing_locations(tree), str(path), "exec")
-    _replace(vars(live), code)
-    for statement in tree.body:
-        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
-            name = statement.targets[0].id  # type: ignore[attr-defined]
+    changed = {"__name__": live.__name__}
+    exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), changed)
+    _replace(vars(live), changed, live.__name__)
+    for name, value in changed.items():
+        if isinstance(value, int | float) and value != vars(live).get(name):
             for other in list(sys.modules.values()):
                 if getattr(other, "__name__", "").startswith("bnfold") and name in vars(other):
-                    setattr(other, name, statement.value.value)
+                    setattr(other, name, value)
 
 
-def _replace(namespace: Any, code: types.CodeType) -> None:
-    for inner in code.co_consts:
-        if not isinstance(inner, types.CodeType):
+def _replace(live: Any, changed: Any, module: str) -> None:
+    """Code, defaults and closures of the functions that the module itself defines."""
+    for name, new in list(changed.items()):
+        old = live.get(name)
+        if isinstance(new, type) and new.__module__ == module and isinstance(old, type):
+            _replace(vars(old), vars(new), module)
             continue
-        value = namespace.get(inner.co_name)
-        if isinstance(value, type):
-            _replace(vars(value), inner)
+        if isinstance(new, property) and isinstance(old, property):
+            old, new = old.fget, new.fget
+        old, new = getattr(old, "__func__", old), getattr(new, "__func__", new)
+        if not (isinstance(old, types.FunctionType) and isinstance(new, types.FunctionType)):
             continue
-        if isinstance(value, property):
-            value = value.fget
-        value = getattr(value, "__func__", value)
-        if isinstance(value, types.FunctionType):
-            value.__code__ = inner
+        if new.__module__ != module:
+            continue
+        old.__defaults__, old.__kwdefaults__ = new.__defaults__, new.__kwdefaults__
+        old.__code__ = new.__code__
+        for mine, other in zip(old.__closure__ or (), new.__closure__ or (), strict=True):
+            if isinstance(other.cell_contents, int | float):  # defaults of a dataclass
+                mine.cell_contents = other.cell_contents
 
 
 # --- asking the tests ----------------------------------------------------------------------------
@@ -184,6 +191,7 @@ class Asking:
             mutant = running.pop(child)
             if status == 0:
                 self.unnoticed.append(mutant)
+                print(f"{mutant.line:4}  {mutant.text}", flush=True)
         return True
 
     def _in_fork(self, mutant: Mutant, items: list[pytest.Item]) -> None:
@@ -245,6 +253,7 @@ def main() -> None:
     parser.add_argument("--sample", type=int, help="how many changes to draw; all by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--module", choices=MODULES, action="append")
+    parser.add_argument("--again", type=Path, help="a file with what was printed before")
     options = parser.parse_args()
     os.environ.setdefault("BNFOLD_EXAMPLES", "100")
     os.chdir(ROOT)
@@ -254,9 +263,13 @@ def main() -> None:
     chosen = every
     if options.sample is not None:
         chosen = random.Random(options.seed).sample(every, min(options.sample, len(every)))
+    if options.again is not None:
+        texts = options.again.read_text()
+        chosen = [mutant for mutant in chosen if mutant.text in texts]
     asking = Asking(chosen, reached_lines())
     pytest.main([*_arguments(), "-p", "no:xdist"], plugins=[asking])
     new = [mutant for mutant in asking.unnoticed if mutant.text not in known]
+    print("\nnot explained:")
     for mutant in sorted(new, key=lambda mutant: (mutant.module, mutant.line)):
         print(f"{mutant.line:4}  {mutant.text}")
     left = len(asking.unnoticed) - len(new)
