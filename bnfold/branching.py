@@ -233,6 +233,5 @@ def tile(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     if node.scope.opset < 6:  # other inputs
         return refuse(Reason.AXIS_LOST, node)
     repeats = draft.constants.find_any(node, 1)
-    if not isinstance(repeats, Constant) or repeats.array().ravel()[a.axis] != 1:
-        return refuse(Reason.AXIS_LOST, node)
-    return a
+    counts = repeats.array().ravel().tolist() if isinstance(repeats, Constant) else []
+    return a if counts[a.axis : a.axis + 1] == [1] else refuse(Reason.AXIS_LOST, node)
