@@ -61,7 +61,14 @@ class Mutant:
     module: str
     number: int
     line: int
+    around: range  # the lines of the function it is in; empty outside of functions
     text: str
+
+    def asked(self, reached: dict[tuple[str, int], set[str]]) -> set[str]:
+        """The tests that run the line; of a default, those of its function; else all of them."""
+        here = reached.get((self.module, self.line), set())
+        inside = (reached.get((self.module, line), set()) for line in self.around)
+        return here or set().union(*inside) or set().union(*reached.values())
 
 
 # --- making changes ------------------------------------------------------------------------------
@@ -84,6 +91,15 @@ def places(tree: ast.Module) -> Iterator[tuple[ast.AST, str, str]]:
             yield node, "value", inside
         elif isinstance(node, ast.If | ast.IfExp):
             yield node, "test", inside
+
+
+def _named(node: ast.AST, inside: str) -> Iterator[tuple[ast.AST, str]]:
+    for child in ast.iter_child_nodes(node):
+        name = inside
+        if isinstance(child, ast.FunctionDef | ast.ClassDef):
+            name = f"{inside}.{child.name}" if inside else child.name
+            yield child, name
+        yield from _named(child, name)
 
 
 def _idle(parent: ast.AST, child: ast.AST) -> bool:
@@ -111,6 +127,11 @@ def mutate(node: ast.AST, field: str) -> None:
 def mutants(module: str) -> Iterator[Mutant]:
     """All changes of one module, in the order of its text."""
     tree = _parsed(module)
+    functions = {
+        name: range(node.lineno, (node.end_lineno or 0) + 1)
+        for node, name in _named(tree, "")
+        if isinstance(node, ast.FunctionDef)
+    }
     for number, (node, field, inside) in enumerate(list(places(tree))):
         before = ast.unparse(node).splitlines()[0]
         changed, _, _ = list(places(fresh := _parsed(module)))[number]
@@ -118,7 +139,8 @@ def mutants(module: str) -> Iterator[Mutant]:
         after = ast.unparse(ast.fix_missing_locations(changed)).splitlines()[0]
         del fresh
         line = node.lineno  # type: ignore[attr-defined]
-        yield Mutant(module, number, line, f"{module}.{inside}: {before}  ->  {after}")
+        around = functions.get(inside, range(0))
+        yield Mutant(module, number, line, around, f"{module}.{inside}: {before}  ->  {after}")
 
 
 def _parsed(module: str) -> ast.Module:
@@ -182,8 +204,8 @@ class Asking:
         while pending or running:
             while pending and len(running) < (os.cpu_count() or 1):
                 mutant = pending.pop(0)
-                names = self.reached.get((mutant.module, mutant.line), set())
-                asked = sorted(names & items.keys(), key=lambda name: (SLOW in name, name))
+                names = mutant.asked(self.reached) & items.keys()
+                asked = sorted(names, key=lambda name: (SLOW in name, name))
                 sys.stdout.flush()
                 if (child := os.fork()) == 0:
                     self._in_fork(mutant, [items[name] for name in asked])

@@ -525,3 +525,34 @@ def test_the_value_info_of_a_dropouts_mask_goes_with_it() -> None:
     info = helper.make_tensor_value_info("mask", TensorProto.BOOL, [2, 4, 6, 6])
     model.graph.value_info.append(info)
     assert not merged(model).model.graph.value_info
+
+
+@pytest.mark.parametrize(
+    "attribute",
+    ["strides = [1]", "dilations = [1, 1, 1]", "pads = [0, 0]", "pads = [0, 0, -1, 0]",
+     "strides = [0, 1]"],
+)  # fmt: skip
+def test_attributes_that_contradict_their_convolution(attribute: str) -> None:
+    body = (
+        f"[a] p = Conv <{attribute}> (x, w) [b] q = Conv <{attribute}> (x, w) [join] y = Add (p, q)"
+    )
+    text = f"g (float[2,4,6,6] x) => (float y) {{ {body} }}"
+    assert "not settled" in detail(parse(text, w=numbers(4, 4, 3, 3)))
+
+
+@pytest.mark.parametrize(("axes", "shape"), [(1, "2,4,9"), (3, "2,4,4,4,4")])
+def test_valid_padding_in_other_dimensions(axes: int, shape: str) -> None:
+    body = """
+    [a] p = Conv <auto_pad = "VALID"> (x, w) [b] q = Conv (x, k) [join] y = Add (p, q)"""
+    kernel = (2,) * axes
+    merged(graph(body, shape, w=numbers(4, 4, *kernel), k=numbers(4, 4, *kernel, seed=1)))
+
+
+def test_a_merge_of_a_hundred_nodes_and_no_more() -> None:
+    def chain(count: int) -> ModelProto:
+        links = " ".join(f"[i{i}] h{i + 1} = Identity (h{i})" for i in range(count))
+        body = f"[a] h0 = Conv (x, w) {links} [join] y = Add (h{count}, x)"
+        return graph(body, w=numbers(4, 4, 1, 1))
+
+    merged(chain(98))  # with the convolution and the join: 100
+    untouched(chain(99))

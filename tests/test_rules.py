@@ -11,6 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
+from bnfold.affine import Affine
 from tests.support import Array, bn, folded, free, numbers, parse, reason
 
 
@@ -956,3 +957,85 @@ def test_a_shape_that_another_reader_makes_use_of_is_not_the_value() -> None:
       [reader] other = Reshape (c, sh)
     }"""
     assert reason(parse(text, w=numbers(4, 4, 1, 1), **bn(4))) == "another-reader"
+
+
+# --- what mutants got away with -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("opset", "folds"), [(8, True), (7, False)])
+def test_a_max_broadcasts_from_opset_8_on(opset: int, folds: bool) -> None:
+    text = """
+    g (float[1,3,6,6] x) => (float[1,4,P,Q] y) {
+      [conv] c = Conv (x, w)
+      [relu] r = Relu (c)
+      [norm] n = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+      [padded] y = Conv <pads = [1,1,1,1]> (n, w2)
+    }"""
+    model = parse(text, opset, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 3, 3), **positive(4))
+    result = bnfold.fold(model, options=bnfold.Options(allow_max=True))
+    assert bool(result.folded) == folds
+
+
+def test_a_relu_of_unknown_shape_does_not_become_a_max() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["": 17, "own": 1]>
+    g (float[1,3,6,6] x) => (float[1,4,P,Q] y) {
+      c = own.Thing (x)
+      [conv] e = Conv (c, w)
+      [relu] r = Relu (e)
+      [norm] n = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+      [padded] y = Conv <pads = [1,1,1,1]> (n, w2)
+    }"""
+    model = parse(text, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 3, 3), **positive(4))
+    result = bnfold.fold(model, options=bnfold.Options(allow_max=True))
+    assert not result.folded
+
+
+def test_a_shift_before_a_scale_of_0_is_only_that_of_0() -> None:
+    dead = Affine(1, np.array([0.0, 2.0]), np.array([0.0, 3.0])).shift_first()
+    assert dead is not None
+    np.testing.assert_array_equal(dead.shift, [0, 1.5])
+    assert Affine(1, np.array([0.0, 2.0]), np.array([1.0, 3.0])).shift_first() is None
+
+
+def test_a_gemm_that_lost_its_beta_takes_what_comes_next_without_it() -> None:
+    text = """
+    g (float[5,3] x) => (float[5,4] y) {
+      [below] z = BatchNormalization <epsilon = 0.0> (x, s0, b0, m0, v0)
+      [gemm] h = Gemm <beta = 2.0> (z, w)
+      [above] y = BatchNormalization <epsilon = 0.0> (h, s, b, m, v)
+    }"""
+    assert folded(parse(text, w=numbers(3, 4), **bn(3, name="0"), **bn(4))).ops == ["Gemm"]
+
+
+def test_of_two_values_that_are_computed_the_second_is_blamed() -> None:
+    text = """
+    g (float[2,3] x, float[3,4] w) => (float[2,4] y) {
+      [product] h = MatMul (x, w)
+      [norm] y = BatchNormalization <epsilon = 0.0> (h, s, b, m, v)
+    }"""
+    (verdict,) = bnfold.fold(parse(text, **bn(4))).verdicts
+    assert verdict.refusal is not None
+    assert "graph input w" in verdict.refusal.sentence
+
+
+def test_an_expand_to_a_shape_that_is_computed() -> None:
+    text = """
+    g (float[2,4,6,6] x, int64[R] r) => (float y) {
+      [conv] c = Conv (x, w)
+      [expand] e = Expand (c, r)
+      [norm] y = BatchNormalization <epsilon = 0.0> (e, s, b, m, v)
+    }"""
+    model = parse(text, w=numbers(4, 4, 1, 1), **bn(4))
+    assert reason(model, check=False) == "unknown-rank"
+
+
+def test_a_matmul_of_rank_3_does_not_become_a_gemm_for_a_shift_from_below() -> None:
+    text = """
+    g (float[2,5,4] x) => (float[2,5,3] y) {
+      [scale] a = Mul (x, k)
+      [shift] b = Add (a, t)
+      [product] y = MatMul (b, w)
+    }"""
+    model = parse(text, k=numbers(4), t=numbers(4, seed=3), w=numbers(4, 3))
+    assert not bnfold.fold(model).folded
