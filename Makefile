@@ -1,9 +1,10 @@
 # Everything runs in .venv, which each target makes for itself: Python 3.11+ and make are enough.
 PYTHON ?= python3
 BIN := .venv/bin
+SAMPLE ?= 100
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types fuzz samples clean
+.PHONY: demo test lint types fuzz mutants samples clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -13,6 +14,9 @@ test: $(STAMP)  ## the whole test suite
 
 fuzz: $(STAMP)  ## random graphs, for about half an hour
 	BNFOLD_EXAMPLES=100000 $(BIN)/python -m pytest tests/test_random_graphs.py
+
+mutants: $(STAMP)  ## change the rules in small ways and see that tests notice; SAMPLE= for all
+	$(BIN)/python tests/mutants.py $(if $(SAMPLE),--sample $(SAMPLE) --seed $(shell date +%j))
 
 lint: $(STAMP)
 	$(BIN)/ruff check

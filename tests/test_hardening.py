@@ -363,6 +363,7 @@ def test_control_c_is_no_verdict(tmp_path: Path) -> None:
         [sys.executable, "-m", "bnfold", "verify", "m.onnx", "m.onnx"], cwd=tmp_path,
         stderr=subprocess.DEVNULL, start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by shells' &
     ) as running:  # fmt: skip
         while not list(tmp_path.glob("bnfold-*/stage")):  # the child is at work
             time.sleep(0.1)

@@ -131,6 +131,7 @@ def test_before_opset_13_a_scale_is_one_number() -> None:
     assert verdict.refusal.reason.code == "quantized"
     assert "opset 13" in verdict.refusal.sentence
     folded(parse(CONV, 12, **per_tensor(**signed(4, 4, -4, 4))))
+    folded(parse(CONV, 13, **per_tensor(**positive())))
 
 
 # --- signs and dead channels go into the integers -----------------------------------------------

@@ -7,6 +7,7 @@ Numbers are exact (see support), so results must agree bit for bit.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto
 
@@ -1039,3 +1040,111 @@ def test_a_matmul_of_rank_3_does_not_become_a_gemm_for_a_shift_from_below() -> N
     }"""
     model = parse(text, k=numbers(4), t=numbers(4, seed=3), w=numbers(4, 3))
     assert not bnfold.fold(model).folded
+
+
+def test_the_epsilon_that_is_not_given() -> None:
+    text = """
+    g (float[1,1,1,1] x) => (float[1,1,P,Q] y) {
+      c = Conv (x, w)
+      y = BatchNormalization (c, s, b, m, v)
+    }"""
+    one, zero = np.ones(1, np.float32), np.zeros(1, np.float32)
+    model = parse(text, w=numbers(1, 1, 1, 1), s=one, b=zero, m=zero, v=zero)
+    result = bnfold.fold(model).model
+    expected = numbers(1, 1, 1, 1) / np.sqrt(np.float64(np.float32(1e-5)))
+    found = onnx.numpy_helper.to_array(result.graph.initializer[0])
+    np.testing.assert_array_equal(found, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("opset", "slots"),
+    [(8, 'd = Upsample <mode = "nearest"> (c, k)'), (10, 'd = Resize <mode = "nearest"> (c, k)')],
+)
+def test_scales_as_the_second_input(opset: int, slots: str) -> None:
+    attribute = slots.replace("(c, k)", "(c)").replace(">", ", scales = [1.0, 1.0, 2.0, 2.0]>")
+    op = attribute if opset == 8 else slots
+    model = up(op, 4, opset, k=np.array([1, 1, 2, 2], np.float32))
+    if opset == 8:
+        del model.graph.initializer[-1]
+    folded(model)
+
+
+def test_a_pad_up_takes_the_value_that_the_map_makes_of_it() -> None:
+    same = {"s": floats(2, 2, 2, 2), "b": floats(3, 3, 3, 3), "m": floats(0, 0, 0, 0),
+            "v": floats(1, 1, 1, 1)}  # fmt: skip
+    pads = np.array([0, 0, 1, 0, 0, 0, 0, 1], np.int64)
+    result = folded(up("d = Pad (c, p, q)", p=pads, q=np.array(5, np.float32), **same))
+    assert result.tensor(result.model.graph.node[1].input[2]) == 13
+
+
+def test_pads_at_the_end_of_the_last_axis_only() -> None:
+    pads = np.array([0, 0, 0, 0, 0, 1, 0, 0], np.int64)  # of the channels: where the map is
+    model = up('d = Pad <mode = "edge"> (c, p)', 5, p=pads)
+    assert reason(model, check=False) == "channel-axis"
+
+
+def test_a_cast_below_opset_6_names_its_type_in_words() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float y) {
+      [conv] c = Conv (x, w)
+      [cast] d = Cast <to = "FLOAT"> (c)
+      [norm] y = BatchNormalization <epsilon = 0.0, is_test = 1> (d, s, b, m, v)
+    }"""
+    model = parse(text, 5, w=numbers(4, 4, 1, 1), **bn(4))
+    assert reason(model, check=False) == "not-transparent"
+
+
+def test_a_cast_at_opset_6_names_it_by_number() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float y) {
+      [conv] c = Conv (x, w)
+      [cast] d = Cast <to = 1> (c)
+      [norm] y = BatchNormalization <epsilon = 0.0, is_test = 1> (d, s, b, m, v)
+    }"""
+    assert bnfold.fold(parse(text, 6, w=numbers(4, 4, 1, 1), **bn(4))).folded
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_the_indices_of_a_max_pool(used: bool) -> None:
+    model = up("d, i = MaxPool <kernel_shape = [2,2]> (c)", **positive(4))
+    if used:
+        assert reason(model, check=False) == "not-transparent"
+    else:
+        model.graph.node[1].output[1] = ""
+        folded(model)
+
+
+def test_what_divides_by_a_constant_is_a_map_and_what_a_constant_is_divided_by_is_none() -> None:
+    model = up("e = Relu (c) f = Add (e, l) d = Div (k, f)", k=numbers(4, 1, 1),
+               l=np.full((4, 1, 1), 9, np.float32))  # fmt: skip
+    assert bnfold.fold(model).kept[-1].site == "norm"
+
+
+@pytest.mark.parametrize("constant", [np.array([1, np.nan, 2, 3]), np.array([1, np.inf, 2, 3])])
+def test_a_constant_that_is_not_finite_is_no_map(constant: Array) -> None:
+    model = up("d = Mul (c, k)", k=constant.reshape(4, 1, 1).astype(np.float32))
+    assert bnfold.fold(model).kept
+
+
+@pytest.mark.parametrize("opset", [13, 12])
+def test_a_sub_holds_what_remains_of_the_shift(opset: int) -> None:
+    text = """
+    g (float[2,5,4] x) => (float[2,5,3] y) {
+      [product] p = MatMul (x, w)
+      [minus] q = Sub (p, t)
+      [scale] y = Mul (q, k)
+    }"""
+    result = folded(parse(text, opset, w=numbers(4, 3), t=numbers(3, seed=2), k=numbers(3, seed=4)))
+    assert result.ops == ["MatMul", "Sub"]
+    np.testing.assert_array_equal(result.tensor("t"), numbers(3, seed=2) * numbers(3, seed=4))
+
+
+def test_a_constant_minus_the_product_is_no_place_for_a_shift() -> None:
+    text = """
+    g (float[2,5,4] x) => (float[2,5,3] y) {
+      [product] p = MatMul (x, w)
+      [minus] q = Sub (t, p)
+      [scale] y = Mul (q, k)
+    }"""
+    model = parse(text, w=numbers(4, 3), t=numbers(3, seed=2), k=numbers(3, seed=4))
+    assert reason(model) == "no-place-for-shift"
