@@ -33,7 +33,7 @@ class Operand:
     name: str
     shape: tuple[int, ...]
     dtype: int
-    quantized: bool = False  # what changes is the DequantizeLinear that it comes out of
+    quantized: bool  # what changes is the DequantizeLinear that it comes out of
 
 
 class Draft:

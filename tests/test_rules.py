@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 import bnfold
 from bnfold.affine import Affine
-from tests.support import Array, bn, folded, free, numbers, parse, reason
+from tests.support import Array, affine, bn, folded, free, numbers, parse, reason
 
 
 def floats(*values: float) -> Array:
@@ -1148,3 +1148,33 @@ def test_a_constant_minus_the_product_is_no_place_for_a_shift() -> None:
     }"""
     model = parse(text, w=numbers(4, 3), t=numbers(3, seed=2), k=numbers(3, seed=4))
     assert reason(model) == "no-place-for-shift"
+
+
+def test_a_branch_with_one_channel_for_all_takes_no_map_of_several() -> None:
+    text = """
+    g (float[2,3,6,6] x) => (float[2,4,6,6] y) {
+      [many] c = Conv (x, w)
+      [one] d = Conv (x, k)
+      [join] e = Add (c, d)
+      [norm] y = BatchNormalization <epsilon = 0.0> (e, s, b, m, v)
+    }"""
+    given = {"w": numbers(4, 3, 1, 1), "k": numbers(1, 3, 1, 1), **bn(4)}
+    assert reason(parse(text, **given)) == "other-branch"
+
+
+def test_a_concat_below_opset_4_joins_the_channels_by_default() -> None:
+    text = """
+    g (float[2,3,6,6] x) => (float y) {
+      [first] c = Conv (x, w, i)
+      [second] d = Conv (x, k, j)
+      [join] e = Concat (c, d)
+      [norm] y = BatchNormalization <epsilon = 0.0, is_test = 1, consumed_inputs = [0,0,0,1,1]>
+        (e, s, b, m, v)
+    }"""
+    p = bn(5)
+    given = {"w": numbers(2, 3, 1, 1), "i": numbers(2), "k": numbers(3, 3, 1, 1), "j": numbers(3)}
+    result = bnfold.fold(parse(text, 3, **given, **p))
+    scale, shift = affine(p)
+    tensors = {t.name: onnx.numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    np.testing.assert_array_equal(tensors["i"], scale[:2] * numbers(2) + shift[:2])
+    np.testing.assert_array_equal(tensors["j"], scale[2:] * numbers(3) + shift[2:])
