@@ -556,3 +556,19 @@ def test_a_merge_of_a_hundred_nodes_and_no_more() -> None:
 
     merged(chain(98))  # with the convolution and the join: 100
     untouched(chain(99))
+
+
+def test_automatic_padding_is_written_out_where_the_kernel_grows() -> None:
+    body = """
+    [a] p = Conv <auto_pad = "SAME_UPPER"> (x, w)
+    [b] q = Conv <auto_pad = "SAME_LOWER"> (x, w)
+    [c] r = Conv <auto_pad = "SAME_UPPER"> (x, k)
+    [join] y = Sum (p, q, r)"""
+    result = merged(graph(body, w=numbers(4, 4, 1, 3), k=numbers(4, 4, 3, 1)))
+    assert helper.get_node_attr_value(result.node, "pads") == [1, 1, 1, 1]
+
+
+def test_wide_kernels_of_one_dilation_keep_it() -> None:
+    both = "dilations = [3,3], pads = [1,1,1,1]"
+    k = numbers(4, 4, 2, 2)
+    assert merged(pair(both, both, w=k, k=k)).tensor("w").shape == (4, 4, 2, 2)

@@ -159,12 +159,12 @@ def test_an_integer_without_opposite_stops_a_negative_scale(
 ) -> None:
     given = per_channel(**signed(2, -0.5, 1, -1), z=np.full(4, zero, dtype))
     given["q"] = integers(4, 3, 2, 2, dtype=dtype)
-    given["q"][1, 0, 0, 0] = lowest
+    given["q"][1, 0, 0, :] = lowest
     verdict = kept(parse(PER_CHANNEL, **given))
     assert verdict.refusal is not None
     assert verdict.refusal.reason.code == "quantized"
     assert "1 of 4 channels" in verdict.refusal.sentence
-    given["q"][1, 0, 0, 0] = lowest + 1
+    given["q"][1, 0, 0, :] = lowest + 1
     given["q"][2, 0, 0, 0] = lowest  # of a channel that keeps its sign
     folded(parse(PER_CHANNEL, **given))
 
@@ -320,6 +320,28 @@ def test_gemm_and_its_int32_c(trans_b: int) -> None:
     }}"""
     q = integers(4, 3) if trans_b else integers(3, 4)
     folded(parse(text, **with_bias(q=q)))
+
+
+def test_a_scale_per_channel_without_an_axis_is_along_axis_1() -> None:
+    text = """
+    g (float[2,3] x) => (float[2,4] y) {
+      [dq] w = DequantizeLinear (q, k, z)
+      [gemm] h = Gemm (x, w)
+      [norm] y = BatchNormalization <epsilon = 0.0> (h, s, b, m, v)
+    }"""
+    folded(parse(text, **per_channel(q=integers(3, 4), z=np.array([0, 1, -2, 3], np.int8))))
+
+
+def test_batch_normalizations_with_quantised_parameters_stay_two() -> None:
+    text = """
+    g (float[2,4,5,5] x) => (float[2,4,5,5] y) {
+      [dq] s2 = DequantizeLinear (q, k)
+      [one] c = BatchNormalization <epsilon = 0.0> (x, s2, b2, m2, v2)
+      [two] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    p = bn(4, name="2")
+    del p["s2"]
+    assert not bnfold.fold(parse(text, q=integers(4), k=steps(), **p, **positive())).folded
 
 
 def test_matmul_behind_a_transpose_of_the_weight() -> None:

@@ -1073,8 +1073,8 @@ def test_a_pad_up_takes_the_value_that_the_map_makes_of_it() -> None:
     same = {"s": floats(2, 2, 2, 2), "b": floats(3, 3, 3, 3), "m": floats(0, 0, 0, 0),
             "v": floats(1, 1, 1, 1)}  # fmt: skip
     pads = np.array([0, 0, 1, 0, 0, 0, 0, 1], np.int64)
-    result = folded(up("d = Pad (c, p, q)", p=pads, q=np.array(5, np.float32), **same))
-    assert result.tensor(result.model.graph.node[1].input[2]) == 13
+    result = folded(up("d = Pad (c, p, q)", p=pads, q=np.array(3, np.float32), **same))
+    assert result.tensor(result.model.graph.node[1].input[2]) == 9  # 2·3 + 3, and 2·3 − 3 is 3
 
 
 def test_pads_at_the_end_of_the_last_axis_only() -> None:
@@ -1178,3 +1178,45 @@ def test_a_concat_below_opset_4_joins_the_channels_by_default() -> None:
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in result.model.graph.initializer}
     np.testing.assert_array_equal(tensors["i"], scale[:2] * numbers(2) + shift[:2])
     np.testing.assert_array_equal(tensors["j"], scale[2:] * numbers(3) + shift[2:])
+
+
+def test_a_constant_over_a_value_is_no_map_per_channel() -> None:
+    text = """
+    g (float[2,3,6,6] x) => (float[2,4,6,6] y) {
+      [conv] c = Conv (x, w)
+      [over] y = Div (k, c)
+    }"""
+    model = parse(text, w=numbers(4, 3, 1, 1), k=numbers(4, 1, 1))
+    assert not bnfold.fold(model).verdicts
+
+
+def test_a_product_of_a_value_with_itself_takes_no_scale() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,3,P,Q] y) {
+      [norm] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [square] q = Mul (n, n)
+      [conv] y = Conv (q, w)
+    }"""
+    (verdict,) = bnfold.fold(parse(text, w=numbers(3, 4, 1, 1), **scale_only(4))).verdicts
+    assert verdict.below is not None
+    assert "with itself" in verdict.below.detail
+
+
+def test_two_batch_normalizations_in_a_row_become_one() -> None:
+    text = """
+    g (float[2,4,6,6] x) => (float[2,4,6,6] y) {
+      [one] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [two] y = BatchNormalization <epsilon = 0.0> (n, s2, b2, m2, v2)
+    }"""
+    result = folded(parse(text, **bn(4), **bn(4, seed=5, name="2")), count=1)
+    assert result.node.name == "one"
+
+
+@pytest.mark.parametrize("name", "sbmv")
+def test_one_parameter_of_another_shape(name: str) -> None:
+    model = up("d = Identity (c)")
+    given = {**bn(4), name: np.ones(3, np.float32)}
+    for tensor in model.graph.initializer:
+        if tensor.name == name:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(given[name], name))
+    assert reason(model, check=False) == "shape-mismatch"
