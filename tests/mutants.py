@@ -39,7 +39,8 @@ MODULES = (
 )  # fmt: skip
 TESTS = (
     "test_rules", "test_laws", "test_refuse", "test_fold_conv", "test_fold_matrix",
-    "test_constants", "test_scopes", "test_quantized", "test_merge", "test_random_graphs",
+    "test_constants", "test_scopes", "test_quantized", "test_merge", "test_hardening",
+    "test_random_graphs",
 )  # fmt: skip
 SLOW = "test_random_graphs"  # asked last
 SECONDS = 60  # for the tests of one change: one that makes a loop endless is noticed, too

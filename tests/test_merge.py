@@ -572,3 +572,34 @@ def test_wide_kernels_of_one_dilation_keep_it() -> None:
     both = "dilations = [3,3], pads = [1,1,1,1]"
     k = numbers(4, 4, 2, 2)
     assert merged(pair(both, both, w=k, k=k)).tensor("w").shape == (4, 4, 2, 2)
+
+
+def test_the_padding_of_a_merged_kernel_counts_for_what_comes_later() -> None:
+    body = """
+    [norm] z = BatchNormalization (x, s, b, m, v)
+    [a] p = Conv <auto_pad = "SAME_UPPER"> (z, w)
+    [b] q = Conv <auto_pad = "SAME_LOWER"> (z, w)
+    [c] r = Conv <auto_pad = "SAME_UPPER"> (z, k)
+    [join] y = Sum (p, q, r)"""
+    model = graph(body, w=numbers(4, 4, 1, 3), k=numbers(4, 4, 3, 1), **bn(4))
+    result = folded(model, count=1, options=MERGE)
+    (verdict,) = result.result.kept
+    assert verdict.below is not None
+    assert verdict.below.reason.code == "zero-padding"
+
+
+def test_multiples_by_one_number_for_all_channels() -> None:
+    body = """
+    [a] p = Conv (x, w) [two] q = Mul (p, k) [three] r = Mul (x, j) [join] y = Sub (q, r)"""
+    given = {"k": np.array(2, np.float32), "j": np.full((1, 1, 1), 3, np.float32)}
+    merged(graph(body, w=numbers(4, 4, 1, 1), **given))
+
+
+@pytest.mark.parametrize(
+    ("op", "opset", "merges"), [("Add", 7, True), ("Add", 6, False), ("Sum", 6, True)]
+)
+def test_joins_broadcast_by_shape_from_opset_7_on(op: str, opset: int, merges: bool) -> None:
+    body = f"[a] p = Conv (x, w) [b] q = Conv (x, k) [join] y = {op} (p, q)"
+    text = f"g (float[2,4,6,6] x) => (float[2,4,6,6] y) {{ {body} }}"
+    model = parse(text, opset, w=numbers(4, 4, 1, 1), k=numbers(4, 4, 1, 1, seed=1))
+    assert bool(bnfold.fold(model, options=MERGE).folded) == merges
