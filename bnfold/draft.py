@@ -112,8 +112,6 @@ class Draft:
         for change in reversed(self._operators.get(node, [])):
             if name in change.put:
                 return list(change.put[name])  # type: ignore[arg-type]
-            if name in change.drop:
-                return None
         return node.numbers(name)
 
     def is_removed(self, node: Node) -> bool:
