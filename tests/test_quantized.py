@@ -344,6 +344,19 @@ def test_batch_normalizations_with_quantised_parameters_stay_two() -> None:
     assert not bnfold.fold(parse(text, q=integers(4), k=steps(), **p, **positive())).folded
 
 
+def test_a_quantised_beta_holds_no_other_ones_shift() -> None:
+    text = """
+    g (float[2,4,5,5] x) => (float[2,4,5,5] y) {
+      [dq] b2 = DequantizeLinear (q, k)
+      [one] c = BatchNormalization <epsilon = 0.0> (x, s2, b2, m2, v2)
+      [two] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    p = bn(4, name="2")
+    del p["b2"]
+    given = {"q": integers(4).astype(np.int32), "k": steps(), **p, **positive(b=1.0)}
+    assert not bnfold.fold(parse(text, **given)).folded
+
+
 def test_matmul_behind_a_transpose_of_the_weight() -> None:
     text = """
     g (float[2,3] x) => (float[2,4] y) {
