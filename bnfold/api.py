@@ -20,12 +20,15 @@ from bnfold.apply import apply
 from bnfold.compare import Trial, compare
 from bnfold.comparison import Comparison
 from bnfold.counts import Counts
-from bnfold.errors import NotEqualError, UsageError
+from bnfold.data_files import DataFolder, FileRange
+from bnfold.errors import ModelError, NotEqualError, UsageError
 from bnfold.functions import inlined
 from bnfold.graph import Index
 from bnfold.options import Options
+from bnfold.output import Output
 from bnfold.plan import Verdict, plan
 from bnfold.sites import BATCH_NORM
+from bnfold.storage import Storage
 
 Model = TypeVar("Model")
 PathLike = str | os.PathLike[str]
@@ -62,18 +65,29 @@ class FoldResult(Generic[Model]):
 
 @dataclass(frozen=True)
 class OptimizeResult(FoldResult[Path]):
-    """A folded file. `model` is its path; sizes are in bytes and include external data."""
+    """A folded file. `model` is its path; sizes are in bytes and include external data.
+
+    `data_files` are those that belong to the model; `left_behind` are the data files of a model
+    that was replaced, which are not deleted.
+    """
 
     bytes_before: int = 0
     bytes_after: int = 0
+    data_files: tuple[Path, ...] = ()
+    left_behind: tuple[Path, ...] = ()
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
 
 
-def fold(model: Model, *, options: Options | None = None) -> FoldResult[Model]:
+def fold(
+    model: Model, *, options: Options | None = None, base_dir: PathLike | None = None
+) -> FoldResult[Model]:
     """Fold every BatchNormalization that can be folded; returns a new model.
 
     `model` is an onnx.ModelProto or an onnx_graphsurgeon.Graph and is left as it is; the result's
     `model` is of the same type. Nothing is run: `verify` compares two models in onnxruntime.
+
+    Where a ModelProto has external data that was not loaded, `base_dir` is the folder that it is
+    in. What is folded is then in the result's model, and the rest is external as before.
 
     Raises ModelError where a name is read that nothing makes, a name is made twice or a tensor is
     damaged (it is no full check of the model), TypeError for anything but the two types.
@@ -81,24 +95,36 @@ def fold(model: Model, *, options: Options | None = None) -> FoldResult[Model]:
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        return _fold_in_place(copy, options)  # type: ignore[return-value]
+        return _fold_in_place(copy, _storage(base_dir), options)  # type: ignore[return-value]
     if gs.is_graph(model):
-        result = _fold_in_place(gs.to_model(model), options)
+        result = _fold_in_place(gs.to_model(model), Storage(), options)
         return dataclasses.replace(result, model=gs.to_graph(result.model))  # type: ignore
     raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
 
 
-def inspect(model: onnx.ModelProto | PathLike, *, options: Options | None = None) -> Inspection:
+def inspect(
+    model: onnx.ModelProto | PathLike,
+    *,
+    options: Options | None = None,
+    base_dir: PathLike | None = None,
+) -> Inspection:
     """The verdict on every BatchNormalization of a model or a file; nothing is changed or run.
 
-    Raises ModelError where the file cannot be read or the model is not valid.
+    `base_dir` is where the external data of a ModelProto is. Raises ModelError where the file
+    cannot be read or the model is not valid.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else model_file.read(Path(model)).model
-    index = Index(proto)
-    planned = plan(index, options)
+    if isinstance(model, onnx.ModelProto):
+        proto, storage = model, _storage(base_dir)
+    else:
+        file = model_file.read(Path(model))
+        proto, storage = file.model, file.storage
+    index = Index(proto, storage)
+    before, planned = Counts.of(index), plan(index, options)
     if inlined(proto, planned.verdicts) is not None:  # whether that pays shows only when it is done
-        return Inspection(fold(proto, options=options).verdicts, Counts.of(index))
-    return Inspection(planned.verdicts, Counts.of(index))
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        return Inspection(_fold_in_place(copy, storage, options).verdicts, before)
+    return Inspection(planned.verdicts, before)
 
 
 def optimize(
@@ -107,6 +133,7 @@ def optimize(
     *,
     in_place: bool = False,
     verify: str = "full",
+    external_data: str = model_file.KEEP,
     options: Options | None = None,
     trial: Trial | None = None,
 ) -> OptimizeResult:
@@ -117,6 +144,9 @@ def optimize(
     limits the two models are run. The output gets its name only after the comparison; a file of
     that name is replaced.
 
+    `external_data` is "keep" (tensors stand in the model or in as many data files as they did),
+    "inline" (all in the model) or the name of one data file beside the output.
+
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (the original does not run in onnxruntime), ChildError (it crashed).
     """
@@ -125,31 +155,29 @@ def optimize(
     source = Path(path_in)
     file = model_file.read(source)
     target = _target(source, path_out, in_place)
-    if in_place and file.external:
-        raise UsageError(
-            f"{source} has external data, which cannot be replaced in one step",
-            "write to a new file with -o instead of --in-place",
-        )
-    bytes_before = file.bytes_on_disk
-    result = _fold_in_place(file.model, options, may_inline=not file.external)
-    keep = file.data_files if in_place else [source, *file.data_files]
-    with model_file.Output(target, keep) as output:
+    if in_place:
+        _require_own_data(file, target)
+    result = _fold_in_place(file.model, file.storage, options)
+    keep = [data.path for data in file.data_files]
+    with Output(target, keep if in_place else [source, *keep]) as output:
         comparison = None
-        if result.folded or file.external:
-            output.write(file)
-            if verify == "full" and result.folded:
-                comparison = compare(source, output.candidate, trial or Trial())
-                _require_equal(comparison)
+        if result.folded or file.locations or external_data != model_file.KEEP:
+            size = model_file.write(
+                file.model, file.storage, output, external_data, origin=source.name
+            )
         else:
-            output.copy(source)
+            size = file.source.size
+            output.write([FileRange(file.source, 0, size)])
+        if verify == "full" and result.folded:
+            comparison = compare(source, output.candidate, trial or Trial())
+            _require_equal(comparison)
+        old = set(model_file.data_names(target)) if target.exists() else set()
         output.publish()
-    written = model_file.ModelFile(target, file.model)
-    data = target.with_name(f"{target.name}.data")
-    if file.external and data.exists():
-        written.data_files.append(data)
+    data = [target.with_name(name) for name in output.names]
+    left = [target.parent / name for name in sorted(old - set(output.names))]
     return OptimizeResult(
         target, result.verdicts, result.before, result.after, result.copied_bytes,
-        bytes_before, written.bytes_on_disk, comparison,
+        file.size, size, tuple(data), tuple(path for path in left if path.exists()), comparison,
     )  # fmt: skip
 
 
@@ -168,19 +196,41 @@ def verify(
         return compare(_located(original, stack), _located(folded, stack), trial or Trial())
 
 
+def _storage(base_dir: PathLike | None) -> Storage:
+    return Storage(None if base_dir is None else DataFolder(Path(base_dir)))
+
+
 def _fold_in_place(
-    model: onnx.ModelProto, options: Options | None, *, may_inline: bool = True
+    model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True
 ) -> FoldResult[onnx.ModelProto]:
-    index = Index(model)
+    index = Index(model, storage)
     before, planned = Counts.of(index), plan(index, options)
     if may_inline and (copy := inlined(model, planned.verdicts)) is not None:
-        inner = _fold_in_place(copy, options, may_inline=False)
+        inner = _fold_in_place(copy, storage, options, may_inline=False)
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             model.CopyFrom(copy)
             return dataclasses.replace(inner, model=model, before=before)
     copied = apply(index, planned)
     return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)), copied)
+
+
+def _require_own_data(file: model_file.ModelFile, target: Path) -> None:
+    """Raises UsageError where the model's data files are not its own, so that it may not change."""
+    if not file.locations:
+        return
+    if file.path.is_symlink():
+        raise UsageError(
+            f"{file.path} is a link and has external data, which it would leave behind",
+            "write to a new file with -o instead of --in-place",
+        )
+    own = {os.path.normpath(location) for location in file.locations}
+    for path, names in model_file.neighbours(target.parent).items():
+        if own.intersection(names) and not path.samefile(target):
+            raise UsageError(
+                f"{path} has the same data file: in place, one model would leave the other",
+                "write to a new file with -o instead of --in-place",
+            )
 
 
 def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
@@ -205,10 +255,13 @@ def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> 
     """The path of a model; one that is only in memory is put into a temporary file."""
     if not isinstance(model, onnx.ModelProto):
         return Path(model)
+    if model_file.locations(model):
+        raise ModelError(
+            "the model has external data that was not loaded",
+            "give the path of the model, or load it with onnx.load(path)",
+        )
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-")))
-    file = model_file.ModelFile(folder / "model.onnx", onnx.ModelProto())
-    file.model.CopyFrom(model)
-    return model_file.write(file, file.path)
+    return model_file.save(model, Storage(), folder / "model.onnx")
 
 
 def _require_equal(comparison: Comparison) -> None:

@@ -7,23 +7,19 @@ What was unused before stays.
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 from collections import Counter, defaultdict
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from onnx import GraphProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, TensorProto, helper
 
-from bnfold.constants import Constant, rounded
-from bnfold.edits import Drop, Remove, Rescale, SetOperator, Supply, applied, effective
+from bnfold.constants import Constant
+from bnfold.edits import Drop, Remove, Rescale, SetOperator, Supply, effective
 from bnfold.graph import Index, Node, Scope
 from bnfold.plan import Plan
+from bnfold.recipe import Recipe
 
-_DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "external_data")
-
-
-_Change = tuple[Node, int, Constant, list[Rescale | Supply]]  # who reads what where, its edits
+_Change = tuple[Node, int, Constant, Recipe]  # who reads what where, and what it shall hold
 
 
 def apply(index: Index, plan: Plan) -> int:
@@ -83,25 +79,24 @@ class _Surgery:
             edits = effective(all_edits)
             first = edits[0]
             if isinstance(first, Supply):
-                array = rounded(applied(edits), first.dtype)
                 self._release(node.scope, node.input(slot))
-                self._read_new(node, slot, array, first.name)
+                self._read_new(node, slot, Recipe(None, tuple(edits), first.dtype), first.name)
                 continue
             constant = self.constants.find(node, slot)
             assert isinstance(constant, Constant), "it was there when it was planned"
             if constant.quantized:  # the edits of its DequantizeLinear have done that
                 continue
+            recipe = Recipe(constant, tuple(edits), constant.dtype)
             if constant.is_stored:
-                stored[constant.scope, constant.name].append((node, slot, constant, edits))
+                stored[constant.scope, constant.name].append((node, slot, constant, recipe))
                 continue
-            array = rounded(applied(edits, constant.values), constant.dtype)
             self._release(node.scope, constant.name)
             unread = self._uses_left(constant.scope, constant.name) == 0
             if unread and self._home(node.scope) is constant.scope:
                 # what computed it had no other reader and is gone: the value keeps its name
-                self._hold(node, numpy_helper.from_array(array, constant.name))
+                self._hold(node, self._tensor(recipe, constant.name))
             else:
-                self._read_new(node, slot, array, constant.name)
+                self._read_new(node, slot, recipe, constant.name)
         # the rest last: exporters compute a bias from the shape of the weight, and only when that
         # computation is gone is the weight seen to have no other reader
         for changes_of_one in stored.values():
@@ -109,35 +104,54 @@ class _Surgery:
 
     def _write_stored(self, changes: list[_Change]) -> None:
         """New values for the readers of one stored constant; who gets the same one shares it."""
-        alike: dict[bytes, tuple[npt.NDArray[Any], list[tuple[Node, int]]]] = {}
+        alike: dict[bytes, tuple[Recipe, list[tuple[Node, int]]]] = {}
         constant = changes[0][2]
-        for node, slot, _, edits in changes:
-            array = rounded(applied(edits, constant.values), constant.dtype)
-            key = _key(array) if len(changes) > 1 else b""
-            alike.setdefault(key, (array, []))[1].append((node, slot))
-        for array, readers in alike.values():
+        # what is computed later, or for several readers, must not start from what one has written
+        aside = self.index.storage.lazy or len(changes) > 1
+        base = constant.aside() if aside else constant
+        for node, slot, _, edited in changes:
+            recipe = dataclasses.replace(edited, base=base)
+            key = recipe.key() if len(changes) > 1 else b""
+            alike.setdefault(key, (recipe, []))[1].append((node, slot))
+        for recipe, readers in alike.values():
             left = self._uses_left(constant.scope, constant.name)
-            if left == len(readers) and array.shape == constant.shape:
-                _store(constant, array)
+            if left == len(readers) and recipe.shape == constant.shape:
+                self._store(constant, recipe)
                 continue
             # copy on write: somebody else reads the old value, or its shape is declared
-            self.copied += array.nbytes if left > len(readers) else 0
+            self.copied += len(recipe) if left > len(readers) else 0
             for node, slot in readers:
                 self._release(node.scope, constant.name)
-                self._read_new(node, slot, array, constant.name)
+                self._read_new(node, slot, recipe, constant.name)
 
-    def _read_new(self, node: Node, slot: int, array: npt.NDArray[np.generic], wanted: str) -> None:
+    def _store(self, constant: Constant, recipe: Recipe) -> None:
+        """Replace a tensor's data and nothing else of it: name, doc string and metadata stay."""
+        tensor, node = constant.tensor, constant.node
+        self.index.storage.fill(tensor, recipe)
+        if node is not None and not any(a.HasField("t") for a in node.proto.attribute):
+            # value_float and value_floats hold no tensor: their Constant gets one
+            del node.proto.attribute[:]
+            node.proto.attribute.append(helper.make_attribute("value", tensor))
+
+    def _tensor(self, recipe: Recipe, name: str) -> TensorProto:
+        tensor = TensorProto(name=name, data_type=recipe.dtype, dims=recipe.shape)
+        self.index.storage.fill(tensor, recipe, new=True)
+        return tensor
+
+    def _read_new(self, node: Node, slot: int, recipe: Recipe, wanted: str) -> None:
         """Have the node read a new constant, or one that was made like it."""
         home = self._home(node.scope)
-        key = (home, wanted, _key(array))
-        name = self.made.get(key, "")
-        if name:
-            self.new[name] += 1
-        else:
+        if home.is_function:  # where a constant would have to stand before both readers
             name = self.index.fresh_name(wanted)
-            self._hold(node, numpy_helper.from_array(array, name))
-            if not home.is_function:  # where a constant would have to stand before both
-                self.made[key] = name
+            self._hold(node, self._tensor(recipe, name))
+        else:
+            key = (home, wanted, recipe.key())
+            name = self.made.get(key, "")
+            if name:
+                self.new[name] += 1
+            else:
+                name = self.made[key] = self.index.fresh_name(wanted)
+                self._hold(node, self._tensor(recipe, name))
         while len(node.proto.input) <= slot:
             node.proto.input.append("")
         node.proto.input[slot] = name
@@ -264,28 +278,6 @@ class _Surgery:
                     for tensor in self.initializers[scope]
                 )
             container.initializer.extend(self.initializers[scope])
-
-
-def _key(array: npt.NDArray[Any]) -> bytes:
-    """The same for equal arrays, to the bit, and for no others."""
-    head = repr((array.dtype, array.shape)).encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).digest()
-
-
-def _store(constant: Constant, array: npt.NDArray[np.generic]) -> None:
-    """Replace a tensor's data and nothing else of it: name, doc string and metadata stay."""
-    data = numpy_helper.from_array(array, constant.tensor.name)
-    tensor = constant.tensor
-    for field in _DATA_FIELDS:
-        tensor.ClearField(field)
-    tensor.raw_data = data.raw_data
-    tensor.data_location = TensorProto.DEFAULT
-    if constant.node is not None and not any(
-        a.HasField("t") for a in constant.node.proto.attribute
-    ):
-        # value_float and value_floats hold no tensor: their Constant gets one
-        del constant.node.proto.attribute[:]
-        constant.node.proto.attribute.append(helper.make_attribute("value", tensor))
 
 
 def _drop(entries: Any, names: set[str]) -> None:

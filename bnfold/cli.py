@@ -229,12 +229,17 @@ def main() -> None:
     "--verify", type=click.Choice(["full", "none"]), default="full", show_default=True,
     help="Compare with the original in onnxruntime before anything is written, or do not.",
 )  # fmt: skip
+@click.option(
+    "--external-data", default="keep", show_default=True, metavar="keep|inline|NAME",
+    help="Keep tensors where they are, in the model or in data files; put all into the model; or "
+    "put them into one data file beside the output.",
+)  # fmt: skip
 @fold_options
 @trial_options
 @debug_option
 def optimize(
-    model: str, output: str | None, in_place: bool, verify: str, freeze_initializers: bool,
-    allow_max: bool, merge_branches: bool, **trial: Any,
+    model: str, output: str | None, in_place: bool, verify: str, external_data: str,
+    freeze_initializers: bool, allow_max: bool, merge_branches: bool, **trial: Any,
 ) -> None:  # fmt: skip
     """Fold, compare with the original in onnxruntime, and write.
 
@@ -248,8 +253,9 @@ def optimize(
 
     options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
     result = bnfold.optimize(
-        model, output, in_place=in_place, verify=verify, options=options, trial=_trial(**trial)
-    )
+        model, output, in_place=in_place, verify=verify, external_data=external_data,
+        options=options, trial=_trial(**trial),
+    )  # fmt: skip
     report.console().print(report.of_optimize(result, model))
 
 

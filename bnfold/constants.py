@@ -8,8 +8,7 @@ demands that every initializer is listed among the inputs; there the list says n
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ml_dtypes
@@ -18,12 +17,13 @@ import numpy.typing as npt
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from bnfold.affine import FloatArray
-from bnfold.errors import ModelError
 from bnfold.evaluate import SUPPORTED, evaluate
 from bnfold.graph import Index, Node, Scope
 from bnfold.inference import Inferred
 from bnfold.options import Options
+from bnfold.protos import size_in_bytes
 from bnfold.reasons import Reason, Refusal
+from bnfold.storage import Storage
 
 FLOAT_TYPES = (
     TensorProto.FLOAT,
@@ -39,7 +39,6 @@ FLOAT8_TYPES = (
     TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
     TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
 )  # fmt: skip
-_MOST_ELEMENTS = 1 << 40
 _LONGEST_CHAIN = 100  # operators between a weight and its use
 
 
@@ -50,6 +49,7 @@ class Constant:
     name: str
     scope: Scope  # where it is defined, which may be outside of where it is read
     tensor: TensorProto
+    storage: Storage  # which knows where the values of the tensor are
     node: Node | None  # what makes it, None for an initializer
     quantized: bool = False  # it comes out of a DequantizeLinear, and must go on doing so
 
@@ -73,19 +73,17 @@ class Constant:
 
         Raises ModelError where the tensor's data does not fit its own dims.
         """
-        if self.tensor.data_location == TensorProto.EXTERNAL:
-            raise ModelError(
-                f"the data of tensor {self.name!r} is external and was not loaded",
-                "load it with onnx.load(path), or give bnfold the path",
-            )
-        try:
-            return numpy_helper.to_array(self.tensor)
-        except MemoryError:
-            raise
-        except Exception as error:  # of many kinds, by what is wrong with it
-            raise ModelError(
-                f"the tensor {self.name!r} is damaged: {error}", "export the model again"
-            ) from error
+        return self.storage.array(self.tensor)
+
+    def part(self, start: int, stop: int) -> npt.NDArray[np.generic]:
+        """The values from `start` to `stop`, counted row by row, as a vector as it is stored."""
+        return self.storage.part(self.tensor, start, stop)
+
+    def aside(self) -> Constant:
+        """The same with a tensor of its own, so that it stays when the model's is written to."""
+        tensor = TensorProto()
+        tensor.CopyFrom(self.tensor)
+        return replace(self, tensor=tensor)
 
     def values(self) -> FloatArray:
         """The values in float64, which holds every number of the types that `find` lets through."""
@@ -99,6 +97,7 @@ class Constants:
         self._index = index
         self._options = options
         self._inferred = inferred
+        self._storage = index.storage
         self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
 
     def find(self, reader: Node, slot: int) -> Constant | Refusal:
@@ -122,7 +121,7 @@ class Constants:
             return Refusal(Reason.MALFORMED, reader.label, f"its input {slot} is missing")
         found = self._find(reader.scope, name, reader.label, 0)
         if isinstance(found, Constant):
-            _check_dims(found)
+            size_in_bytes(found.tensor)  # rules compute with the dims before they read
         return found
 
     def _find(self, scope: Scope, name: str, reader: str, depth: int) -> Constant | Refusal:
@@ -132,7 +131,7 @@ class Constants:
             default = name in owner.inputs and not (owner.is_main and self._index.ir_version < 4)
             if default and not self._options.freeze_initializers:
                 return Refusal(Reason.OVERRIDABLE, reader, name)
-            return Constant(name, owner, owner.initializers[name], None)
+            return Constant(name, owner, owner.initializers[name], self._storage, None)
         if name in owner.sparse:
             return Refusal(Reason.SPARSE, reader, name)
         node = owner.producers.get(name)
@@ -141,7 +140,7 @@ class Constants:
                 return Refusal(Reason.FUNCTION_ARGUMENT, reader, name)
             return Refusal(Reason.COMPUTED, reader, f"the graph input {name}")
         if node.op == "Constant":
-            return _of_constant_node(node, name, reader)
+            return self._of_constant_node(node, name, reader)
         if (owner, name) not in self._computed:
             found = self._compute(node, name, reader, depth)
             if isinstance(found, Refusal) and found.reason is Reason.TOO_FAR:
@@ -171,7 +170,25 @@ class Constants:
         result = evaluate(node.proto, node.scope.opset, arrays)
         if result is None or result.dtype.kind in "OSU":
             return computed
-        return Constant(name, node.scope, numpy_helper.from_array(result, name), node, quantized)
+        tensor = numpy_helper.from_array(result, name)
+        return Constant(name, node.scope, tensor, self._storage, node, quantized)
+
+    def _of_constant_node(self, node: Node, name: str, reader: str) -> Constant | Refusal:
+        if node.call_attribute():
+            return Refusal(Reason.FUNCTION_ARGUMENT, reader, name)
+        for attribute in node.proto.attribute:
+            value = helper.get_attribute_value(attribute)
+            if attribute.type == AttributeProto.SPARSE_TENSOR:
+                return Refusal(Reason.SPARSE, reader, name)
+            if attribute.type == AttributeProto.TENSOR:
+                return Constant(name, node.scope, attribute.t, self._storage, node)
+            if attribute.type in (AttributeProto.FLOAT, AttributeProto.FLOATS):
+                tensor = numpy_helper.from_array(np.array(value, dtype=np.float32), name)
+                return Constant(name, node.scope, tensor, self._storage, node)
+            if attribute.type in (AttributeProto.INT, AttributeProto.INTS):
+                tensor = numpy_helper.from_array(np.array(value, dtype=np.int64), name)
+                return Constant(name, node.scope, tensor, self._storage, node)
+        return Refusal(Reason.DTYPE, reader, f"{name}, a Constant without numbers")
 
     def is_computed(self, scope: Scope, name: str) -> bool:
         """Whether `name`, made by a node of `scope`, was found to be a constant."""
@@ -183,33 +200,6 @@ class Constants:
         if dtype is None:
             return None
         return np.empty(0, dtype=helper.tensor_dtype_to_np_dtype(dtype))
-
-
-def _check_dims(constant: Constant) -> None:
-    """Raises ModelError for sizes that no file holds; rules compute with them before they read."""
-    if any(dim < 0 for dim in constant.shape) or math.prod(constant.shape) > _MOST_ELEMENTS:
-        raise ModelError(
-            f"the tensor {constant.name!r} claims the shape {list(constant.shape)}",
-            "export the model again",
-        )
-
-
-def _of_constant_node(node: Node, name: str, reader: str) -> Constant | Refusal:
-    if node.call_attribute():
-        return Refusal(Reason.FUNCTION_ARGUMENT, reader, name)
-    for attribute in node.proto.attribute:
-        value = helper.get_attribute_value(attribute)
-        if attribute.type == AttributeProto.SPARSE_TENSOR:
-            return Refusal(Reason.SPARSE, reader, name)
-        if attribute.type == AttributeProto.TENSOR:
-            return Constant(name, node.scope, attribute.t, node)
-        if attribute.type in (AttributeProto.FLOAT, AttributeProto.FLOATS):
-            tensor = numpy_helper.from_array(np.array(value, dtype=np.float32), name)
-            return Constant(name, node.scope, tensor, node)
-        if attribute.type in (AttributeProto.INT, AttributeProto.INTS):
-            tensor = numpy_helper.from_array(np.array(value, dtype=np.int64), name)
-            return Constant(name, node.scope, tensor, node)
-    return Refusal(Reason.DTYPE, reader, f"{name}, a Constant without numbers")
 
 
 def _type_name(dtype: int) -> str:

@@ -11,17 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import ml_dtypes
-import numpy as np
-from onnx import helper
-
 from bnfold.affine import FloatArray
-from bnfold.constants import INTEGER_TYPES, Constant, Constants, in_range, rounded
-from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply, applied, effective
+from bnfold.constants import Constant, Constants
+from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply, effective
 from bnfold.graph import Index, Node, Role, Scope, Use
 from bnfold.inference import Inferred, Shape
+from bnfold.limits import exceeded
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
+from bnfold.recipe import Recipe
 
 _GROWTH = 1 << 16  # elements up to which a constant may be written out instead of broadcast
 
@@ -41,7 +39,7 @@ class Draft:
 
     def __init__(self, index: Index, options: Options) -> None:
         self.options = options
-        self.inferred = Inferred(index.model)
+        self.inferred = Inferred(index.model, index.storage)
         self.constants = Constants(index, self.inferred, options)
         self.edits: list[Edit] = []
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
@@ -74,12 +72,15 @@ class Draft:
 
     def values(self, node: Node, slot: int) -> FloatArray:
         """The values at `slot` with every planned edit, in float64, not yet rounded."""
+        return self._recipe(node, slot).values()
+
+    def _recipe(self, node: Node, slot: int) -> Recipe:
         planned = self._planned(node, slot)
         if planned and isinstance(planned[0], Supply):
-            return applied(planned)
+            return Recipe(None, tuple(planned), planned[0].dtype)
         constant = self.constants.find(node, slot)
         assert isinstance(constant, Constant), "rules look before they read"
-        return applied(planned, constant.values)
+        return Recipe(constant, tuple(planned), constant.dtype)
 
     def _planned(self, node: Node, slot: int) -> list[Rescale | Supply]:
         return effective(self._inputs.get((node, slot), []))
@@ -162,13 +163,12 @@ class Draft:
         """Why the edit must not be made: values that overflow, vanish or were never finite."""
         if not isinstance(edit, Rescale | Supply):
             return None
-        before = np.zeros(0)
         if isinstance(edit, Supply):
-            after, dtype, name = edit.values, edit.dtype, edit.name
+            before, name = Recipe(None, (), edit.dtype), edit.name
         else:
             operand = self.operand(edit.node, edit.slot)
             assert isinstance(operand, Operand), "rules look before they edit"
-            name, dtype = operand.name, operand.dtype
+            before, name = self._recipe(edit.node, edit.slot), operand.name
             try:
                 shape = edit.shape_of(operand.shape)
             except ValueError:  # a model that contradicts itself
@@ -176,20 +176,10 @@ class Draft:
                 return Refusal(Reason.SHAPE_MISMATCH, edit.node.label, detail)
             if math.prod(shape) > max(_GROWTH, 2 * math.prod(operand.shape)):
                 return Refusal(Reason.TOO_LARGE, edit.node.label, f"{name} as {list(shape)}")
-            before = self.values(edit.node, edit.slot)
-            if not np.all(np.isfinite(before)):
-                return Refusal(Reason.NOT_FINITE, edit.node.label, name)
-            after = edit.of(before)
-        if dtype in INTEGER_TYPES:
-            if np.all(in_range(after, dtype)):
-                return None
-            return Refusal(Reason.QUANTIZED, edit.node.label, f"{name} would not fit into them")
-        folded = rounded(after, dtype).astype(np.float64)
-        if not np.all(np.isfinite(folded)):
-            return Refusal(Reason.OVERFLOW, edit.node.label, name)
-        if edit.guards and _vanishes(edit, before, after, folded, dtype):
-            return Refusal(Reason.UNDERFLOW, edit.node.label, name)
-        return None
+        reason = exceeded(edit, before)
+        if reason is Reason.QUANTIZED:
+            return Refusal(reason, edit.node.label, f"{name} would not fit into them")
+        return Refusal(reason, edit.node.label, name) if reason else None
 
     def add(self, edit: Edit) -> None:
         """Add an edit to the plan."""
@@ -216,28 +206,3 @@ class Draft:
                     del self._operators[edit.node]
             else:
                 del self._removed[edit.node]
-
-
-def _vanishes(
-    edit: Rescale | Supply, before: FloatArray, exact: FloatArray, stored: FloatArray, dtype: int
-) -> bool:
-    """Whether a channel is nothing but zeros in `stored` although it counts in `exact`.
-
-    It does not count if inputs up to √largest give less than half of the smallest number, of those
-    that the dtype has: then the original computes zeros there too. (Trained models hold channels
-    that weight decay has brought down to 1e-40.)
-    """
-    limits: Any = ml_dtypes.finfo(  # type: ignore[no-untyped-call]
-        helper.tensor_dtype_to_np_dtype(dtype)
-    )
-    if isinstance(edit, Supply):
-        view, idle = exact.shape, tuple(range(1, exact.ndim))
-    else:
-        view = np.broadcast_shapes(edit.view, edit.scale.shape)
-        idle = tuple(axis for axis, size in enumerate(edit.scale.shape) if size == 1)
-        normal = float(limits.smallest_normal)
-        if edit.precise and np.any((np.abs(exact) < normal) & (np.abs(before) >= normal)):
-            return True
-    response = np.abs(exact).reshape(view).sum(axis=idle) * float(limits.max) ** 0.5
-    remains = np.any(stored.reshape(view) != 0, axis=idle)
-    return bool(np.any((response >= float(limits.smallest_subnormal) / 2) & ~remains))

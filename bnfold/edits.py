@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -119,13 +119,3 @@ def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:
     """The edits of one input from its last Supply on, which makes those before it void."""
     supplies = [place for place, edit in enumerate(edits) if isinstance(edit, Supply)]
     return edits[supplies[-1] :] if supplies else edits
-
-
-def applied(
-    edits: Sequence[Rescale | Supply], base: Callable[[], FloatArray] | None = None
-) -> FloatArray:
-    """What one input holds after `edits`; `base` gives what it holds now, if anything."""
-    values = base() if base else np.empty(0)
-    for edit in edits:
-        values = edit.values if isinstance(edit, Supply) else edit.of(values)
-    return values

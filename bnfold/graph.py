@@ -24,6 +24,8 @@ from onnx import (
 )
 
 from bnfold.errors import ModelError
+from bnfold.protos import bodies
+from bnfold.storage import Storage
 
 DEFAULT_DOMAINS = ("", "ai.onnx")  # the specification's two spellings of one domain
 
@@ -158,23 +160,16 @@ class Scope:
         return scope
 
 
-def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The graphs in a node's attributes, each with a label: its attribute's name."""
-    for attribute in node.attribute:
-        if attribute.type == AttributeProto.GRAPH:
-            yield attribute.name, attribute.g
-        for number, graph in enumerate(attribute.graphs):
-            yield f"{attribute.name}[{number}]", graph
-
-
 class Index:
     """All scopes of a model, with what each value is made by and read by.
 
     Raises ModelError where a name is read that nothing defines, or is defined twice.
     """
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, storage: Storage | None = None) -> None:
+        """`storage` knows where the tensors' values are; by default, all in the model."""
         self.model = model
+        self.storage = storage or Storage()
         self.ir_version = int(model.ir_version)
         self.scopes: list[Scope] = []
         self.names: set[str] = set()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper
+from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper, numpy_helper
 
-from bnfold.graph import Scope, bodies
+from bnfold.graph import Scope
+from bnfold.protos import bodies, is_external
+from bnfold.storage import Storage
 
 Shape = tuple[int | str | None, ...]
 
@@ -23,8 +25,9 @@ _LARGE = 1024  # elements; no shape operand has as many
 class Inferred:
     """What shape inference knows of a model's values, by scope and name."""
 
-    def __init__(self, model: ModelProto) -> None:
+    def __init__(self, model: ModelProto, storage: Storage) -> None:
         self._model = model
+        self._storage = storage
         self._inferred: list[dict[str, TypeProto.Tensor]] | None = None
 
     def shape(self, scope: Scope, name: str) -> Shape | None:
@@ -51,18 +54,18 @@ class Inferred:
 
     def _type(self, scope: Scope, name: str) -> TypeProto.Tensor | None:
         if self._inferred is None:
-            self._inferred = _infer(self._model)
+            self._inferred = _infer(self._model, self._storage)
         owner = scope.owner(name)
         if owner is None or owner.number >= len(self._inferred):
             return None
         return self._inferred[owner.number].get(name)
 
 
-def _infer(model: ModelProto) -> list[dict[str, TypeProto.Tensor]]:
+def _infer(model: ModelProto, storage: Storage) -> list[dict[str, TypeProto.Tensor]]:
     skeleton = ModelProto()
     skeleton.CopyFrom(model)
     del skeleton.functions[:]
-    _strip(skeleton.graph)
+    _strip(skeleton.graph, storage)
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
@@ -74,22 +77,30 @@ def _infer(model: ModelProto) -> list[dict[str, TypeProto.Tensor]]:
     return found
 
 
-def _strip(graph: GraphProto) -> None:
+def _strip(graph: GraphProto, storage: Storage) -> None:
     del graph.value_info[:]
     for tensor in graph.initializer:
-        _empty(tensor)
+        _empty(tensor, storage)
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t"):
-                _empty(attribute.t)
+                _empty(attribute.t, storage)
         for _, body in bodies(node):
-            _strip(body)
+            _strip(body, storage)
             for value in (*body.input, *body.output):
                 value.type.tensor_type.ClearField("shape")
 
 
-def _empty(tensor: TensorProto) -> None:
-    if math.prod(tensor.dims) > _LARGE:
+def _empty(tensor: TensorProto, storage: Storage) -> None:
+    """Take out the values of large tensors, put in those of small ones: shapes come from them."""
+    large = math.prod(tensor.dims) > _LARGE
+    if is_external(tensor) and storage.folder is not None:
+        if not large:
+            values = storage.array(tensor)
+            tensor.raw_data = numpy_helper.from_array(values).raw_data
+        tensor.data_location = TensorProto.DEFAULT
+        del tensor.external_data[:]
+    if large:
         tensor.ClearField("raw_data")
 
 

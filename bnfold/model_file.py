@@ -1,253 +1,281 @@
 """Reads and writes .onnx files, with their tensors inside or in external data files.
 
-A result is first written into a private folder beside its target and gets its name only by
-`Output.publish`, so that a file under the output's name is always whole and always checked.
+A file is walked, not parsed: its tensors stay on disk, and a ModelProto holds the rest. What is
+written is that ModelProto with the tensors' bytes copied in from where they are.
 """
 
 from __future__ import annotations
 
-import contextlib
+import bisect
+import errno
+import mmap
 import os
-import shutil
-import stat
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sized
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import onnx
 from google.protobuf.message import DecodeError, EncodeError
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    load_external_data_for_tensor,
-    set_external_data,
-)
+from onnx import ModelProto
 
+from bnfold import data_files, layout, wire
+from bnfold.data_files import DataFile, DataFolder, FileRange
 from bnfold.errors import ModelError, UsageError
-from bnfold.graph import bodies
+from bnfold.output import Output
+from bnfold.protos import external_entry, is_external, tensors
+from bnfold.storage import INLINE, Storage, gathered
 
-_NEAR_LIMIT = 1 << 30
-_SMALL = 1024  # bytes
-_ALIGNMENT = 4096  # offsets of external tensors; lets every runtime map them
+KEEP, INTO_MODEL = "keep", "inline"  # instead of the name of a data file
+_LIMIT = (1 << 31) - 1  # bytes of one protobuf message
 
 
 @dataclass
 class ModelFile:
-    """A model with all its tensors in memory, and which of them came from external data."""
+    """A model whose large tensors are on disk, and where they are."""
 
-    path: Path
     model: ModelProto
-    external: list[TensorProto] = field(default_factory=list)
-    data_files: list[Path] = field(default_factory=list)
+    storage: Storage
+    source: DataFile
 
     @property
-    def bytes_on_disk(self) -> int:
-        """The size of the model file and of its data files."""
-        return sum(path.stat().st_size for path in {self.path, *self.data_files})
+    def path(self) -> Path:
+        """The .onnx file."""
+        return self.source.path
 
     @property
-    def is_large(self) -> bool:
-        """Whether the tensors come near the 2 GiB that one protobuf message can hold."""
-        return sum(len(tensor.raw_data) for tensor in tensors(self.model)) > _NEAR_LIMIT
+    def locations(self) -> list[str]:
+        """The names by which the model calls its data files, in the order of its tensors."""
+        return locations(self.model)
+
+    @property
+    def data_files(self) -> list[DataFile]:
+        """The files with external data."""
+        folder = self.storage.folder
+        return [] if folder is None else [folder.file(location) for location in self.locations]
+
+    @property
+    def size(self) -> int:
+        """The bytes of the model file and of its data files."""
+        return self.source.size + sum(file.size for file in self.data_files)
+
+    def copy(self) -> ModelFile:
+        """The same with a ModelProto of its own."""
+        model = ModelProto()
+        model.CopyFrom(self.model)
+        return ModelFile(model, self.storage, self.source)
+
+    def loaded(self) -> ModelProto:
+        """A copy of the model with all its tensors in memory."""
+        return loaded(self.model, self.storage)
 
 
 def read(path: Path) -> ModelFile:
     """Read a model. External data is looked for in the model's own folder, never in the current.
 
-    Raises ModelError where the file cannot be read or holds no ONNX model.
+    Raises ModelError where the file cannot be read or holds no ONNX model, and where a tensor's
+    data is not there or is not what its dims say.
     """
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ModelError(f"{path} is not a file", "give the path of an .onnx file")
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    try:
-        model = ModelProto.FromString(data)
-    except (DecodeError, RecursionError) as error:
-        raise ModelError(
-            f"{path} is not an ONNX model: it cannot be parsed as one",
-            "export it again, or fetch it again: Git LFS pointers and web pages look like this",
-        ) from error
+    source = data_files.model_file(path)
+    storage = Storage(DataFolder(path.parent, path), lazy=True)
+    model = _skeleton(source, storage)
     if not model.HasField("graph") or not (model.opset_import or model.functions):
         raise ModelError(
-            f"{path} is not an ONNX model: it holds no {'graph' if data else 'bytes'}"
+            f"{path} is not an ONNX model: it holds no {'graph' if source.size else 'bytes'}"
             if not model.HasField("graph")
             else f"{path} is not a valid ONNX model: it imports no operator set",
             "export it again",
         )
-    return _with_external_data(path, model)
-
-
-def _with_external_data(path: Path, model: ModelProto) -> ModelFile:
-    folder = Path(os.path.abspath(path)).parent
-    file = ModelFile(path, model)
     for tensor in tensors(model):
-        if tensor.data_location != TensorProto.EXTERNAL:
-            continue
-        try:
-            location = ExternalDataInfo(tensor).location
-            load_external_data_for_tensor(tensor, str(folder))
-        except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-            raise ModelError(
-                f"cannot read the external data of tensor {tensor.name!r} of {path}: {error}",
-                "put the data file beside the model, under the name the model has for it",
-            ) from error
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
-        file.external.append(tensor)
-        if (source := folder / location) not in file.data_files:
-            file.data_files.append(source)
-    return file
+        storage.check(tensor)
+    return ModelFile(model, storage, source)
 
 
-def write(file: ModelFile, path: Path) -> Path:
-    """Write a model to `path` and leave `file` as it is.
+def _skeleton(source: DataFile, storage: Storage) -> ModelProto:
+    """The model with a token instead of the data of each tensor that is not small."""
 
-    Where its tensors were external, or are too large for one message, they come to stand beside it;
-    but not the small ones, which shape inference wants to look into.
+    def is_large(start: int, end: int) -> bool:
+        return end - start > INLINE
+
+    def token(start: int, end: int) -> bytes | None:
+        place = FileRange(source, start, end - start)
+        return storage.token(place) if is_large(start, end) else None
+
+    try:
+        with source.opened() as file:
+            data: Any = b""
+            if source.size:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            parts: list[Any] = wire.replaced(data, is_large, token)
+            if sum(map(len, parts)) > _LIMIT:
+                raise wire.WireError("more than 2 GiB, without any tensor that explains it")
+            return ModelProto.FromString(b"".join(parts))
+    except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise MemoryError from error
+        raise data_files.unreadable(source.path, error) from error
+    except (wire.WireError, DecodeError, RecursionError) as error:
+        raise ModelError(
+            f"{source.path} is not an ONNX model: it cannot be parsed as one",
+            "export it again, or fetch it again: Git LFS pointers and web pages look like this",
+        ) from error
+
+
+def loaded(model: ModelProto, storage: Storage) -> ModelProto:
+    """A copy of the model with all its tensors in memory."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    for tensor in tensors(copy):
+        if (source := storage.source(tensor)) is not None:
+            tensor.raw_data = bytes(gathered(source))
+            tensor.ClearField("data_location")
+            del tensor.external_data[:]
+    return copy
+
+
+def locations(model: ModelProto) -> list[str]:
+    """The names by which a model calls its data files, in the order of its tensors."""
+    external = filter(is_external, tensors(model))
+    return list(dict.fromkeys(external_entry(tensor)[0] for tensor in external))
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write(
+    model: ModelProto,
+    storage: Storage,
+    output: Output,
+    external_data: str = KEEP,
+    origin: str = "",
+) -> int:
+    """Write the candidate and its data files; gives their size in bytes. `model` stays as it is.
+
+    `external_data` is KEEP for the files that the original has, INTO_MODEL, or the name of the one
+    data file. `origin` is the file name of the original, with which its data files' names may
+    begin. Raises UsageError where the model would be too large or a name is taken.
     """
     copy = ModelProto()
-    copy.CopyFrom(file.model)
-    apart = bool(file.external) or file.is_large
-    large = [t for t in tensors(copy) if apart and len(t.raw_data) > _SMALL]
+    copy.CopyFrom(model)
+    if external_data == KEEP:
+        files = layout.keep(copy, storage, lambda old: _names(old, output, origin))
+    elif external_data == INTO_MODEL:
+        files = layout.inline(copy, storage)
+    else:
+        _require_free(output, external_data)
+        files = layout.gather(copy, storage, external_data)
+    parts = _parts(copy, storage)
+    for name, contents in files.items():
+        output.write(contents, name)
+    output.write(parts)
+    return sum(len(part) for contents in (parts, *files.values()) for part in contents)
+
+
+def save(model: ModelProto, storage: Storage, path: Path) -> Path:
+    """Write a model of our own making to `path`, whatever its size."""
     with Output(path) as output:
-        output.write(ModelFile(path, copy, large))
+        try:
+            write(model, storage, output)
+        except TooLargeError:
+            write(model, storage, output, f"{path.name}.data")
         output.publish()
     return path
 
 
-def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a model: initializers and attributes, in bodies and functions too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from node_tensors(function.node)
-    for info in model.training_info:
-        yield from _graph_tensors(info.initialization)
-        yield from _graph_tensors(info.algorithm)
+class TooLargeError(UsageError):
+    """The model does not fit into the 2 GiB of one protobuf message."""
 
 
-def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from node_tensors(graph.node)
-
-
-def node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
-    """Every tensor in the attributes of these nodes, in their bodies too."""
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            own = [attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []
-            for sparse in (*own, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-        for _, body in bodies(node):
-            yield from _graph_tensors(body)
-
-
-class Output:
-    """A private folder beside the target; what is written there gets its name by `publish`."""
-
-    def __init__(self, target: Path, keep: Sequence[Path] = ()) -> None:
-        """`keep` are files that must not be overwritten: those of the original.
-
-        Raises UsageError where the target is one of them, or its folder cannot be written to.
-        """
-        self.target = target
-        for path in (target, target.with_name(f"{target.name}.data")):
-            if any(_same(path, kept) for kept in keep):
-                raise UsageError(
-                    f"writing {target} would overwrite {path}, which belongs to the original",
-                    "choose another output name with -o",
-                )
-        try:
-            self._folder = Path(tempfile.mkdtemp(prefix=".bnfold-", dir=target.parent))
-        except OSError as error:
-            raise UsageError(
-                f"cannot write into {target.parent}: {error.strerror}",
-                "choose another place with -o",
-            ) from error
-        self.candidate = self._folder / target.name
-        self._data = self._folder / f"{target.name}.data"
-
-    def __enter__(self) -> Output:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def copy(self, source: Path) -> None:
-        """Make the candidate a copy of `source`, byte for byte."""
-        with _writing(self.target), source.open("rb") as old, self.candidate.open("wb") as new:
-            shutil.copyfileobj(old, new)
-            _sync(new.fileno())
-
-    def write(self, file: ModelFile) -> None:
-        """Write the candidate. Tensors that came from external data go to one file beside it."""
-        moving = {id(tensor) for tensor in file.external}
-        leaving = [tensor for tensor in tensors(file.model) if id(tensor) in moving]
-        with _writing(self.target):
-            if leaving:
-                self._write_data(leaving)
-            try:
-                data = file.model.SerializeToString()
-            except (ValueError, EncodeError) as error:
-                raise UsageError(
-                    "the folded model is larger than the 2 GiB that a single file can hold",
-                    "store the original with external data: "
-                    "onnx.save(..., save_as_external_data=True)",
-                ) from error
-            with self.candidate.open("wb") as new:
-                new.write(data)
-                _sync(new.fileno())
-
-    def _write_data(self, leaving: list[TensorProto]) -> None:
-        with self._data.open("wb") as data:
-            for tensor in leaving:
-                data.seek(-data.tell() % _ALIGNMENT, os.SEEK_CUR)
-                set_external_data(tensor, self._data.name, data.tell(), len(tensor.raw_data))
-                data.write(tensor.raw_data)
-                tensor.ClearField("raw_data")
-            data.truncate()
-            _sync(data.fileno())
-
-    def publish(self) -> None:
-        """Give the candidate its name: the data file first, then the model that refers to it."""
-        with _writing(self.target):
-            if self.target.exists():
-                shutil.copymode(self.target, self.candidate)
-            if self._data.exists():
-                os.replace(self._data, self.target.with_name(self._data.name))
-            os.replace(self.candidate, self.target)
-            folder = os.open(self.target.parent, os.O_RDONLY)
-            try:
-                _sync(folder)
-            finally:
-                os.close(folder)
-
-
-@contextlib.contextmanager
-def _writing(target: Path) -> Iterator[None]:
+def _parts(model: ModelProto, storage: Storage) -> list[Sized]:
+    """The serialised model, with the bytes of tensors in the places of their tokens."""
+    too_large = TooLargeError(
+        "the folded model is larger than the 2 GiB that a single file can hold",
+        "put its weights beside it: --external-data NAME",
+    )
     try:
-        yield
-    except OSError as error:
+        data = model.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        raise too_large from error
+    places = storage.tokens(data)
+
+    def has_token(start: int, end: int) -> bool:
+        first = bisect.bisect_left(places, start)
+        return first < len(places) and places[first] < end
+
+    parts: list[Sized] = [data]
+    if places:
+        parts = wire.replaced(data, has_token, lambda start, end: storage.payload(data[start:end]))
+    if sum(map(len, parts)) > _LIMIT:
+        raise too_large
+    return parts
+
+
+# --- names of data files -------------------------------------------------------------------------
+
+
+def _names(old: list[str], output: Output, origin: str) -> list[str]:
+    """The names of the copies of the data files that the original calls `old`.
+
+    They are made from the output's name, so that two outputs in one folder have files of their
+    own. A file that some model refers to is never overwritten, not even that of an earlier output
+    of this name: until the model has been replaced, too, the two would not fit each other.
+    """
+    target = output.target.name
+    taken = _referred(output.target.parent)
+    names: list[str] = []
+    for location in old:
+        base = location.replace("\\", "/").rpartition("/")[2]
+        if origin and base.startswith(origin):
+            suffix = base[len(origin) :]
+        else:
+            suffix = ".data" if len(old) == 1 else f".{base}"
+        number = 0
+        while True:
+            name = f"{target}.{number}{suffix}" if number else f"{target}{suffix}"
+            path = output.target.with_name(name)
+            free = name not in (target, *names) and not output.keeps(path)
+            if free and (not path.exists() or (path.is_file() and name not in taken())):
+                break
+            number += 1
+        names.append(name)
+    return names
+
+
+def _require_free(output: Output, name: str) -> None:
+    """Raises UsageError where a data file must not have this name."""
+    path = output.target.with_name(name) if name and name == Path(name).name else None
+    if path is None or name in (".", "..") or name == output.target.name or path.is_dir():
         raise UsageError(
-            f"cannot write {target}: {error.strerror}",
-            "nothing was changed; make room or choose -o",
-        ) from error
+            f"--external-data {name!r} names no file beside the output",
+            "give 'keep', 'inline', or the name of a file, without a folder",
+        )
+    if output.keeps(path) or (path.exists() and name in _referred(output.target.parent)()):
+        raise UsageError(
+            f"the data file {path} belongs to a model that is there already",
+            "choose another name, or remove that model first",
+        )
 
 
-def _sync(descriptor: int) -> None:
-    with contextlib.suppress(OSError):  # some file systems do not sync folders
-        os.fsync(descriptor)
+def _referred(folder: Path) -> Callable[[], set[str]]:
+    """A function that gives the data files which the models in a folder refer to, read once."""
+    found: list[set[str]] = []
+
+    def referred() -> set[str]:
+        if not found:
+            found.append({name for names in neighbours(folder).values() for name in names})
+        return found[0]
+
+    return referred
 
 
-def _same(one: Path, other: Path) -> bool:
+def neighbours(folder: Path) -> dict[Path, list[str]]:
+    """The models of a folder, and by which names they call their data files."""
+    return {path: data_names(path) for path in sorted(folder.glob("*.onnx"))}
+
+
+def data_names(path: Path) -> list[str]:
+    """By which names the model at `path` calls its data files; none where there is no model."""
     try:
-        return one.samefile(other)
-    except OSError:
-        return False
+        model = _skeleton(data_files.model_file(path), Storage())
+    except ModelError:
+        return []
+    return [os.path.normpath(location) for location in locations(model)]

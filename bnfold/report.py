@@ -39,11 +39,14 @@ def plain(name: str) -> str:
 
 def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
     """The whole report of `bnfold optimize`."""
-    parts: list[RenderableType] = [Text(f"{plain(source)} → {plain(str(result.model))}\n")]
+    written = " + ".join(plain(str(path)) for path in (result.model, *result.data_files))
+    parts: list[RenderableType] = [Text(f"{plain(source)} → {written}\n")]
     parts.append(_before_and_after(result))
     parts.extend(_verdicts(result.verdicts))
     if result.comparison is not None:
         parts.append(of_comparison(result.comparison))
+    left = "left where it is, but not needed any more: "
+    parts.extend(Text(left + plain(str(path))) for path in result.left_behind)
     parts.append(Text(_closing(result), style="bold"))
     return Group(*parts)
 

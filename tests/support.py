@@ -20,7 +20,7 @@ import bnfold
 from bnfold import FoldResult, Verdict
 from bnfold.child.inputs import feeds, specs
 from bnfold.child.sessions import open_session, run
-from bnfold.graph import bodies
+from bnfold.protos import bodies
 
 Array = npt.NDArray[Any]
 

@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
-from bnfold import model_file
+from bnfold import protos
 from tests.support import bn, numbers, parse
 
 TEXT = """
@@ -144,7 +144,7 @@ def test_nothing_is_left_where_writing_fails(path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     path.with_name("model.folded.onnx").write_text("older")
-    monkeypatch.setattr("bnfold.model_file._sync", full)
+    monkeypatch.setattr("bnfold.output._sync", full)
     with pytest.raises(bnfold.UsageError, match="No space left"):
         bnfold.optimize(path)
     assert entries(path.parent) == {"model.onnx", "model.folded.onnx"}
@@ -229,19 +229,18 @@ def test_external_data_is_found_from_any_current_folder(
     assert result.comparison.equal
 
 
-def test_in_place_does_not_take_external_data(external: Path) -> None:
-    with pytest.raises(bnfold.UsageError, match="external data"):
-        bnfold.optimize(external, in_place=True)
-
-
 def test_the_originals_data_file_is_not_overwritten(external: Path) -> None:
     (external.parent / "weights.bin").rename(external.parent / "model.folded.onnx.data")
     model = onnx.load(external, load_external_data=False)
     for tensor in model.graph.initializer:
         tensor.external_data[0].value = "model.folded.onnx.data"
     onnx.save(model, external)
-    with pytest.raises(bnfold.UsageError, match="belongs to the original"):
-        bnfold.optimize(external)
+    before = (external.parent / "model.folded.onnx.data").read_bytes()
+    bnfold.optimize(external)
+    assert entries(external.parent) == {
+        "model.onnx", "model.folded.onnx.data", "model.folded.onnx", "model.folded.onnx.1.data",
+    }  # fmt: skip
+    assert (external.parent / "model.folded.onnx.data").read_bytes() == before
 
 
 @pytest.mark.parametrize("fault", ["missing", "truncated", "outside", "absolute", "link"])
@@ -276,7 +275,7 @@ def test_tensors_are_found_everywhere() -> None:
     }
     <domain: "own", opset_import: ["": 17]>
     F (x) => (y) { e = Constant <value = float[1] {5}> () y = Add (x, e) }"""
-    values = [onnx.numpy_helper.to_array(t)[0] for t in model_file.tensors(parse(text))]
+    values = [onnx.numpy_helper.to_array(t)[0] for t in protos.tensors(parse(text))]
     assert sorted(values) == [1, 2, 3, 4, 5]
 
 

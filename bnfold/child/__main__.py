@@ -56,18 +56,21 @@ def _limit(request: dict[str, Any]) -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    sizes = (_size(request["original"]), _size(request["folded"]))
+    sizes = [_size(Path(request[which])) for which in ("original", "folded")]
     limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
     with contextlib.suppress(ValueError, OSError):  # a lower hard limit stays in force
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def _size(path: str) -> int:
-    """Bytes of the model and of whatever data lies beside it under its name."""
-    model = Path(path)
-    files = [model, *model.parent.glob(f"{model.name}.*")]
-    return sum(file.stat().st_size for file in files if file.is_file())
+def _size(path: Path) -> int:
+    """Bytes of the model and its data files; 0 for what cannot be read, which is said later."""
+    from bnfold import model_file
+
+    try:
+        return model_file.read(path).size
+    except BnfoldError:
+        return 0
 
 
 def _out_of_memory(folder: Path) -> dict[str, Any]:

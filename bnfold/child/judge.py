@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,78 +20,110 @@ from bnfold.child.saturation import behind
 from bnfold.child.sessions import Feed, check_memory, is_float, load_error, open_session, run
 from bnfold.comparison import Comparison, InputUsed, OutputDifference
 from bnfold.errors import BnfoldError, UndecidedError
+from bnfold.model_file import ModelFile
 
 Request = dict[str, Any]
 
 
-# values: fed as inputs, compared as outputs, read by an output's flat last operator
-_NONE: Request = {"cut": [], "inner": [], "flattened": []}
+@dataclass(frozen=True)
+class Pair:
+    """The two models, as they are or changed alike, and the names that the change is about."""
+
+    original: ModelFile
+    folded: ModelFile
+    cut: frozenset[str] = frozenset()  # fed as inputs
+    inner: frozenset[str] = frozenset()  # compared as outputs
+    flattened: frozenset[str] = frozenset()  # outputs whose last operator is looked behind
+
+    def changed(self, folder: Path, change: Callable[[ModelProto], None]) -> Pair:
+        """The pair after a change of both models, which are written into `folder`."""
+        files = (
+            _saved(file, change, folder / f"{which}_{next(_NUMBERS)}.onnx")
+            for file, which in ((self.original, "original"), (self.folded, "folded"))
+        )
+        original, folded = files
+        return replace(self, original=original, folded=folded)
+
+
+_NUMBERS = itertools.count()
+
+
+def _saved(file: ModelFile, change: Callable[[ModelProto], None], path: Path) -> ModelFile:
+    copy = file.copy()
+    change(copy.model)
+    return model_file.read(model_file.save(copy.model, copy.storage, path))
 
 
 def judge(request: Request, folder: Path) -> dict[str, Any]:
     """Compare as the request says. Raises BnfoldError where nothing can be decided."""
-    whole = request["original"], request["folded"]
-    request, feeds = _cut_at_roundings({**request, **_NONE, "whole": whole}, folder)
+    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    whole = Pair(original, folded)
+    mismatch = _other_interface(whole)
+    pair, feeds = _cut_at_roundings(request, folder, whole)
     try:
-        return asdict(_Judge(request, folder, feeds).compare())
+        return asdict(_Judge(request, folder, pair, feeds).compare(whole, mismatch))
     except SaysNothingError:
-        deeper = behind(request, folder)
-        if deeper is None:
+        common = behind(pair.original.model, pair.folded.model)
+        if not common:
             raise
-        return asdict(_Judge(deeper, folder, feeds).compare())
+        sources = set(common.values())
+        deeper = pair.changed(folder, lambda model: rounding.expose(model, sources))
+        deeper = replace(deeper, flattened=frozenset(common))
+        return asdict(_Judge(request, folder, deeper, feeds).compare(whole, mismatch))
 
 
-def _cut_at_roundings(request: Request, folder: Path) -> tuple[Request, list[Feed]]:
-    """The request with both models cut open at their roundings, and what to feed them.
+def _cut_at_roundings(request: Request, folder: Path, whole: Pair) -> tuple[Pair, list[Feed]]:
+    """Both models cut open at their roundings, and what to feed them.
 
-    As it was, and no feeds, where they round nothing.
+    As they are, and no feeds, where they round nothing.
     """
-    files = {which: model_file.read(Path(request[which])) for which in ("original", "folded")}
-    roundings = rounding.common(files["original"].model, files["folded"].model)
+    roundings = rounding.common(whole.original, whole.folded)
     if not roundings:
-        return request, []
-    rounding.expose(files["original"].model, set(roundings))
-    exposed = model_file.write(files["original"], folder / "exposed.onnx")
-    judge = _Judge({**request, "original": str(exposed)}, folder)
+        return whole, []
+    names = set(roundings)
+    exposed = _saved(
+        whole.original, lambda model: rounding.expose(model, names), folder / "exposed.onnx"
+    )
+    judge = _Judge(request, folder, replace(whole, original=exposed))
     try:
         runs = judge.run_original()
     except BnfoldError:  # uncut it may run; if not, it is said of the model as it is
-        return request, []
+        return whole, []
     feeds = [
         {**feed, **{name: run[name] for name in roundings}}
         for feed, run in zip(judge.feeds, runs, strict=True)
     ]
-    own = {value.name for value in judge.folded.graph.output}
-    inner = sorted(set(roundings.values()) - own)
-    changed = {**request, "cut": sorted(roundings), "inner": inner}
-    for which, file in files.items():
-        rounding.cut(file.model, roundings, feeds[0])
-        changed[which] = str(model_file.write(file, folder / f"{which}_cut.onnx"))
-    return changed, feeds
+    own = {value.name for value in whole.folded.model.graph.output}
+    cut = whole.changed(folder, lambda model: rounding.cut(model, roundings, feeds[0]))
+    inner = frozenset(roundings.values()) - own
+    return replace(cut, cut=frozenset(roundings), inner=inner), feeds
 
 
 class _Judge:
-    def __init__(self, request: Request, folder: Path, feeds: Sequence[Feed] = ()) -> None:
+    def __init__(
+        self, request: Request, folder: Path, pair: Pair, feeds: Sequence[Feed] = ()
+    ) -> None:
         self.request = request
         self.folder = folder
-        self.path: str = request["original"]
-        self.model: ModelProto = model_file.read(Path(self.path)).model
-        self.folded: ModelProto = model_file.read(Path(request["folded"])).model
+        self.pair = pair
+        self.original = pair.original
         self.feeds = list(feeds)
 
-    def compare(self) -> Comparison:
+    def compare(self, whole: Pair, mismatch: str) -> Comparison:
+        """The verdict; `mismatch` is in what the whole models differ before any is run."""
         truth = self.run_original()
         self._stage("checking the folded model")
-        if mismatch := _invalid(*self.request["whole"]) or _other_interface(*self.request["whole"]):
+        if mismatch := _invalid(whole) or mismatch:
             return self._comparison((), mismatch)
         try:
             self._stage("loading the folded model")
-            folded = open_session(self.request["folded"])
+            folded = open_session(str(self.pair.folded.path))
             self._stage("running the folded model")
             results = [_tensors(run(folded, feed)) for feed in self.feeds]
         except Exception as error:
             check_memory(error)
             return self._comparison((), f"onnxruntime refuses the folded model: {error}")
+        del folded  # one model in memory at a time
         return self._comparison(self._told(tuple(self._judge_outputs(truth, results))))
 
     # --- running ---------------------------------------------------------------------------------
@@ -99,7 +132,7 @@ class _Judge:
         """Its outputs on each feed; the feeds are found first where none were given."""
         self._stage("loading the original")
         try:
-            session = open_session(self.path)
+            session = open_session(str(self.original.path))
         except Exception as error:
             raise load_error(error) from error
         self._stage("running the original")
@@ -111,11 +144,12 @@ class _Judge:
         if self.feeds:
             return [_tensors(run(session, feed)) for feed in self.feeds]
         request = self.request
-        specs = model_inputs.specs(self.model, request["input_shapes"])
+        model = self.original.model
+        specs = model_inputs.specs(model, request["input_shapes"])
         if request["inputs"] is not None:
             candidates = iter([[model_inputs.from_npz(request["inputs"], specs)]])
         else:
-            candidates = model_inputs.feeds(self.model, specs, request["dims"], request["seed"])
+            candidates = model_inputs.feeds(model, specs, request["dims"], request["seed"])
         refused: Exception | None = None
         for feeds in candidates:
             try:
@@ -157,15 +191,16 @@ class _Judge:
             for name, error in self._rounding_error().items():
                 moved[name] = larger(moved[name], error)
         for name, difference in differences.items():
-            may_say_nothing = name in self.request["flattened"]
+            may_say_nothing = name in self.pair.flattened
             yield difference.judged(moved[name], may_say_nothing=may_say_nothing)
 
     def _noise(self, truth: list[Run]) -> dict[str, Noise]:
         moved: dict[str, Noise] = {name: np.zeros(1) for name in truth[0]}
         for draw in range(noise.DRAWS):
             rng = np.random.default_rng([self.request["seed"], draw, 1])
-            copy = model_file.ModelFile(Path(self.path), noise.jiggled(self.model, rng))
-            path = model_file.write(copy, self.folder / f"jiggled{draw}.onnx")
+            storage = self.original.storage
+            moved_model = noise.jiggled(self.original.model, storage, rng)
+            path = model_file.save(moved_model, storage, self.folder / f"jiggled{draw}.onnx")
             session = open_session(str(path))
             for feed, reference_run in zip(self.feeds, truth, strict=True):
                 jiggled = _tensors(run(session, noise.jiggled_feed(feed, rng)))
@@ -176,8 +211,9 @@ class _Judge:
 
     def _rounding_error(self) -> dict[str, Noise]:
         worst: dict[str, Noise] = {}
+        model = self.original.loaded()
         for feed in self.feeds:
-            for name, (narrow, wide) in reference.in_two_precisions(self.model, feed).items():
+            for name, (narrow, wide) in reference.in_two_precisions(model, feed).items():
                 worst[name] = larger(worst.get(name, np.zeros(1)), distance(wide, narrow))
         return worst
 
@@ -189,14 +225,14 @@ class _Judge:
         return tuple(
             output
             for output in outputs
-            if output.name not in self.request["inner"] or output is worst or not output.equal
+            if output.name not in self.pair.inner or output is worst or not output.equal
         )
 
     def _comparison(self, outputs: tuple[OutputDifference, ...], mismatch: str = "") -> Comparison:
         used = tuple(
             InputUsed(name, str(array.dtype), array.shape)
             for name, array in self.feeds[0].items()
-            if name not in self.request["cut"]
+            if name not in self.pair.cut
         )
         return Comparison(outputs, used, len(self.feeds), mismatch)
 
@@ -247,24 +283,23 @@ def _interface(model: ModelProto, side: str) -> list[str]:
 # --- what can be said without comparing numbers --------------------------------------------------
 
 
-def _invalid(original: str, folded: str) -> str:
+def _invalid(pair: Pair) -> str:
     """Why the folded file is not valid although the original is, "" if it is."""
     try:
-        onnx.checker.check_model(original)
+        onnx.checker.check_model(pair.original.path)
     except Exception:  # not valid to begin with: nothing to hold the folded one to
         return ""
     try:
-        onnx.checker.check_model(folded)
+        onnx.checker.check_model(pair.folded.path)
     except Exception as error:
         return f"the folded model is not valid ONNX: {error}"
     return ""
 
 
-def _other_interface(original: str, folded: str) -> str:
+def _other_interface(pair: Pair) -> str:
     """In what inputs or outputs the models differ, "" if in none."""
-    models = [onnx.load(path, load_external_data=False) for path in (original, folded)]
     for side in ("input", "output"):
-        ours, theirs = (_interface(model, side) for model in models)
+        ours, theirs = (_interface(file.model, side) for file in (pair.original, pair.folded))
         if ours != theirs:
             return f"the {side}s differ: {', '.join(ours)} became {', '.join(theirs)}"
     return ""

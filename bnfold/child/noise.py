@@ -7,7 +7,8 @@ not explain. No tolerance is chosen: an ill-conditioned model measures itself as
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import ml_dtypes
 import numpy as np
@@ -15,8 +16,9 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from bnfold.child.sessions import Array, Feed
 from bnfold.constants import FLOAT_TYPES
-from bnfold.graph import bodies
-from bnfold.model_file import node_tensors
+from bnfold.data_files import Sink
+from bnfold.protos import bodies, node_tensors, size_in_bytes
+from bnfold.storage import Storage
 
 DRAWS = 3
 _WEIGHTED = frozenset(
@@ -28,7 +30,24 @@ _WEIGHTED = frozenset(
 _CARRYING = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
-def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
+@dataclass(frozen=True)
+class _Moved:
+    """The bytes of a tensor after a random move, made when they are written."""
+
+    tensor: TensorProto
+    storage: Storage
+    move: Callable[[Array, np.random.Generator], Array]
+    seed: int
+
+    def __len__(self) -> int:
+        return size_in_bytes(self.tensor) or 0
+
+    def put(self, sink: Sink) -> None:
+        values = self.move(self.storage.array(self.tensor), np.random.default_rng(self.seed))
+        sink(0, numpy_helper.from_array(values).raw_data)
+
+
+def jiggled(model: ModelProto, storage: Storage, rng: np.random.Generator) -> ModelProto:
     """A copy whose weights are one ulp up or down at random, quantised biases one step.
 
     Weights are what linear and normalising operators read. Scales of a Resize, exponents and the
@@ -44,17 +63,19 @@ def jiggled(model: ModelProto, rng: np.random.Generator) -> ModelProto:
     biases = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     for tensor in _named_tensors(copy, read | biases):
         if tensor.data_type in FLOAT_TYPES and tensor.name in read:
-            moved = jiggle(numpy_helper.to_array(tensor), rng)
+            move = jiggle
         elif tensor.data_type == TensorProto.INT32 and tensor.name in biases:
-            moved = step(numpy_helper.to_array(tensor), rng)
+            move = step
         else:
             continue
-        tensor.CopyFrom(numpy_helper.from_array(moved, tensor.name))
-    _jiggle_scales(copy.graph, rng)
+        before = TensorProto()
+        before.CopyFrom(tensor)
+        storage.fill(tensor, _Moved(before, storage, move, int(rng.integers(1 << 62))))
+    _jiggle_scales(copy.graph, storage, rng)
     return copy
 
 
-def _jiggle_scales(graph: GraphProto, rng: np.random.Generator) -> None:
+def _jiggle_scales(graph: GraphProto, storage: Storage, rng: np.random.Generator) -> None:
     """The scales of dequantised weights, each in a copy: a QuantizeLinear may read it as well."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     quantized = {n.output[0] for n in graph.node if n.op_type == "QuantizeLinear"}
@@ -62,7 +83,7 @@ def _jiggle_scales(graph: GraphProto, rng: np.random.Generator) -> None:
         if node.op_type != "DequantizeLinear" or node.input[1] not in tensors:
             continue
         if node.input[0] in tensors or node.input[0] in quantized:
-            values = numpy_helper.to_array(tensors[node.input[1]])
+            values = storage.array(tensors[node.input[1]])
             name = f"{node.input[1]}_{number}_jiggled"
             graph.initializer.append(numpy_helper.from_array(jiggle(values, rng), name))
             node.input[1] = name

@@ -14,8 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from bnfold.child.sessions import Array, Feed
-from bnfold.graph import bodies
-from bnfold.model_file import tensors
+from bnfold.protos import bodies, tensors
 
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype")  # of Cast, RandomNormal, EyeLike, …

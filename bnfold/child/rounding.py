@@ -10,15 +10,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
-from bnfold.child.sessions import Feed
-from bnfold.model_file import node_tensors
+from bnfold.child.sessions import Array, Feed
+from bnfold.model_file import ModelFile
+from bnfold.protos import node_tensors
 
 _FED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
 
-def common(original: ModelProto, folded: ModelProto) -> dict[str, str]:
+def common(original: ModelFile, folded: ModelFile) -> dict[str, str]:
     """The values that both models round alike, and what they make them from.
 
     Alike: by one name, of one name, with the same scale, zero point and attributes to the byte.
@@ -57,8 +58,9 @@ def cut(model: ModelProto, roundings: dict[str, str], values: Feed) -> None:
         graph.input.append(helper.make_tensor_value_info(name, kind, None))
 
 
-def _roundings(model: ModelProto) -> dict[str, _Rounding]:
+def _roundings(file: ModelFile) -> dict[str, _Rounding]:
     """What the QuantizeLinears of the main graph make of activations, by constants."""
+    model = file.model
     inputs = {value.name for value in model.graph.input}  # which callers may replace
     constants = {t.name: t for t in model.graph.initializer if t.name not in inputs}
     known = {*constants, ""}
@@ -73,14 +75,13 @@ def _roundings(model: ModelProto) -> dict[str, _Rounding]:
             if None not in parameters:
                 found[node.output[0]] = _Rounding(
                     node.input[0],
-                    tuple(_bytes(tensor) for tensor in parameters if tensor is not None),
+                    tuple(_bytes(file.storage.array(t)) for t in parameters if t is not None),
                     tuple(sorted(a.SerializeToString() for a in node.attribute)),
                 )
     return found
 
 
-def _bytes(tensor: TensorProto) -> bytes:
-    array = numpy_helper.to_array(tensor)
+def _bytes(array: Array) -> bytes:
     return repr((array.dtype, array.shape)).encode() + array.tobytes()
 
 

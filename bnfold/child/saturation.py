@@ -6,32 +6,17 @@ all rounding. What it reads still tells whether two models are equal.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 from onnx import ModelProto
-
-from bnfold import model_file
-from bnfold.child.rounding import expose
 
 SATURATING = frozenset({"Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"})
 
 
-def behind(request: dict[str, Any], folder: Path) -> dict[str, Any] | None:
-    """The request with both models also giving what their saturating last operators read.
-
-    None where there is no such operator, or the two do not read values of one name.
-    """
-    files = [model_file.read(Path(request[which])) for which in ("original", "folded")]
-    found = [_flattened(file.model) for file in files]
-    common = {name: source for name, source in found[0].items() if found[1].get(name) == source}
-    if not common or any(file.is_large for file in files):
-        return None
-    changed: dict[str, Any] = {**request, "flattened": sorted(common)}
-    for which, file in zip(("original", "folded"), files, strict=True):
-        expose(file.model, set(common.values()))
-        changed[which] = str(model_file.write(file, folder / f"{which}_behind.onnx"))
-    return changed
+def behind(original: ModelProto, folded: ModelProto) -> dict[str, str]:
+    """The outputs that the last operator of both models flattens, and what it makes them from."""
+    theirs = _flattened(folded)
+    return {
+        name: source for name, source in _flattened(original).items() if theirs.get(name) == source
+    }
 
 
 def _flattened(model: ModelProto) -> dict[str, str]:
