@@ -99,12 +99,15 @@ class Constants:
         self._inferred = inferred
         self._storage = index.storage
         self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
+        self._found: dict[tuple[Node, int], Constant] = {}
 
     def find(self, reader: Node, slot: int) -> Constant | Refusal:
         """The float constant that `reader` reads at `slot`, or why there is none.
 
         A DequantizeLinear may read integers and 8-bit floats as well.
         """
+        if (known := self._found.get((reader, slot))) is not None:
+            return known
         found = self.find_any(reader, slot)
         types: tuple[int, ...] = FLOAT_TYPES
         if reader.op == "DequantizeLinear":
@@ -112,6 +115,8 @@ class Constants:
         if isinstance(found, Constant) and found.dtype not in types:
             detail = f"{found.name} of type {_type_name(found.dtype)}"
             return Refusal(Reason.DTYPE, reader.label, detail)
+        if isinstance(found, Constant):
+            self._found[reader, slot] = found
         return found
 
     def find_any(self, reader: Node, slot: int) -> Constant | Refusal:

@@ -7,9 +7,10 @@ first one left, still in float64: however many maps a weight takes, it is rounde
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from bnfold.affine import FloatArray
 from bnfold.constants import Constant, Constants
@@ -20,6 +21,8 @@ from bnfold.limits import exceeded
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.recipe import Recipe
+
+T = TypeVar("T")
 
 _GROWTH = 1 << 16  # elements up to which a constant may be written out instead of broadcast
 
@@ -45,6 +48,8 @@ class Draft:
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
         self._operators: dict[Node, list[SetOperator]] = {}
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
+        self._versions: Counter[Node] = Counter()  # how often edits of it came or went
+        self._remembered: dict[Node, tuple[int, Any]] = {}
 
     # --- constants -------------------------------------------------------------------------------
 
@@ -181,9 +186,21 @@ class Draft:
             return Refusal(reason, edit.node.label, f"{name} would not fit into them")
         return Refusal(reason, edit.node.label, name) if reason else None
 
+    def remembered(self, node: Node, function: Callable[[Draft, Node], T]) -> T:
+        """What `function` says of a node and its constants, asked again after each edit of it.
+
+        There is room for one function.
+        """
+        version, answer = self._remembered.get(node, (-1, None))
+        if version != self._versions[node]:
+            answer = function(self, node)
+            self._remembered[node] = (self._versions[node], answer)
+        return answer  # type: ignore[no-any-return]
+
     def add(self, edit: Edit) -> None:
         """Add an edit to the plan."""
         self.edits.append(edit)
+        self._versions[edit.node] += 1
         if isinstance(edit, Rescale | Supply):
             self._inputs.setdefault((edit.node, edit.slot), []).append(edit)
         elif isinstance(edit, SetOperator):
@@ -195,6 +212,7 @@ class Draft:
         """Take edits back until `count` are left."""
         while len(self.edits) > count:
             edit = self.edits.pop()
+            self._versions[edit.node] += 1
             if isinstance(edit, Rescale | Supply):
                 planned = self._inputs[edit.node, edit.slot]
                 planned.pop()

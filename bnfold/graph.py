@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 from onnx import (
@@ -71,7 +72,7 @@ class Node:
             self.proto.op_type if domain in DEFAULT_DOMAINS else f"{domain}::{self.proto.op_type}"
         )
 
-    @property
+    @cached_property
     def label(self) -> str:
         """What to call the node in a sentence: its name, or its operator and first output."""
         if self.proto.name:

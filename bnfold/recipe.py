@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ class Recipe:
     edits: tuple[Rescale | Supply, ...]
     dtype: int  # the ONNX element type of the result
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """The dimensions of the result."""
         shape: tuple[int, ...] = () if self.base is None else self.base.shape

@@ -22,6 +22,10 @@ def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
 
     A BatchNormalization that is not an inference one, or not constant, gives the Refusal why.
     """
+    return draft.remembered(node, _affine_map)
+
+
+def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
     op = draft.op(node)
     if op == BATCH_NORM:
         own = batch_norm(draft, node)
