@@ -96,21 +96,25 @@ def keep(model: ModelProto, storage: Storage, rename: Callable[[list[str]], list
         location: _Kept(folder.file(location), name)
         for location, name in zip(locations, names, strict=True)
     }
+    spans: dict[int, tuple[int, int]] = {}
     for tensor in external:
-        start, stop = _place(tensor, storage)
-        files[external_entry(tensor)[0]].ranges.append((start, stop, tensor))
+        place = storage.external(tensor)
+        spans[id(tensor)] = span = (place.offset, place.offset + place.length)
+        files[external_entry(tensor)[0]].ranges.append((*span, tensor))
     shared = set().union(*(file.overlapped() for file in files.values()))
     for tensor in external:
         file = files[external_entry(tensor)[0]]
+        start, stop = spans[id(tensor)]
         if tensor.HasField("raw_data"):
             values: Payload = storage.payload(tensor.raw_data) or _Bytes(tensor.raw_data)
             tensor.ClearField("raw_data")
-            start, stop = _place(tensor, storage)
             if len(values) == stop - start and id(tensor) not in shared:
                 file.patches.append((start, values))
             else:
                 _append(file, tensor, values)
         _set(tensor, location=file.name)
+        if external_entry(tensor)[2] is None:  # up to the end of the file, which may have moved
+            _set(tensor, length=str(stop - start))
     last = files[locations[-1]]
     for tensor in filter(storage.is_new, _initializers(model.graph)):
         computed = storage.payload(tensor.raw_data)
@@ -156,11 +160,6 @@ def gather(model: ModelProto, storage: Storage, name: str) -> Files:
         tensor.data_location = TensorProto.EXTERNAL
         at += len(values)
     return {name: parts} if parts else {}
-
-
-def _place(tensor: TensorProto, storage: Storage) -> tuple[int, int]:
-    place = storage.external(tensor)
-    return place.offset, place.offset + place.length
 
 
 def _append(file: _Kept, tensor: TensorProto, values: Payload) -> None:
