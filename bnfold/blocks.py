@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from bnfold.affine import FloatArray
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
+
+_CORES = os.cpu_count() or 1
 _BLOCK = 1 << 19  # elements: enough work for one call of numpy, little memory on many cores
 
 D = TypeVar("D", bound=np.generic)
@@ -97,14 +102,27 @@ def in_order(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
     if second is None:  # a thread would cost more than it does
         yield work(first)
         return
-    from concurrent.futures import Future, ThreadPoolExecutor  # most models need none
-
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        running: deque[Future[R]] = deque(pool.submit(work, item) for item in (first, second))
+    pool = _pool()
+    running: deque[Future[R]] = deque(pool.submit(work, item) for item in (first, second))
+    try:
         for item in pending:
-            if len(running) > workers + 1:
+            if len(running) > _CORES + 1:
                 yield running.popleft().result()
             running.append(pool.submit(work, item))
         while running:
             yield running.popleft().result()
+    finally:  # where one has failed, the others end before anybody closes their files
+        for future in running:
+            if not future.cancel():
+                future.exception()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    from concurrent.futures import ThreadPoolExecutor  # most models need none
+
+    return ThreadPoolExecutor(_CORES, "bnfold")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # which has none of its threads

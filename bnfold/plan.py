@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,12 +27,14 @@ from bnfold.constants import Constants
 from bnfold.draft import Draft, Operand
 from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply
 from bnfold.graph import Index, Node
-from bnfold.merge import Merge, merges
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import beside
 from bnfold.sites import BATCH_NORM, DEFAULT_EPSILON, affine_map
 from bnfold.walk import Walk
+
+if TYPE_CHECKING:
+    from bnfold.merge import Merge
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,8 @@ def plan(index: Index, options: Options | None = None) -> Plan:
     draft = Draft(index, options or Options())
     verdicts: list[Verdict] = []
     if draft.options.merge_branches:
+        from bnfold.merge import merges  # start-up is most of what a small model takes
+
         for merge in merges(draft, index):
             verdicts.extend(_of_merge(merge))
     for chain in reversed(list(chains_of(draft, index))):
