@@ -132,11 +132,8 @@ def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] 
             return [Rescale(node, 2, shape or (1,), a.scale, a.shift / beta)]
     # no C, or one that β = 0 switches off: C = t with β = 1
     edits = _supply_bias(node, weight, a.shift, always=draft.has(node, 2))
-    return (
-        [SetOperator(node, "Gemm", drop=("beta",), put=_broadcasting(node)), *edits]
-        if edits
-        else []
-    )
+    operator = SetOperator(node, "Gemm", drop=("beta",), put=_broadcasting(node))
+    return [operator, *edits] if edits else []
 
 
 def matmul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:

@@ -14,6 +14,18 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float64]
 
 
+def varying_axes(values: FloatArray) -> list[int]:
+    """The axes along which the values are not all the same. No size may be 0."""
+    return [axis for axis in range(values.ndim) if np.any(values != values.take([0], axis))]
+
+
+def line(values: FloatArray, axis: int | None) -> FloatArray:
+    """Values that vary along `axis` only, as a vector; along no axis, as a vector of one."""
+    if axis is None:
+        return values.reshape(-1)[:1]
+    return np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)[:, 0]
+
+
 @dataclass(frozen=True)
 class Affine:
     """y = scale·x + shift along `axis`; `scale` and `shift` are float64 vectors of one length.

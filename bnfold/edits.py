@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bnfold.affine import Affine, FloatArray
+from bnfold.affine import Affine, FloatArray, line, varying_axes
 from bnfold.graph import Node
 
 
@@ -48,20 +48,16 @@ class Rescale:
 
     def as_affine(self, shape: tuple[int, ...]) -> Affine | None:
         """The same as a map along one axis of a constant of this shape; None where it is none."""
-        if self.shape_of(shape) != shape:
+        if self.shape_of(shape) != shape or 0 in shape:
             return None
         shift = np.zeros(()) if self.shift is None else self.shift
         view = np.broadcast_shapes(self.view, self.scale.shape, shift.shape)
         both = [np.broadcast_to(v, view).reshape(shape) for v in (self.scale, shift)]
-        wide = [
-            axis for axis in range(len(shape)) if any(np.diff(v, axis=axis).any() for v in both)
-        ]
-        if len(wide) > 1 or 0 in shape:
+        axes = sorted({axis for values in both for axis in varying_axes(values)})
+        if len(axes) > 1:
             return None
-        if not wide:
-            return Affine(None, *(v.reshape(-1)[:1] for v in both))
-        lines = (np.moveaxis(v, wide[0], 0).reshape(shape[wide[0]], -1)[:, 0] for v in both)
-        return Affine(wide[0], *lines)
+        axis = axes[0] if axes else None
+        return Affine(axis, *(line(values, axis) for values in both))
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,10 +106,8 @@ class _Merger:
 
     def _branch(self, conv: Node) -> _Branch | Refusal:
         draft = self.draft
-        weight, bias = (
-            draft.operand(conv, 1),
-            draft.operand(conv, 2) if draft.has(conv, 2) else None,
-        )
+        weight = draft.operand(conv, 1)
+        bias = draft.operand(conv, 2) if draft.has(conv, 2) else None
         for operand in (weight, bias):
             if isinstance(operand, Refusal):
                 return operand
@@ -146,18 +144,16 @@ class _Merger:
             bias = bias + scale * branch.bias
         kept = _largest(branches)
         assert kept.conv is not None
-        edits = [*_geometry_edits(kept, whole), *self._replace(kept, 1, weight)]
+        edits = [*_geometry_edits(kept, whole), *self._replace(kept.conv, 1, weight)]
         if self.draft.has(kept.conv, 2) or np.any(bias):
-            edits += self._replace(kept, 2, bias)
+            edits += self._replace(kept.conv, 2, bias)
         path = self.tree.path(kept.conv)
         on_path = {node for node, _ in path}
         edits += [Drop(node) for node in self.tree.nodes if node not in (*on_path, kept.conv)]
         return [*edits, *(Remove(node, slot) for node, slot in reversed(path))]
 
-    def _replace(self, kept: _Branch, slot: int, values: FloatArray) -> list[Edit]:
+    def _replace(self, conv: Node, slot: int, values: FloatArray) -> list[Edit]:
         """New values for a constant: under its own name where the shape is the same."""
-        conv = kept.conv
-        assert conv is not None
         weight = self.draft.operand(conv, 1)
         assert isinstance(weight, Operand)
         if not self.draft.has(conv, slot):

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from bnfold.affine import Affine
+from bnfold.affine import Affine, line, varying_axes
 from bnfold.draft import Draft, Operand
 from bnfold.graph import Node
 from bnfold.reasons import Reason, Refusal
@@ -76,13 +76,11 @@ def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
     values = draft.values(node, slot)
     if not np.all(np.isfinite(values)) or not values.size:
         return None
-    varying = [place for place in wide if np.any(values != values.take([0], place))]
+    varying = varying_axes(values)
     if len(varying) > 1:
         return None
-    if not varying:
-        return Affine(None, values.reshape(-1)[:1], np.zeros(1))
-    line = np.moveaxis(values, varying[0], 0).reshape(values.shape[varying[0]], -1)[:, 0]
-    return Affine(varying[0] + ahead, line, np.zeros_like(line))
+    vector = line(values, varying[0] if varying else None)
+    return Affine(varying[0] + ahead if varying else None, vector, np.zeros_like(vector))
 
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:

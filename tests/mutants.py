@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import importlib
 import os
 import random
@@ -132,12 +133,11 @@ def mutants(module: str) -> Iterator[Mutant]:
         for node, name in _named(tree, "")
         if isinstance(node, ast.FunctionDef)
     }
-    for number, (node, field, inside) in enumerate(list(places(tree))):
+    for number, (node, field, inside) in enumerate(places(tree)):
         before = ast.unparse(node).splitlines()[0]
-        changed, _, _ = list(places(fresh := _parsed(module)))[number]
+        changed = copy.deepcopy(node)
         mutate(changed, field)
         after = ast.unparse(ast.fix_missing_locations(changed)).splitlines()[0]
-        del fresh
         line = node.lineno  # type: ignore[attr-defined]
         around = functions.get(inside, range(0))
         yield Mutant(module, number, line, around, f"{module}.{inside}: {before}  ->  {after}")
