@@ -171,7 +171,7 @@ def matmul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     scaled = _scale(node, constant, layout.view, a.scale.reshape(layout.inputs))
     if not a.shifts:
         return Step(scaled)
-    shift = layout.response(draft.values(node, constant), a.shift)
+    shift = _response(draft, node, constant, layout, a.shift)
     passed = Demand(0, Affine(produced, np.ones_like(shift), shift))
     gemm = None
     if constant == 1 and rank == 2:
@@ -238,11 +238,19 @@ def _from_inputs(
     each = channels(a, node, axis, layout.input_channels)
     if isinstance(each, Refusal):
         return each
-    shift = factor * layout.response(draft.values(node, 1), each.shift)
+    shift = factor * _response(draft, node, 1, layout, each.shift)
     offset = into_offset(draft, node, operand, Affine(1, np.ones_like(shift), shift))
     if isinstance(offset, Refusal):
         return offset
     return Step((*_scale(node, 1, layout.view, each.scale.reshape(layout.inputs)), *offset))
+
+
+def _response(
+    draft: Draft, node: Node, slot: int, layout: Layout, inputs: FloatArray
+) -> FloatArray:
+    """Σ W·t: what inputs that are `inputs`[i] everywhere on channel i make of each output."""
+    times = Rescale(node, slot, layout.view, inputs.reshape(layout.inputs))
+    return draft.recipe(node, slot).summed(times, layout.outputs).reshape(-1)
 
 
 def _scale(node: Node, slot: int, view: tuple[int, ...], scale: FloatArray) -> tuple[Edit, ...]:

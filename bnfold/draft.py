@@ -77,9 +77,10 @@ class Draft:
 
     def values(self, node: Node, slot: int) -> FloatArray:
         """The values at `slot` with every planned edit, in float64, not yet rounded."""
-        return self._recipe(node, slot).values()
+        return self.recipe(node, slot).values()
 
-    def _recipe(self, node: Node, slot: int) -> Recipe:
+    def recipe(self, node: Node, slot: int) -> Recipe:
+        """What `slot` will hold, with every planned edit."""
         planned = self._planned(node, slot)
         if planned and isinstance(planned[0], Supply):
             return Recipe(None, tuple(planned), planned[0].dtype)
@@ -173,7 +174,7 @@ class Draft:
         else:
             operand = self.operand(edit.node, edit.slot)
             assert isinstance(operand, Operand), "rules look before they edit"
-            before, name = self._recipe(edit.node, edit.slot), operand.name
+            before, name = self.recipe(edit.node, edit.slot), operand.name
             try:
                 shape = edit.shape_of(operand.shape)
             except ValueError:  # a model that contradicts itself

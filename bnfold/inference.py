@@ -93,15 +93,14 @@ def _strip(graph: GraphProto, storage: Storage) -> None:
 
 def _empty(tensor: TensorProto, storage: Storage) -> None:
     """Take out the values of large tensors, put in those of small ones: shapes come from them."""
-    large = math.prod(tensor.dims) > _LARGE
-    if is_external(tensor) and storage.folder is not None:
-        if not large:
-            values = storage.array(tensor)
-            tensor.raw_data = numpy_helper.from_array(values).raw_data
-        tensor.data_location = TensorProto.DEFAULT
-        del tensor.external_data[:]
-    if large:
+    if is_external(tensor) and storage.folder is None:
+        return
+    if math.prod(tensor.dims) > _LARGE:
         tensor.ClearField("raw_data")
+    elif storage.source(tensor) is not None:
+        tensor.raw_data = numpy_helper.from_array(storage.array(tensor)).raw_data
+    tensor.ClearField("data_location")
+    del tensor.external_data[:]
 
 
 def _collect(graph: GraphProto, found: list[dict[str, TypeProto.Tensor]]) -> None:

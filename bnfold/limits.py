@@ -19,7 +19,7 @@ from bnfold.blocks import Block, in_order
 from bnfold.constants import INTEGER_TYPES, in_range, rounded
 from bnfold.edits import Rescale, Supply
 from bnfold.reasons import Reason
-from bnfold.recipe import Blockwise, Recipe
+from bnfold.recipe import Blockwise, Recipe, idle_axes
 
 _NATIVE = (TensorProto.FLOAT, TensorProto.DOUBLE)  # in which maxima are found without conversion
 
@@ -91,7 +91,7 @@ def _examine(cut: Blockwise, block: Block, edit: Rescale, dtype: int, *, quick: 
     own = block.of(scale)
     if quick:
         # rounding keeps order: the largest element of each channel decides for all of them
-        stored, idle = cut.stored(block), _idle(own.shape)
+        stored, idle = cut.stored(block), idle_axes(own.shape)
         largest = np.maximum(
             stored.max(axis=idle, keepdims=True), -stored.min(axis=idle, keepdims=True)
         ).astype(np.float64)
@@ -128,7 +128,7 @@ def _compared(
     finite_before, finite = bool(np.isfinite(before).all()), bool(np.isfinite(stored).all())
     if not edit.guards:
         return _Found(finite_before, finite, np.zeros(channels), np.ones(channels, bool))
-    idle = _idle(channels)
+    idle = idle_axes(channels)
     with np.errstate(over="ignore", invalid="ignore"):
         response = np.abs(exact).sum(axis=idle, keepdims=True)
     remains = np.any(stored != 0, axis=idle, keepdims=True)
@@ -142,8 +142,3 @@ def _compared(
 def _scaled(values: FloatArray, scale: FloatArray) -> FloatArray:
     with np.errstate(over="ignore", invalid="ignore"):
         return np.asarray(values * scale)
-
-
-def _idle(channels: tuple[int, ...]) -> tuple[int, ...]:
-    """The axes along which one entry of a scale stands for many elements."""
-    return tuple(axis for axis, size in enumerate(channels) if size == 1)

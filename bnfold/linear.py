@@ -8,10 +8,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-
-from bnfold.affine import FloatArray
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -34,12 +30,6 @@ class Layout:
     def input_channels(self) -> int:
         """The number of input channels."""
         return math.prod(self.inputs)
-
-    def response(self, weight: FloatArray, inputs: FloatArray) -> FloatArray:
-        """Σ W·t: what inputs that are `inputs`[i] everywhere on channel i make of each output."""
-        products = weight.reshape(self.view) * inputs.reshape(self.inputs)
-        summed = tuple(axis for axis, size in enumerate(self.outputs) if size == 1)
-        return np.asarray(products.sum(axis=summed)).reshape(self.output_channels)
 
 
 def conv(shape: tuple[int, ...], group: int) -> Layout | None:

@@ -48,6 +48,26 @@ class Recipe:
             values = edit.values if isinstance(edit, Supply) else edit.of(values)
         return values
 
+    def summed(self, times: Rescale, onto: tuple[int, ...]) -> FloatArray:
+        """Σ of the values after `times`, over the axes of its view on which `onto` has size 1.
+
+        In float64, of the shape `onto`.
+        """
+        total = np.zeros(onto)
+        cut = self.base and Blockwise.of(self.base, (*self.edits, times), total)
+        if not cut:
+            values = times.of(self.values()).reshape(times.view)
+            return np.asarray(values.sum(axis=idle_axes(onto), keepdims=True))
+        (flat,) = cut.beside
+
+        def part(block: Block) -> tuple[FloatArray, FloatArray]:
+            own = block.of(flat)
+            return own, cut.values(block).sum(axis=idle_axes(own.shape), keepdims=True)
+
+        for own, values in in_order(part, cut):
+            own += values  # a part of `total`
+        return flat.reshape(onto)
+
     def key(self) -> bytes:
         """The same for recipes of one base with equal edits, and for no others."""
         base = None if self.base is None else (self.base.scope.number, self.base.name)
@@ -94,28 +114,33 @@ class Blockwise:
         base: Constant,
         view: tuple[int, ...],
         maps: list[tuple[FloatArray, FloatArray | None]],
+        beside: list[FloatArray],
     ) -> None:
         self._base = base
         self.view = view
         self.maps = maps  # of each edit, scale and shift, which broadcast against the view
+        self.beside = beside  # other arrays that do, as views of those that were given
 
     @classmethod
-    def of(cls, base: Constant, edits: Sequence[Rescale | Supply]) -> Blockwise | None:
+    def of(
+        cls, base: Constant, edits: Sequence[Rescale | Supply], *beside: FloatArray
+    ) -> Blockwise | None:
         """None where an edit replaces or enlarges the constant, or has another view than others."""
         maps = [edit for edit in edits if isinstance(edit, Rescale)]
         if len(maps) < len(edits) or not maps or len({edit.view for edit in maps}) > 1:
             return None
         zero = np.zeros(())
         flat = [v for e in maps for v in (e.scale, zero if e.shift is None else e.shift)]
-        found = coalesced(maps[0].view, flat)
+        found = coalesced(maps[0].view, [*flat, *beside])
         if found is None:
             return None
         view, operands = found
+        own, others = operands[: len(flat)], operands[len(flat) :]
         shifts = (
             None if edit.shift is None else shift
-            for edit, shift in zip(maps, operands[1::2], strict=True)
+            for edit, shift in zip(maps, own[1::2], strict=True)
         )
-        return cls(base, view, list(zip(operands[::2], shifts, strict=True)))
+        return cls(base, view, list(zip(own[::2], shifts, strict=True)), others)
 
     def __iter__(self) -> Iterator[Block]:
         return blocks(self.view)
@@ -145,6 +170,11 @@ class Blockwise:
         return np.multiply(  # type: ignore[no-any-return]
             stored, block.of(scale), out=stored, dtype=np.float64, casting="same_kind"
         )
+
+
+def idle_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The axes along which one entry of an array of this shape stands for many elements."""
+    return tuple(axis for axis, size in enumerate(shape) if size == 1)
 
 
 def _bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
