@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types fuzz mutants samples clean
+.PHONY: demo test lint types fuzz mutants bench samples clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -26,17 +26,26 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+bench: .venv-bench/.installed  ## side by side with the peers: needs an idle machine, 20 GB, an hour
+	.venv-bench/bin/python benchmarks/run.py
+
 samples: .venv-samples/.installed  ## train and export sample_models/ again
 	.venv-samples/bin/python sample_models/build.py
 
 clean:
-	rm -rf .venv .venv-samples
+	rm -rf .venv .venv-bench .venv-samples benchmarks/work
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("bnfold needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25.1"
 	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+.venv-bench/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-bench/bin/python -m pip install --quiet --editable . --group bench
 	touch $@
 
 .venv-samples/.installed: pyproject.toml
