@@ -53,7 +53,16 @@ class Builder:
         graph = helper.make_graph(self.nodes, "g", [self.input], [output], self.initializers)
         opset = helper.make_opsetid("", 17)
         model = helper.make_model(graph, opset_imports=[opset], ir_version=8)
-        return onnx.shape_inference.infer_shapes(model)  # some peers ask for a typed output
+        model.graph.output[0].CopyFrom(self.typed(output))  # some peers ask for that
+        return model
+
+    def typed(self, output: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
+        """The output with its shape, inferred without the weights' values: 2 GiB are too many."""
+        empty = [TensorProto(name=t.name, data_type=t.data_type, dims=t.dims)
+                 for t in self.initializers]  # fmt: skip
+        graph = helper.make_graph(self.nodes, "g", [self.input], [output], empty)
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+        return onnx.shape_inference.infer_shapes(model).graph.output[0]
 
 
 def resnet50() -> onnx.ModelProto:

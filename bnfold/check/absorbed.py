@@ -1,0 +1,273 @@
+"""Whether the constants of a folded node are what its maps make of the original's.
+
+For a linear operator W with o = W(x) + b in the original, x = e(x′) and f = W′(x′) + b′ in the
+folded model, f = u(o) for all x′ if and only if
+
+    W′ = u_s·W·e_s          b′ = u_s·(b + ΣW·e_t) + u_t
+
+where e is known from what was checked before and u is one of the candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.check.exact import FloatArray, Real, Sum, plus, rational, times
+from bnfold.check.kernels import Linear, bias_rows
+from bnfold.check.maps import Map
+from bnfold.check.numbers import Numbers, Tally, compare
+from bnfold.check.view import Array
+from bnfold.check.wanted import Candidate
+
+_SAMPLE = 64  # weights of a channel by which a candidate is told
+_BLOCK = 1 << 20
+
+
+@dataclass
+class Absorption:
+    """What one node took, and what was found of its numbers."""
+
+    chosen: Candidate
+    length: int  # n
+    tallies: dict[str, Tally] = field(default_factory=dict)  # by the constant's name
+
+    @property
+    def faults(self) -> int:
+        """How many numbers are wrong."""
+        return sum(tally.faults for tally in self.tallies.values())
+
+
+def fitting(candidates: list[Candidate], axis: int, channels: int) -> list[Candidate]:
+    """Those that vary along this axis, written out for each channel."""
+    found = []
+    for candidate in candidates:
+        a = candidate.map
+        if a.axis in (None, axis) and len(a) in (1, channels):
+            found.append(Candidate(a.over(axis, channels), candidate.sites))
+    return found
+
+
+def linear(
+    original: Linear, folded: Linear, e: Map, candidates: list[Candidate], loose: float
+) -> Absorption | str:
+    """Check a pair of linear nodes; or why there is nothing to check."""
+    if (original.view, original.outputs) != (folded.view, folded.outputs):
+        return "a weight of another shape"
+    if original.alpha != folded.alpha:
+        return "another alpha"
+    if e.axis not in (None, original.data_axis) or len(e) not in (1, original.inputs):
+        return "a map along another axis"
+    if original.pads and e.shifts:
+        return "a shift where zeros are read from the padding"
+    e = e.over(original.data_axis, original.inputs)
+    choices = fitting(candidates, original.out_axis, original.channels)
+    response = _response(original, e.shift) if e.shifts else None
+    chosen = _chosen(original, folded, e, response, choices)
+    u = chosen.map
+    result = Absorption(chosen, original.length)
+    same = e.is_identity and u.is_identity
+    if not (same and _alike(original.weight, folded.weight)):
+        tally = result.tallies.setdefault(folded.name, Tally())
+        _weights(original, folded, e.scale, u.scale, tally, loose)
+    _bias(original, folded, response, u, result, loose)
+    return result
+
+
+def _alike(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+# --- which candidate it is -----------------------------------------------------------------------
+
+
+def _chosen(
+    original: Linear, folded: Linear, e: Map, response: Real | None, choices: list[Candidate]
+) -> Candidate:
+    """The candidate that comes closest to what the numbers say of most channels."""
+    if len(choices) == 1:
+        return choices[0]
+    before, after = _samples(original, e.scale.value), _samples(folded, None)
+    energy = np.sum(before * before, axis=1)
+    with np.errstate(all="ignore"):
+        ratio = np.sum(before * after, axis=1) / energy
+    alive = np.isfinite(ratio) & (energy > 0)
+    if not np.any(alive):
+        return choices[0] if folded.bias is None else choices[-1]
+    bias = original.beta * bias_rows(original, 1, folded.weight.dtype)[0].astype(np.float64)
+    bias = bias + (response.value if response is not None else 0.0)
+    found = folded.beta * bias_rows(folded, 1, folded.weight.dtype)[0].astype(np.float64)
+    size = np.abs(ratio * bias) + np.abs(found)
+
+    def misfit(candidate: Candidate) -> tuple[float, float]:
+        scale, shift = candidate.map.scale.value, candidate.map.shift.value
+        apart = np.abs(scale - ratio) / (np.abs(scale) + np.abs(ratio) + 1e-300)
+        off = np.abs(scale * bias + shift - found) / (size + np.abs(shift) + 1e-300)
+        one, two = float(np.mean(apart[alive])), float(np.mean(off[alive]))
+        return (round(one, 4), two)  # candidates of one scale differ by their shifts alone
+
+    return min(choices, key=misfit)
+
+
+def _samples(of: Linear, scale: FloatArray | None) -> FloatArray:
+    """Some weights of each output channel, as [channels, some]."""
+    view = of.weight.reshape(of.view)
+    b = np.moveaxis(view, of.outputs, 1)  # [group, outputs, inputs, taps]
+    count = b.shape[2] * b.shape[3]
+    step = max(1, count // _SAMPLE)
+    inputs, taps = np.divmod(np.arange(0, count, step), b.shape[3])
+    picked = b[:, :, inputs, taps].astype(np.float64)
+    if scale is not None:
+        picked = picked * scale.reshape(of.view[0], 1, -1)[:, :, inputs]
+    return picked.reshape(of.channels, -1)  # type: ignore[no-any-return]
+
+
+# --- the numbers ---------------------------------------------------------------------------------
+
+
+def _weights(
+    original: Linear, folded: Linear, inside: Real, outside: Real, tally: Tally, loose: float
+) -> None:
+    """W′ = u_s·W·e_s, block by block."""
+    before, after = original.weight.reshape(original.view), folded.weight.reshape(folded.view)
+    u, e = original.over_outputs(outside.value), original.over_inputs(inside.value)
+    u, e = (np.broadcast_to(v, (*original.view[:3], 1)) for v in (u, e))
+    steps = outside.steps + inside.steps + 2
+
+    def exact(index: tuple[int, ...]) -> Sum:
+        own = rational(float(before[index]))
+        out = outside.exact(original.channel_of(index, output=True))
+        return times(times(own, out), inside.exact(original.channel_of(index, output=False)))
+
+    def place(index: tuple[int, ...]) -> tuple[int, ...]:
+        flat = np.ravel_multi_index(index, original.view)
+        return tuple(int(i) for i in np.unravel_index(flat, folded.weight.shape))
+
+    for at, block in _blocks(original.view):
+        p = before[block].astype(np.float64) * u[block] * e[block]
+        numbers = Numbers(p, np.abs(p), steps, exact, at, place)
+        compare(after[block], numbers, tally, loose)
+
+
+def _blocks(view: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+    axis = 0 if view[0] > 1 else 1
+    within = int(np.prod(view)) // view[axis]
+    step = max(1, _BLOCK // max(1, within))
+    for start in range(0, view[axis], step):
+        at = [0, 0, 0, 0]
+        at[axis] = start
+        cut = [slice(None)] * 4
+        cut[axis] = slice(start, start + step)
+        yield tuple(at), tuple(cut)
+
+
+def _response(of: Linear, shift: Real) -> Real:
+    """ΣW·t for each output channel."""
+    view = np.moveaxis(of.weight.reshape(of.view), of.outputs, 1).astype(np.float64)
+    t = shift.value.reshape(of.view[0], 1, -1, 1)
+    size = shift.magnitude.reshape(of.view[0], 1, -1, 1)
+
+    def exact(channel: int) -> Sum:
+        group, own = divmod(channel, of.view[of.outputs])
+        total: Sum = ()
+        for i in range(view.shape[2]):
+            weight = sum((rational(float(w)) for w in view[group, own, i]), ())
+            weight = plus(weight, ())
+            total = plus(total, times(weight, shift.exact(group * view.shape[2] + i)))
+        return total
+
+    value = (view * t).sum(axis=(2, 3)).reshape(-1)
+    magnitude = (np.abs(view) * size).sum(axis=(2, 3)).reshape(-1)
+    alpha = Real.full(of.alpha)
+    return Real(value, magnitude, of.length + shift.steps + 2, exact) * alpha
+
+
+def _bias(
+    original: Linear, folded: Linear, response: Real | None, u: Map, result: Absorption,
+    loose: float,
+) -> None:  # fmt: skip
+    rows = [1 if of.bias is None or of.bias.ndim < 2 else of.bias.shape[0]
+            for of in (original, folded)]  # fmt: skip
+    dtype = folded.weight.dtype
+    before, after = bias_rows(original, max(rows), dtype), bias_rows(folded, max(rows), dtype)
+    if u.is_identity and response is None and original.beta == folded.beta:
+        if _alike(np.ascontiguousarray(before), np.ascontiguousarray(after)):
+            return
+    tally = result.tallies.setdefault(folded.bias_name or "bias", Tally())
+    for row in range(max(rows)):
+        total = Real.of(before[row])
+        if original.beta != 1:
+            total = total * Real.full(original.beta)
+        if response is not None:
+            total = total + response
+        total = total * u.scale + u.shift
+        if folded.beta != 1:
+            total = total * Real.full(folded.beta).inverse()
+        compare(after[row], Numbers.of(total), tally, loose)
+
+
+# --- constants that are added and multiplied -----------------------------------------------------
+
+
+def constant(
+    stored: Array, expected: Array, along: int | None, scale: Real, shift: Real, name: str,
+    chosen: Candidate, loose: float,
+) -> Absorption:  # fmt: skip
+    """Check that `stored` = scale·`expected` + shift, with vectors along one axis of both."""
+    result = Absorption(chosen, 1)
+    rank = max(stored.ndim, expected.ndim)
+    axis = 0 if along is None else along
+
+    def beside(vector: FloatArray) -> FloatArray:
+        shape = [1] * max(rank, axis + 1)
+        if shape:
+            shape[axis] = len(vector)
+        return vector.reshape(shape) if len(vector) > 1 else vector.reshape(())
+
+    c = expected.astype(np.float64)
+    value = beside(scale.value) * c + beside(shift.value)
+    size = np.broadcast_to(
+        beside(scale.magnitude) * np.abs(c) + beside(shift.magnitude), value.shape
+    )
+    tally = result.tallies.setdefault(name, Tally())
+    if value.size != stored.size and stored.size != 1 and value.shape != stored.shape:
+        value = np.broadcast_to(value, np.broadcast_shapes(value.shape, stored.shape))
+        size = np.broadcast_to(size, value.shape)
+    wide = np.broadcast_to(stored, np.broadcast_shapes(stored.shape, value.shape))
+    value, size, own = (np.broadcast_to(v, wide.shape) for v in (value, size, c))
+
+    def exact(index: tuple[int, ...]) -> Sum:
+        entry = index[axis] if len(index) > axis else 0
+        one, two = (
+            v.exact(entry if len(v) > 1 else 0) for v in (scale, shift)
+        )  # fmt: skip
+        return plus(times(one, rational(float(own[index]))), two)
+
+    steps = max(scale.steps + 1, shift.steps) + 1
+    compare(wide, Numbers(value, size, steps, exact), tally, loose)
+    return result
+
+
+def batch_norm(
+    parameters: tuple[Array, Array, Array, Array, float],
+    names: tuple[str, str],
+    dtypes: tuple[np.dtype[np.generic], np.dtype[np.generic]],
+    total: Map,
+    chosen: Candidate,
+    loose: float,
+) -> Absorption:
+    """γ = s·√(σ²+ε) and β = t + s·μ for the map s, t that a BatchNormalization has to make."""
+    gamma, beta, mean, variance, epsilon = parameters
+    total = total.over(1, len(gamma))
+    wanted = (
+        total.scale * Real.deviation(variance, epsilon),
+        total.shift + total.scale * Real.of(mean),
+    )
+    result = Absorption(chosen, 1)
+    for stored, dtype, name, value in zip((gamma, beta), dtypes, names, wanted, strict=True):
+        tally = result.tallies.setdefault(name, Tally())
+        compare(stored.astype(dtype), Numbers.of(value), tally, loose)
+    return result
+

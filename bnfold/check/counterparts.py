@@ -1,0 +1,121 @@
+"""Which node of the folded model stands for which node of the original.
+
+By what they read, first of all: a node's inputs, led through the maps that are gone, are those of
+its counterpart. Names only tell between several that read the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import onnx
+from onnx import AttributeProto, helper
+
+from bnfold.check.view import View
+from bnfold.graph import Node, Scope
+
+Read = tuple[str | None, ...]  # the names of what is computed; None for constants
+
+# what may stand in the place of an operator, once maps are gone from around it
+_ALSO = {
+    "MatMul": ("Gemm",), "Relu": ("Max",), "BatchNormalization": ("Add",),
+}  # fmt: skip
+
+
+class Counterparts:
+    """The nodes of one scope of the folded model, to be found and each taken once."""
+
+    def __init__(self, view: View, scope: Scope) -> None:
+        self.view = view
+        self.scope = scope
+        self.taken: dict[Node, Node] = {}  # by the folded model's node
+        self._by_read: dict[tuple[str, Read], list[Node]] = defaultdict(list)
+        self._by_name: dict[str, list[Node]] = defaultdict(list)
+        for node in scope.nodes:
+            self._by_read[node.op, self._read(node)].append(node)
+            if node.proto.name:
+                self._by_name[node.proto.name].append(node)
+
+    def _read(self, node: Node) -> Read:
+        return tuple(
+            None if not name or self.view.is_constant(node.scope, name) else name
+            for name in _trimmed(node.proto.input)
+        )
+
+    def find(self, node: Node, read: Read) -> Node | None:
+        """The counterpart of the original's `node`, which reads what is called `read` here."""
+        for op in (node.op, *_ALSO.get(node.op, ())):
+            free = [
+                other
+                for reads in _possible(node.op, op, read)
+                for other in self._by_read.get((op, reads), ())
+                if other not in self.taken and (op in (node.op, "Gemm") or _same_place(node, other))
+            ]
+            if free:
+                return self._closest(node, free)
+        return None
+
+    def named(self, node: Node) -> Node | None:
+        """A node of the same name that is left, though it reads something else."""
+        free = [n for n in self._by_name.get(node.proto.name, ()) if n not in self.taken]
+        return free[0] if node.proto.name and free else None
+
+    def _closest(self, node: Node, free: Sequence[Node]) -> Node:
+        def likeness(other: Node) -> tuple[bool, ...]:
+            return (
+                bool(node.proto.name) and node.proto.name == other.proto.name,
+                node.output == other.output,
+                attributes(node) == attributes(other),
+                list(node.proto.input) == list(other.proto.input),
+            )
+
+        return max(free, key=likeness)  # the first of the best: nodes keep their order
+
+
+def _possible(before: str, after: str, read: Read) -> list[Read]:
+    """What the counterpart may read: a bias may have come, a second operand gone."""
+    data = tuple(name for name in read if name is not None)
+    if after == "Add" and before != "Add":
+        return [(*data, None)]
+    if after in ("Conv", "ConvTranspose", "Gemm"):
+        return list(dict.fromkeys([read, (*read[:2], None), read[:2]]))
+    return [read] if before == after else [(*data, None)]
+
+
+def _same_place(node: Node, other: Node) -> bool:
+    named = bool(node.proto.name) and node.proto.name == other.proto.name
+    return named or node.output == other.output
+
+
+def _trimmed(names: Sequence[str]) -> list[str]:
+    names = list(names)
+    while names and not names[-1]:
+        names.pop()
+    return names
+
+
+def attributes(node: Node) -> dict[str, bytes]:
+    """A node's attributes with the defaults of its operator, but for bodies."""
+    found = {}
+    try:
+        schema = onnx.defs.get_schema(node.proto.op_type, node.scope.opset, node.proto.domain)
+    except onnx.defs.SchemaError:
+        pass
+    else:
+        for name, declared in schema.attributes.items():
+            if declared.default_value.type != AttributeProto.UNDEFINED:
+                found[name] = _value(declared.default_value)
+    for attribute in node.proto.attribute:
+        if not (attribute.HasField("g") or attribute.graphs):
+            found[attribute.name] = _value(attribute)
+    return found
+
+
+def _value(attribute: AttributeProto) -> bytes:
+    if attribute.ref_attr_name:
+        return b"ref:" + attribute.ref_attr_name.encode()
+    value = helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.TENSOR:
+        return bytes(value.SerializeToString(deterministic=True))
+    return repr(value).encode()

@@ -1,0 +1,205 @@
+"""Numbers known twice: in float64 with a bound on their error, and, one by one, exactly.
+
+Every number that an exact fold needs is a sum of terms r/√V with rational r and V: γ/√(σ²+ε) is
+one, products and quotients of such terms are such terms, and what floats hold is rational. So a
+vector is computed in float64, fast, and the few elements that float64 cannot decide are decided by
+comparing rationals, without a square root wherever a sum has at most two terms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+Term = tuple[Fraction, Fraction]  # (r, V) stands for r/√V
+Sum = tuple[Term, ...]
+
+UNIT = 2.0**-53  # the unit roundoff of float64
+_DIGITS = 512  # bits in which sums of three terms and more are compared
+
+
+def rational(value: float) -> Sum:
+    """The number that a float holds."""
+    return ((Fraction(value), Fraction(1)),)
+
+
+def plus(a: Sum, b: Sum) -> Sum:
+    """a + b, terms with the same root put together."""
+    totals: dict[Fraction, Fraction] = {}
+    for r, v in (*a, *b):
+        totals[v] = totals.get(v, Fraction(0)) + r
+    return tuple((r, v) for v, r in totals.items() if r)
+
+
+def times(a: Sum, b: Sum) -> Sum:
+    """a·b, by r/√V · q/√W = rq/√(VW)."""
+    total: Sum = ()
+    for r, v in a:
+        total = plus(total, tuple((r * q, Fraction(1) if v == w == 1 else v * w) for q, w in b))
+    return total
+
+
+def inverse(a: Sum) -> Sum:
+    """1/a of a single term: 1/(r/√V) = (V/r)/√V."""
+    ((r, v),) = a
+    return ((v / r, v),)
+
+
+def sign(a: Sum) -> int:
+    """-1, 0 or 1. Exact for up to two terms; beyond, 0 also for what is below 2⁻⁵⁰⁰ of its terms."""
+    if not a:
+        return 0
+    if len(a) == 1:
+        return _sign(a[0][0])
+    if len(a) == 2:
+        (r, v), (q, w) = a
+        if _sign(r) == _sign(q):
+            return _sign(r)
+        # |r|/√V against |q|/√W, by their squares
+        return _sign(r) * _sign(r * r * w - q * q * v)
+    approximate = [_approximate(term) for term in a]
+    total, error = sum(approximate), Fraction(sum(map(abs, approximate)), 1 << (_DIGITS - 12))
+    return 0 if abs(total) <= error else _sign(total)
+
+
+def _sign(r: Fraction) -> int:
+    return (r > 0) - (r < 0)
+
+
+def _approximate(term: Term) -> Fraction:
+    """r/√V with a relative error below 2⁻⁵⁰⁹."""
+    r, v = term
+    # √(p/q) = √(p·q)/q, the root of an integer shifted until it has enough digits
+    product = v.numerator * v.denominator
+    shift = max(0, 2 * _DIGITS - product.bit_length())
+    shift += shift % 2
+    root = Fraction(math.isqrt(product << shift), v.denominator << (shift // 2))
+    return r / root
+
+
+@dataclass(frozen=True)
+class Real:
+    """A vector of real numbers: |value − exact| ≤ steps · 2⁻⁵³ · magnitude, entry by entry.
+
+    `exact(i)` is entry i as a sum of terms.
+    """
+
+    value: FloatArray
+    magnitude: FloatArray
+    steps: int
+    exact: Callable[[int], Sum]
+
+    def __len__(self) -> int:
+        return len(self.value)
+
+    @classmethod
+    def of(cls, values: npt.NDArray[np.generic]) -> Real:
+        """What floats hold, without any error."""
+        vector = np.asarray(values, np.float64).reshape(-1)
+        return cls(vector, np.abs(vector), 0, lambda i: rational(float(vector[i])))
+
+    @classmethod
+    def full(cls, value: float, count: int = 1) -> Real:
+        """One float, `count` times."""
+        return cls.of(np.full(count, value))
+
+    @classmethod
+    def normalised(cls, gamma: FloatArray, variance: FloatArray, epsilon: float) -> Real:
+        """γ/√(σ²+ε)."""
+
+        def exact(i: int) -> Sum:
+            return ((Fraction(float(gamma[i])), _shifted(variance, epsilon, i)),)
+
+        value = gamma / np.sqrt(variance + epsilon)
+        return cls(value, np.abs(value), 4, exact)
+
+    @classmethod
+    def deviation(cls, variance: FloatArray, epsilon: float) -> Real:
+        """√(σ²+ε)."""
+
+        def exact(i: int) -> Sum:
+            v = _shifted(variance, epsilon, i)
+            return ((v, v),)
+
+        value = np.sqrt(variance + epsilon)
+        return cls(value, value, 3, exact)
+
+    @property
+    def error(self) -> FloatArray:
+        """How far each entry may be from its exact value."""
+        return (self.steps + 1) * UNIT * self.magnitude
+
+    def equals(self, number: float) -> bool:
+        """Whether every entry is `number` as far as float64 can tell."""
+        return bool(np.all(np.abs(self.value - number) <= self.error))
+
+    def near(self, other: Real) -> bool:
+        """Whether all entries are equal as far as float64 can tell."""
+        if len(self) != len(other) and 1 not in (len(self), len(other)):
+            return False
+        return bool(np.all(np.abs(self.value - other.value) <= self.error + other.error))
+
+    def __mul__(self, other: Real) -> Real:
+        one, two = _alike(self, other)
+        return Real(
+            one.value * two.value, one.magnitude * two.magnitude, one.steps + two.steps + 1,
+            lambda i: times(one.exact(i), two.exact(i)),
+        )  # fmt: skip
+
+    def __add__(self, other: Real) -> Real:
+        one, two = _alike(self, other)
+        return Real(
+            one.value + two.value, one.magnitude + two.magnitude, max(one.steps, two.steps) + 1,
+            lambda i: plus(one.exact(i), two.exact(i)),
+        )  # fmt: skip
+
+    def __neg__(self) -> Real:
+        minus = rational(-1.0)
+        return Real(-self.value, self.magnitude, self.steps, lambda i: times(minus, self.exact(i)))
+
+    def inverse(self) -> Real:
+        """1/x of vectors of single terms without zeros."""
+        value = 1 / self.value
+        return Real(value, np.abs(value), self.steps + 1, lambda i: inverse(self.exact(i)))
+
+    def take(self, indices: npt.NDArray[np.int64]) -> Real:
+        """The entries at these places."""
+        where = np.asarray(indices)
+        return Real(
+            self.value[where], self.magnitude[where], self.steps,
+            lambda i: self.exact(int(where[i])),
+        )  # fmt: skip
+
+    def spread(self, count: int) -> Real:
+        """One entry, `count` times."""
+        return self if len(self) == count else self.take(np.zeros(count, np.int64))
+
+
+def joined(parts: list[Real]) -> Real:
+    """The vectors one behind the other."""
+    ends = np.cumsum([len(part) for part in parts])
+
+    def exact(i: int) -> Sum:
+        place = int(np.searchsorted(ends, i, side="right"))
+        return parts[place].exact(i - int(ends[place]) + len(parts[place]))
+
+    return Real(
+        np.concatenate([part.value for part in parts]),
+        np.concatenate([part.magnitude for part in parts]),
+        max(part.steps for part in parts), exact,
+    )  # fmt: skip
+
+
+def _alike(one: Real, two: Real) -> tuple[Real, Real]:
+    count = max(len(one), len(two))
+    return one.spread(count), two.spread(count)
+
+
+def _shifted(variance: FloatArray, epsilon: float, i: int) -> Fraction:
+    return Fraction(float(variance[i])) + Fraction(epsilon)

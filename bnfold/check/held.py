@@ -1,0 +1,128 @@
+"""Constants that take maps without being maps: elementwise ones, and the ends of normalisations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bnfold.check import absorbed
+from bnfold.check.absorbed import Absorption
+from bnfold.check.exact import Real
+from bnfold.check.maps import Map, identity
+from bnfold.check.shared import Related
+from bnfold.check.view import Array, View
+from bnfold.check.wanted import Candidate, Wanted
+from bnfold.graph import Node
+
+
+def held(
+    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
+    wanted: Wanted, loose: float,
+) -> Absorption | str:  # fmt: skip
+    """The candidate that the constants of `other` fit best; or why none is known."""
+    rank = original.rank(node.scope, node.output)
+    if rank is None or node.op != other.op:
+        return f"what {other.label} holds cannot be read"
+    best: Absorption | None = None
+    for candidate in wanted.of(node.scope, node.output):
+        if node.op in ("Add", "Sub", "Mul", "Div"):
+            found = _arithmetic(original, folded, node, other, inputs, candidate, rank, loose)
+        else:
+            found = _normalised(original, folded, node, other, candidate, rank, loose)
+        if found is not None and (best is None or found.faults < best.faults):
+            best = found
+    return best or f"no map is known that {other.label} could hold"
+
+
+def _arithmetic(
+    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
+    candidate: Candidate, rank: int, loose: float,
+) -> Absorption | None:  # fmt: skip
+    """u_s·(p(z) + c) + u_t = q(z) + c′ with u_s·p_s = q_s;  u_s·c·p_s = c′·q_s without shifts."""
+    slots = [s for s in (0, 1) if original.is_constant(node.scope, node.input(s))]
+    if len(slots) != 1:
+        return None
+    (slot,) = slots
+    c = original.array(node.scope, node.input(slot))
+    stored = folded.array(other.scope, other.input(slot))
+    relation = inputs[1 - slot]
+    p, q = (relation.p, relation.q) if relation is not None else (identity(), identity())
+    u = candidate.map
+    axes = {a.axis for a in (p, q, u) if a.axis is not None}
+    data_rank = original.rank(node.scope, node.input(1 - slot))
+    if c is None or stored is None or len(axes) > 1 or data_rank != rank:
+        return None
+    one, none = Real.full(1.0), Real.full(0.0)
+    if node.op in ("Add", "Sub"):
+        if not (u.scale * p.scale).near(q.scale):
+            return None
+        # x + c, x − c: c′ = u_s·c ± (u_s·p_t + u_t − q_t);  c − x: c′ = u_s·c − u_s·p_t + u_t + q_t
+        shift = u.scale * p.shift
+        if node.op == "Sub" and slot == 0:
+            shift = -shift + u.shift + q.shift
+        else:
+            shift = shift + u.shift + -q.shift
+            shift = -shift if node.op == "Sub" else shift
+        scale = u.scale
+    else:
+        if u.shifts or p.shifts or q.shifts or np.any(q.scale.value == 0):
+            return None
+        if node.op == "Div" and slot == 1:
+            scale = u.scale * p.scale * q.scale.inverse()
+            scale = scale.inverse() if np.all(scale.value) else one
+        elif node.op == "Div":
+            scale = u.scale * q.scale * p.scale.inverse()
+        else:
+            scale = u.scale * p.scale * q.scale.inverse()
+        shift = none
+    lifted = [v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (stored, c)]
+    axis = next(iter(axes), None)
+    name = other.input(slot)
+    return absorbed.constant(*lifted, axis, scale, shift, name, candidate, loose)
+
+
+def _normalised(
+    original: View, folded: View, node: Node, other: Node, candidate: Candidate, rank: int,
+    loose: float,
+) -> Absorption | None:  # fmt: skip
+    """u_s·(γ·z + β) + u_t = (u_s·γ)·z + (u_s·β + u_t)."""
+    u = candidate.map
+    if not _on_parameters(node, u, rank):
+        return None
+    gamma, beta = (original.array(node.scope, node.input(slot)) for slot in (1, 2))
+    new_gamma, new_beta = (folded.array(other.scope, other.input(slot)) for slot in (1, 2))
+    if gamma is None or new_gamma is None or (node.input(2) and beta is None):
+        return None
+    if gamma.shape != new_gamma.shape:
+        return None
+    along = None if u.axis is None else u.axis - (rank - gamma.ndim)
+    if gamma.ndim == 1 and node.op != "LayerNormalization":
+        along = None if u.axis is None else 0
+    if along is not None and (along < 0 or gamma.shape[along] != len(u)):
+        return None
+    none = Real.full(0.0)
+    result = absorbed.constant(
+        new_gamma, gamma, along, u.scale, none, other.input(1), candidate, loose
+    )
+    old, new = _or_zeros(beta, gamma), _or_zeros(new_beta, gamma)
+    if old.shape != gamma.shape or new.shape != gamma.shape:
+        return None
+    second = absorbed.constant(
+        new, old, along, u.scale, u.shift, other.input(2) or "bias", candidate, loose
+    )
+    result.tallies.update(second.tallies)
+    return result
+
+
+def _on_parameters(node: Node, u: Map, rank: int) -> bool:
+    """Whether γ and β have an entry for each channel of the map."""
+    if u.axis is None:
+        return True
+    if node.op == "LayerNormalization":
+        return u.axis >= node.attribute("axis", -1) % rank
+    return u.axis == 1 and (node.op == "InstanceNormalization" or node.scope.opset >= 21)
+
+
+def _or_zeros(values: Array | None, like: Array) -> Array:
+    return np.zeros_like(like) if values is None else values

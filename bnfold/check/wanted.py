@@ -1,0 +1,144 @@
+"""Which maps may be owed to a value: what stands behind it in the original, led back to it.
+
+A fold gives a value f = U(o) in place of o, and U is made of the maps that o's readers apply. These
+are few, so all of them are collected here; which one it is, the folded weights tell (`absorbed`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bnfold.check.exact import Real
+from bnfold.check.laws import LAWS, pulled
+from bnfold.check.maps import Map, identity
+from bnfold.check.sites import site
+from bnfold.check.view import View
+from bnfold.graph import Node, Role, Scope
+
+_MOST = 48
+_DEEPEST = 60
+_SUMS = ("Add", "Sub", "Sum", "Mul", "Div", "Concat")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A map that may be owed, and the nodes that it is made of."""
+
+    map: Map
+    sites: tuple[str, ...] = ()
+
+
+class Wanted:
+    """The candidates of each value of one model, found when they are asked for."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._known: dict[tuple[Scope, str], list[Candidate]] = {}
+        self._sites: dict[Node, tuple[int, Map] | None] = {}
+
+    def site(self, node: Node) -> tuple[int, Map] | None:
+        """As `sites.site`, once for each node."""
+        if node not in self._sites:
+            self._sites[node] = site(self.view, node)
+        return self._sites[node]
+
+    def of(self, scope: Scope, name: str, depth: int = 0) -> list[Candidate]:
+        """The candidates for a value, the map that changes nothing first."""
+        key = (scope, name)
+        if key not in self._known:
+            self._known[key] = [Candidate(identity())]  # against circles
+            found = [Candidate(identity())]
+            if depth < _DEEPEST:
+                for candidate in self._behind(scope, name, depth):
+                    if len(found) < _MOST and not any(c.map.near(candidate.map) for c in found):
+                        found.append(candidate)
+            self._known[key] = found
+        return self._known[key]
+
+    def _behind(self, scope: Scope, name: str, depth: int) -> Iterator[Candidate]:
+        for use in scope.uses.get(name, []):
+            node = use.node
+            if node is None or use.role is not Role.READ:
+                continue
+            at = self.site(node)
+            if at is not None and at[0] == use.slot:
+                own = at[1]
+                for after in self.of(scope, node.output, depth + 1):
+                    whole = own.then(after.map)
+                    if whole is not None:
+                        yield Candidate(whole, (node.label, *after.sites))
+                yield Candidate(own.scale_only(), (node.label,))
+                if (first := own.shift_first()) is not None:
+                    yield Candidate(first, (node.label,))
+            elif node.op in LAWS and use.slot == 0:
+                yield from self._led_back(node, depth)
+            elif node.op in _SUMS:
+                yield from self._of_branch(node, use.slot, depth)
+
+    def _led_back(self, node: Node, depth: int) -> Iterator[Candidate]:
+        for output, name in enumerate(node.proto.output):
+            for after in self.of(node.scope, name, depth + 1) if name else ():
+                for one in (after.map, after.map.scale_only()):
+                    if not one.is_identity and (back := pulled(self.view, node, one, output)):
+                        yield Candidate(back, after.sites)
+
+    def _of_branch(self, node: Node, slot: int, depth: int) -> Iterator[Candidate]:
+        """The share of one branch: its piece, or the scale with or without the shift."""
+        view, scope = self.view, node.scope
+        shape, out = view.shape(scope, node.input(slot)), view.shape(scope, node.output)
+        if shape is None or out is None:
+            return
+        behind = len(out) - len(shape)
+        for after in self.of(scope, node.output, depth + 1):
+            a = after.map
+            if a.is_identity:
+                continue
+            if a.axis is not None and node.op == "Concat":
+                axis = node.attribute("axis", 1) % len(out)
+                if a.axis == axis:
+                    piece = _piece(view, node, slot, axis)
+                    if piece is not None and piece[1] <= len(a):
+                        yield Candidate(a.take(np.arange(*piece), axis), after.sites)
+                    continue
+            if a.axis is not None:
+                axis = a.axis - behind
+                if axis < 0 or shape[axis] not in (len(a), out[a.axis]):
+                    continue
+                a = replace(a, axis=axis)
+            if node.op in ("Mul", "Div"):
+                a = a.scale_only()
+            elif node.op == "Sub" and slot == 1:
+                yield Candidate(replace(a, shift=-a.shift), after.sites)
+            yield Candidate(a, after.sites)
+            yield Candidate(a.scale_only(), after.sites)
+            for other in range(len(node.proto.input)):
+                constant = _scale_of_constant(view, node, other) if other != slot else None
+                if constant is not None and node.op == "Mul":  # s·(c·x) + t = c·(s·x + t/c)
+                    shift = after.map.shift * constant.inverse()
+                    yield Candidate(replace(a, shift=shift), after.sites)
+
+
+def _piece(view: View, node: Node, slot: int, axis: int) -> tuple[int, int] | None:
+    """Where the channels of one input of a Concat stand in the result."""
+    start = 0
+    for place in range(slot + 1):
+        shape = view.shape(node.scope, node.input(place))
+        size = shape[axis] if shape is not None and axis < len(shape) else None
+        if not isinstance(size, int):
+            return None
+        if place == slot:
+            return start, start + size
+        start += size
+    return None
+
+
+def _scale_of_constant(view: View, node: Node, slot: int) -> Real | None:
+    from bnfold.check.sites import per_channel
+
+    if not view.is_constant(node.scope, node.input(slot)):
+        return None
+    found = per_channel(view, node, slot)
+    return found[1] if found is not None and np.all(found[1].value) else None
