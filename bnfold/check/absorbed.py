@@ -64,15 +64,15 @@ def linear(
         return "a shift where zeros are read from the padding"
     e = e.over(original.data_axis, original.inputs)
     choices = fitting(candidates, original.out_axis, original.channels)
-    response = _response(original, e.shift) if e.shifts else None
-    chosen = _chosen(original, folded, e, response, choices)
+    inner = _response_of(original, e)
+    chosen = _chosen(original, folded, e, inner, choices)
     u = chosen.map
     result = Absorption(chosen, original.length)
     same = e.is_identity and u.is_identity
     if not (same and _alike(original.weight, folded.weight)):
         tally = result.tallies.setdefault(folded.name, Tally())
         _weights(original, folded, e.scale, u.scale, tally, loose)
-    _bias(original, folded, response, u, result, loose)
+    _bias(original, folded, inner, u, result, loose)
     return result
 
 
@@ -84,7 +84,7 @@ def _alike(one: Array, other: Array) -> bool:
 
 
 def _chosen(
-    original: Linear, folded: Linear, e: Map, response: Real | None, choices: list[Candidate]
+    original: Linear, folded: Linear, e: Map, inner: Real | None, choices: list[Candidate]
 ) -> Candidate:
     """The candidate that comes closest to what the numbers say of most channels."""
     if len(choices) == 1:
@@ -97,7 +97,7 @@ def _chosen(
     if not np.any(alive):
         return choices[0] if folded.bias is None else choices[-1]
     bias = original.beta * bias_rows(original, 1, folded.weight.dtype)[0].astype(np.float64)
-    bias = bias + (response.value if response is not None else 0.0)
+    bias = bias + (inner.value if inner is not None else 0.0)
     found = folded.beta * bias_rows(folded, 1, folded.weight.dtype)[0].astype(np.float64)
     size = np.abs(ratio * bias) + np.abs(found)
 
@@ -163,7 +163,11 @@ def _blocks(view: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[slic
         yield tuple(at), tuple(cut)
 
 
-def _response(of: Linear, shift: Real) -> Real:
+def _response_of(of: Linear, e: Map) -> Real | None:
+    return response(of, e.shift) if e.shifts else None
+
+
+def response(of: Linear, shift: Real) -> Real:
     """ΣW·t for each output channel."""
     view = np.moveaxis(of.weight.reshape(of.view), of.outputs, 1).astype(np.float64)
     t = shift.value.reshape(of.view[0], 1, -1, 1)
@@ -185,14 +189,14 @@ def _response(of: Linear, shift: Real) -> Real:
 
 
 def _bias(
-    original: Linear, folded: Linear, response: Real | None, u: Map, result: Absorption,
+    original: Linear, folded: Linear, inner: Real | None, u: Map, result: Absorption,
     loose: float,
 ) -> None:  # fmt: skip
     rows = [1 if of.bias is None or of.bias.ndim < 2 else of.bias.shape[0]
             for of in (original, folded)]  # fmt: skip
     dtype = folded.weight.dtype
     before, after = bias_rows(original, max(rows), dtype), bias_rows(folded, max(rows), dtype)
-    if u.is_identity and response is None and original.beta == folded.beta:
+    if u.is_identity and inner is None and original.beta == folded.beta:
         if _alike(np.ascontiguousarray(before), np.ascontiguousarray(after)):
             return
     tally = result.tallies.setdefault(folded.bias_name or "bias", Tally())
@@ -200,8 +204,8 @@ def _bias(
         total = Real.of(before[row])
         if original.beta != 1:
             total = total * Real.full(original.beta)
-        if response is not None:
-            total = total + response
+        if inner is not None:
+            total = total + inner
         total = total * u.scale + u.shift
         if folded.beta != 1:
             total = total * Real.full(folded.beta).inverse()

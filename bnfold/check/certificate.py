@@ -2,13 +2,44 @@
 
 from __future__ import annotations
 
-from bnfold.check.outcome import Certificate, verdict_of
-from bnfold.check.pairing import Pairs, Walk
+from dataclasses import dataclass
+
+import onnx.inliner
+from onnx import ModelProto
+
+from bnfold.check.frame import frame
+from bnfold.check.outcome import Certificate, Frame, verdict_of
+from bnfold.check.pairing import Walk
 from bnfold.check.view import View
+from bnfold.model_file import ModelFile
 
 
-def certify(original: View, folded: View, loose: float = 0.0) -> tuple[Certificate, Pairs]:
-    """Certify two models; with `loose`, constants may be off by as many units as that says."""
-    pairs = Walk(original, folded, loose).run()
-    findings = tuple(pairs.findings)
-    return Certificate(verdict_of(pairs.findings), tuple(pairs.folds), findings), pairs
+@dataclass(frozen=True)
+class Static:
+    """What two files tell without being run."""
+
+    frame: Frame
+    certificate: Certificate
+
+
+def certify(
+    original: ModelFile, folded: ModelFile, *, freeze: bool = False, loose: float = 0.0
+) -> Static:
+    """Judge two files as they stand.
+
+    `freeze` counts initializers that are also graph inputs as constants. With `loose`, constants
+    may be as many units u·A off, as those of tools that round more than once are.
+    """
+    one, two = original.model, folded.model
+    if list(one.functions) != list(two.functions):  # some were inlined: compare them all inlined
+        one, two = _inlined(one), _inlined(two)
+    old, new = View(one, original.storage, freeze=freeze), View(two, folded.storage, freeze=freeze)
+    pairs = Walk(old, new, loose).run()
+    certificate = Certificate(
+        verdict_of(pairs.findings), tuple(pairs.folds), tuple(pairs.findings)
+    )
+    return Static(frame(old, new, pairs), certificate)
+
+
+def _inlined(model: ModelProto) -> ModelProto:
+    return onnx.inliner.inline_local_functions(model) if model.functions else model

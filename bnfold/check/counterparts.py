@@ -26,10 +26,12 @@ _ALSO = {
 class Counterparts:
     """The nodes of one scope of the folded model, to be found and each taken once."""
 
-    def __init__(self, view: View, scope: Scope) -> None:
+    def __init__(self, view: View, scope: Scope, original: Scope) -> None:
         self.view = view
+        self.original = original
         self.scope = scope
         self.taken: dict[Node, Node] = {}  # by the folded model's node
+        self._names = {node.proto.name for node in original.nodes}
         self._by_read: dict[tuple[str, Read], list[Node]] = defaultdict(list)
         self._by_name: dict[str, list[Node]] = defaultdict(list)
         for node in scope.nodes:
@@ -52,6 +54,7 @@ class Counterparts:
                 for other in self._by_read.get((op, reads), ())
                 if other not in self.taken and (op in (node.op, "Gemm") or _same_place(node, other))
             ]
+            free = [other for other in free if not self._belongs(other, node)]
             if free:
                 return self._closest(node, free)
         return None
@@ -60,6 +63,16 @@ class Counterparts:
         """A node of the same name that is left, though it reads something else."""
         free = [n for n in self._by_name.get(node.proto.name, ()) if n not in self.taken]
         return free[0] if node.proto.name and free else None
+
+    def _belongs(self, other: Node, node: Node) -> bool:
+        """Whether its name and its output's say that it stands for another node than `node`."""
+        if other.proto.name:
+            if other.proto.name == node.proto.name:
+                return False
+            if other.proto.name in self._names:
+                return True
+        maker = self.original.producers.get(other.output)
+        return maker is not None and maker is not node and maker.op == other.op
 
     def _closest(self, node: Node, free: Sequence[Node]) -> Node:
         def likeness(other: Node) -> tuple[bool, ...]:

@@ -8,6 +8,7 @@ open are tried with two sets of numbers, which must tell the same.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from bnfold.check.view import View
 from bnfold.graph import Node
+from bnfold.inference import Shape
 
 Indices = npt.NDArray[np.int64]
 Flow = tuple[int | None, Indices]  # the axis of the output, and of each of its entries the channel
@@ -26,28 +28,72 @@ _SIZES = ((2, 3, 5, 7), (3, 4, 7, 5))  # what open dimensions are tried as
 _PADDING = -1  # the label of what comes from nowhere
 
 
-def reduced(view: View, node: Node, axis: int) -> Flow | None:
-    """The same for a reduction, if it never reduces different channels to one.
-
-    What is both the greatest and the least of the labels is all of them.
-    """
-    greatest = flow(view, node, 0, axis, op="ReduceMax")
-    least = flow(view, node, 0, axis, op="ReduceMin")
-    return greatest if greatest and least and _same(greatest, least) else None
-
-
 def flow(
-    view: View, node: Node, slot: int, axis: int, output: int = 0, op: str | None = None
+    view: View, node: Node, slot: int, axis: int, labels: Indices, output: int = 0
 ) -> Flow | None:
-    """Which channel along `axis` of input `slot` stands where on an output.
+    """Which of the labels, one for each channel along `axis` of input `slot`, stands where.
 
-    The channel of an entry is −1 where it comes from another input or from padding. The axis is
-    None where all entries come from one channel. Nothing where the output has no axis along which
-    the channels lie, or it cannot be told.
+    The label of an entry is −1 where it comes from another input or from padding. The axis is None
+    where all entries have one label. Nothing where the output has no axis along which the labels
+    lie, or it cannot be told. A reduction must have the same greatest and least label everywhere.
     """
+
+    def tried(sizes: tuple[int, ...]) -> Flow | None:
+        def spread(shape: tuple[int, ...], declared: Shape) -> Indices | None:
+            if axis >= len(shape) or declared[axis] != len(labels):
+                return None
+            along = [1] * len(shape)
+            along[axis] = len(labels)
+            return np.broadcast_to(labels.reshape(along), shape)
+
+        found = None
+        for op in ("ReduceMax", "ReduceMin") if node.op.startswith("Reduce") else (node.op,):
+            moved = _run(view, node, op, slot, output, sizes, spread)
+            again = None if moved is None else _lying(moved[1])
+            if again is None or (found is not None and not _same(found, again)):
+                return None
+            found = again
+        return found
+
+    return _agreeing(view, node, tried)
+
+
+def origin(view: View, node: Node, axis: int, labels: Indices, output: int = 0) -> Flow | None:
+    """The same backwards: which label of an output's `axis` each channel of the first input gets.
+
+    −1 for channels that do not reach the output. Nothing where a channel would get two labels.
+    """
+
+    def tried(sizes: tuple[int, ...]) -> Flow | None:
+        def places(shape: tuple[int, ...], _: Shape) -> Indices:
+            return np.arange(int(np.prod(shape))).reshape(shape)
+
+        moved = _run(view, node, node.op, 0, output, sizes, places)
+        if moved is None or axis >= moved[1].ndim or moved[1].shape[axis] != len(labels):
+            return None
+        before, after = moved
+        along = [1] * after.ndim
+        along[axis] = len(labels)
+        wanted = np.broadcast_to(labels.reshape(along), after.shape).reshape(-1)
+        source = after.reshape(-1).astype(np.int64)
+        if np.any(source < 0):
+            return None
+        given = np.full(before.size, -1, np.int64)
+        given[source] = wanted
+        if np.any(given[source] != wanted):
+            return None
+        return _lying(given.reshape(before.shape))
+
+    return _agreeing(view, node, tried)
+
+
+def _agreeing(
+    view: View, node: Node, tried: Callable[[tuple[int, ...]], Flow | None]
+) -> Flow | None:
+    """What is found with every choice of the sizes that the model leaves open."""
     found: Flow | None = None
     for sizes in _SIZES:
-        again = _tried(view, node, slot, axis, output, op or node.op, sizes)
+        again = tried(sizes)
         if again is None or (found is not None and not _same(found, again)):
             return None
         found = again
@@ -65,9 +111,12 @@ def _is_open(view: View, node: Node) -> bool:
     return any(not isinstance(dim, int) for shape in shapes for dim in shape or ())
 
 
-def _tried(
-    view: View, node: Node, slot: int, axis: int, output: int, op: str, sizes: tuple[int, ...]
-) -> Flow | None:
+def _run(
+    view: View, node: Node, op: str, slot: int, output: int, sizes: tuple[int, ...],
+    labelled: Callable[[tuple[int, ...], Shape], Indices | None],
+) -> tuple[Indices, npt.NDArray[Any]] | None:  # fmt: skip
+    """The labels that input `slot` was given, and what came out; other inputs hold −1."""
+    given = np.zeros(0, np.int64)
     open_dims: dict[str, int] = {}
     feed: dict[str, Any] = {}
     names = []
@@ -93,11 +142,10 @@ def _tried(
             return None
         labels = np.full(dims, _PADDING, np.int64)
         if place == slot:
-            if axis >= len(dims) or not isinstance(shape[axis], int):
+            wanted = labelled(tuple(dims), shape)
+            if wanted is None:
                 return None
-            along = [1] * len(dims)
-            along[axis] = dims[axis]
-            labels = np.broadcast_to(np.arange(dims[axis]).reshape(along), dims).copy()
+            labels = given = wanted
         feed[f"input{place}"] = labels.astype(np.float32)
     try:
         moved = _moved(node, op, names, feed, output)
@@ -110,7 +158,7 @@ def _tried(
         not isinstance(dim, int) or dim == size
         for dim, size in zip(declared, moved.shape, strict=True)
     )  # fmt: skip
-    return _lying(moved) if fits else None
+    return (given, moved) if fits else None
 
 
 def _moved(

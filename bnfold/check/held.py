@@ -22,13 +22,14 @@ def held(
 ) -> Absorption | str:  # fmt: skip
     """The candidate that the constants of `other` fit best; or why none is known."""
     rank = original.rank(node.scope, node.output)
-    if rank is None or node.op != other.op:
+    if node.op != other.op:
         return f"what {other.label} holds cannot be read"
     best: Absorption | None = None
+    found: Absorption | None = None
     for candidate in wanted.of(node.scope, node.output):
         if node.op in ("Add", "Sub", "Mul", "Div"):
             found = _arithmetic(original, folded, node, other, inputs, candidate, rank, loose)
-        else:
+        elif rank is not None:
             found = _normalised(original, folded, node, other, candidate, rank, loose)
         if found is not None and (best is None or found.faults < best.faults):
             best = found
@@ -37,7 +38,7 @@ def held(
 
 def _arithmetic(
     original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
-    candidate: Candidate, rank: int, loose: float,
+    candidate: Candidate, rank: int | None, loose: float,
 ) -> Absorption | None:  # fmt: skip
     """u_s·(p(z) + c) + u_t = q(z) + c′ with u_s·p_s = q_s;  u_s·c·p_s = c′·q_s without shifts."""
     slots = [s for s in (0, 1) if original.is_constant(node.scope, node.input(s))]
@@ -51,7 +52,7 @@ def _arithmetic(
     u = candidate.map
     axes = {a.axis for a in (p, q, u) if a.axis is not None}
     data_rank = original.rank(node.scope, node.input(1 - slot))
-    if c is None or stored is None or len(axes) > 1 or data_rank != rank:
+    if c is None or stored is None or len(axes) > 1 or (axes and data_rank != rank):
         return None
     one, none = Real.full(1.0), Real.full(0.0)
     if node.op in ("Add", "Sub"):
@@ -76,7 +77,7 @@ def _arithmetic(
         else:
             scale = u.scale * p.scale * q.scale.inverse()
         shift = none
-    lifted = [v.reshape((1,) * (rank - v.ndim) + v.shape) for v in (stored, c)]
+    lifted = [v.reshape((1,) * ((rank or 0) - v.ndim) + v.shape) for v in (stored, c)]
     axis = next(iter(axes), None)
     name = other.input(slot)
     return absorbed.constant(*lifted, axis, scale, shift, name, candidate, loose)

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.check.exact import Real
-from bnfold.check.flow import flow
+from bnfold.check.exact import Real, joined
+from bnfold.check.flow import Indices, flow, origin
 from bnfold.check.maps import Map, identity
 from bnfold.check.view import View
 from bnfold.graph import Node
+from bnfold.inference import Shape
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,10 @@ class Law:
     """What an operator asks of a map, and how it moves channels.
 
     `order`: no scale may be negative. `linear`: no shift, as far as `linear` says of the node.
+    `stays`: whether the channels along an axis stay what and where they are; None: it is tried.
     """
 
-    moves: Callable[[View, Node, int, int, int], tuple[int | None, np.ndarray] | None] | None = None
+    stays: Callable[[View, Node, int, int], bool] | None = None
     order: bool = False
     linear: Callable[[View, Node], bool] | None = None
 
@@ -51,26 +53,19 @@ def _averages_zeros(_view: View, node: Node) -> bool:
     )
 
 
-def _experiment(view: View, node: Node, slot: int, axis: int, output: int):  # type: ignore[no-untyped-def]
-    return flow(view, node, slot, axis, output)
-
-
-def _stays(view: View, node: Node, _slot: int, axis: int, output: int):  # type: ignore[no-untyped-def]
+def _stays(view: View, node: Node, axis: int, output: int) -> bool:
     """Channels stay where they are, provided that none are added or lost."""
     before = view.shape(node.scope, node.input(0))
     after = view.shape(node.scope, node.proto.output[output])
     if before is None or after is None or len(before) != len(after) or axis >= len(before):
-        return None
-    size = before[axis]
-    return (axis, np.arange(size)) if isinstance(size, int) and after[axis] == size else None
+        return False
+    return isinstance(before[axis], int) and after[axis] == before[axis]
 
 
-def _second(view: View, node: Node, _slot: int, axis: int, _output: int):  # type: ignore[no-untyped-def]
+def _second(view: View, node: Node, axis: int, _output: int) -> bool:
     """Pools reduce everything behind axis 1, along which channels stay apart."""
     before = view.shape(node.scope, node.input(0))
-    if axis != 1 or before is None or len(before) < 3 or not isinstance(before[1], int):
-        return None
-    return 1, np.arange(before[1])
+    return axis == 1 and before is not None and len(before) > 2
 
 
 def _crops(_view: View, node: Node) -> bool:
@@ -78,7 +73,7 @@ def _crops(_view: View, node: Node) -> bool:
 
 
 _HOMOGENEOUS = Law(_stays, order=True, linear=_always)
-_MOVES = Law(_experiment)
+_MOVES = Law()
 
 LAWS: dict[str, Law] = {
     "AveragePool": Law(_second, linear=_averages_zeros),
@@ -94,10 +89,10 @@ LAWS: dict[str, Law] = {
     "LeakyRelu": _HOMOGENEOUS,
     "MaxPool": Law(_second, order=True),
     "PRelu": _HOMOGENEOUS,
-    "ReduceMax": Law(_experiment, order=True),
-    "ReduceMean": Law(_experiment),
-    "ReduceMin": Law(_experiment, order=True),
-    "ReduceSum": Law(_experiment, linear=_always),
+    "ReduceMax": Law(order=True),
+    "ReduceMean": _MOVES,
+    "ReduceMin": Law(order=True),
+    "ReduceSum": Law(linear=_always),
     "Relu": _HOMOGENEOUS,
     "Reshape": _MOVES,
     "Resize": Law(_stays, linear=_crops),
@@ -114,19 +109,20 @@ LAWS: dict[str, Law] = {
 
 def carried(view: View, node: Node, a: Map, output: int = 0) -> Map | str:
     """The map on an output that stands for `a` on the first input; or what does not let it pass."""
+    law = LAWS[node.op]
     if a.is_identity:
         return identity()
-    law = LAWS[node.op]
     if refused := law.objection(view, node, a):
         return refused
     if a.axis is None:
         return a
-    found = _flow(view, node, law, a.axis, output)
+    if law.stays is not None:
+        return a if law.stays(view, node, a.axis, output) else "channels that do not stay apart"
+    found = flow(view, node, 0, a.axis, _classes(a), output)
     if found is None or np.any(found[1] < 0):
         return "channels that do not stay apart"
     axis, places = found
-    moved = a.take(places, 0 if axis is None else axis)
-    return Map(axis, moved.scale, moved.shift)
+    return Map(axis, *(v.spread(len(a)).take(places) for v in (a.scale, a.shift)))
 
 
 def pulled(view: View, node: Node, a: Map, output: int = 0) -> Map | None:
@@ -137,54 +133,47 @@ def pulled(view: View, node: Node, a: Map, output: int = 0) -> Map | None:
     law = LAWS[node.op]
     if a.is_identity or law.objection(view, node, a):
         return identity() if a.is_identity else None
-    before = view.shape(node.scope, node.input(0))
     if a.axis is None and node.op not in ("Split", "Slice", "Gather"):
         return a
-    for axis, size in enumerate(before or ()):
-        if not isinstance(size, int):
-            continue
-        found = _flow(view, node, law, axis, output)
-        if found is None or found[0] != a.axis or np.any(found[1] < 0):
-            continue
-        places = found[1]
-        if len(a) not in (1, len(places)):
-            continue
-        whole = _scattered(a, places, size, axis)
-        if whole is not None:
-            return whole
+    if law.stays is not None:
+        return a if a.axis is not None and law.stays(view, node, a.axis, output) else None
+    before = view.shape(node.scope, node.input(0)) or ()
+    after = view.shape(node.scope, node.proto.output[output]) or ()
+    if node.op.startswith("Reduce"):
+        return _reduced_back(view, node, a, before)
+    if a.axis is not None:
+        found = origin(view, node, a.axis, _classes(a), output)
+    else:  # a part of the channels, all by one map
+        sizes = [s for s, t in zip(before, after, strict=False) if s != t]
+        axes = [k for k, (s, t) in enumerate(zip(before, after, strict=False)) if s != t]
+        if len(axes) != 1 or not isinstance(sizes[0], int) or not isinstance(after[axes[0]], int):
+            return None
+        labels = np.zeros(int(after[axes[0]] or 0), np.int64)
+        found = origin(view, node, axes[0], labels, output)
+    if found is None:
+        return None
+    axis, places = found
+    whole = [
+        joined([v.spread(len(a)), Real.full(nothing)]).take(np.where(places < 0, len(a), places))
+        for v, nothing in ((a.scale, 1.0), (a.shift, 0.0))
+    ]
+    return Map(axis, *whole)
+
+
+def _reduced_back(view: View, node: Node, a: Map, before: Shape) -> Map | None:
+    """The axis of the input that the map's axis of the output is."""
+    for axis, size in enumerate(before):
+        if size == len(a) and isinstance(size, int):
+            found = flow(view, node, 0, axis, np.arange(size))
+            if found is not None and found[0] == a.axis and np.array_equal(
+                found[1], np.arange(size)
+            ):  # fmt: skip
+                return Map(axis, a.scale, a.shift)
     return None
 
 
-def _flow(view: View, node: Node, law: Law, axis: int, output: int):  # type: ignore[no-untyped-def]
-    """Reductions are tried twice: what is the greatest and the least of its entries is them all."""
-    assert law.moves is not None
-    if node.op.startswith("Reduce"):
-        from bnfold.check.flow import reduced
-
-        return reduced(view, node, axis)
-    return law.moves(view, node, 0, axis, output)
-
-
-def _scattered(a: Map, places: np.ndarray, size: int, axis: int) -> Map | None:
-    where = np.full(size, -1, np.int64)
-    for entry, place in enumerate(places):
-        if where[place] < 0:
-            where[place] = entry if len(a) > 1 else 0
-        else:
-            one, two = (
-                Map(None, v.scale.take(np.array([e])), v.shift.take(np.array([e])))
-                for v, e in ((a.over(0, len(places)), int(where[place])),
-                             (a.over(0, len(places)), entry if len(a) > 1 else 0))
-            )  # fmt: skip
-            if not one.near(two):
-                return None
-    from bnfold.check.exact import joined
-
-    count = len(a)
-    nothing = (Real.full(1.0), Real.full(0.0))
-    index = np.where(where < 0, count, where)
-    scale, shift = (
-        joined([v.spread(count), n]).take(index)
-        for v, n in zip((a.scale, a.shift), nothing, strict=True)
-    )
-    return Map(axis, scale, shift)
+def _classes(a: Map) -> Indices:
+    """For each channel the first one that has the same map."""
+    both = np.stack([v.spread(len(a)).value for v in (a.scale, a.shift)])
+    _, first, which = np.unique(both, axis=1, return_index=True, return_inverse=True)
+    return np.asarray(first[which.reshape(-1)], np.int64)

@@ -19,13 +19,13 @@ import numpy as np
 from bnfold.check import absorbed, kernels, sites
 from bnfold.check.absorbed import Absorption
 from bnfold.check.counterparts import Counterparts, Read, attributes
+from bnfold.check.exact import Real
 from bnfold.check.laws import LAWS, carried
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.outcome import CertifiedFold, Finding, Verdict
 from bnfold.check.shared import shared
 from bnfold.check.view import View
 from bnfold.check.wanted import Candidate, Wanted
-from bnfold.evaluate import SUPPORTED
 from bnfold.graph import Node, Scope
 from bnfold.protos import bodies
 
@@ -59,7 +59,7 @@ class Pairs:
     folds: list[CertifiedFold] = field(default_factory=list)
     taken: dict[Node, set[str]] = field(default_factory=dict)  # by the folded node: its constants
     findings: list[Finding] = field(default_factory=list)
-    certified: list[tuple[Node, Node, Candidate]] = field(default_factory=list)
+    scopes: list[tuple[Scope, Scope]] = field(default_factory=list)
 
 
 class Walk:
@@ -133,7 +133,8 @@ class Walk:
     # --- one scope -------------------------------------------------------------------------------
 
     def _scope(self, scope: Scope, other: Scope, known: dict[str, Relation | None]) -> None:
-        counterparts = Counterparts(self.folded, other)
+        self.pairs.scopes.append((scope, other))
+        counterparts = Counterparts(self.folded, other, scope)
         constant: set[str] = set()
         for node in scope.nodes:
             self._node(node, counterparts, known, constant)
@@ -146,7 +147,9 @@ class Walk:
         computed = [n for n in names if not self._is_constant(node.scope, n, known, constant)]
         if node.op == "CastLike" and node.input(0) not in computed:
             computed = []  # of the other input it wants the type alone
-        if node.op == "Constant" or (names and not computed and node.op in SUPPORTED):
+        if node.op == "Constant" or (
+            names and not computed and self.original.is_constant(node.scope, node.output)
+        ):
             constant.update(filter(None, node.proto.output))
             return
         if any(known.get(name) is None for name in computed) or self._captures_unknown(node, known):
@@ -349,11 +352,20 @@ class Walk:
         candidates = self.wanted.of(node.scope, node.output)
         if other.op == "MatMul":  # which has no place for a shift
             candidates = [c for c in candidates if not c.map.shifts]
-        result = absorbed.linear(one, two, e, candidates, self.loose)
+        passed = e.shift if other.op == "MatMul" and e.shifts else None
+        result = absorbed.linear(
+            one, two, e.scale_only() if passed is not None else e, candidates, self.loose
+        )
         if isinstance(result, str):
             self._wrong(node.label, f"{other.label} cannot stand for it: {result}")
             return nothing
-        return self._took(node, other, result, same[node.output].f)
+        found = self._took(node, other, result, same[node.output].f)
+        if passed is not None:  # W(x + t) = W(x) + ΣW·t, which is still to come
+            response = absorbed.response(one, passed.spread(one.inputs))
+            p = Map(one.out_axis, Real.full(1.0, one.channels), response)
+            q = result.chosen.map
+            found[node.output] = self._settled(Relation(same[node.output].f, p, q))
+        return found
 
     def _kept_map(
         self, node: Node, other: Node, at: tuple[int, Map], inputs: list[Relation | None],
@@ -408,14 +420,17 @@ class Walk:
                     sum(t.decided for t in tallies.values()), result.faults,
                 )
             )  # fmt: skip
-            self.pairs.certified.append((node, other, result.chosen))
         for name, tally in tallies.items():
             if tally.faults:
                 self._wrong(other.label, _told(name, tally, result.chosen))
         return {node.output: self._settled(Relation(f, identity(), result.chosen.map))}
 
     def _settled(self, relation: Relation) -> Relation:
-        return Relation(relation.f) if relation.plain else relation
+        """The relation without what both sides have in common, if that leaves no scale."""
+        settled = quotient(relation.p, relation.q)
+        if settled is None or settled.scales:
+            return relation
+        return Relation(relation.f, settled)
 
 
 _NORMS = ("InstanceNormalization", "GroupNormalization")
