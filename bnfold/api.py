@@ -17,6 +17,7 @@ import onnx
 
 from bnfold import gs, model_file
 from bnfold.apply import apply
+from bnfold.check.outcome import Outcome
 from bnfold.compare import Trial, compare
 from bnfold.comparison import Comparison
 from bnfold.counts import Counts
@@ -139,7 +140,8 @@ def optimize(
 ) -> OptimizeResult:
     """Fold a file, compare the result with the original in onnxruntime, and write it.
 
-    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full" or "none".
+    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full",
+    "certificate" (without running the models) or "none".
     `options` says what is allowed beyond the default, `trial` on which inputs and within which
     limits the two models are run. The output gets its name only after the comparison; a file of
     that name is replaced.
@@ -150,8 +152,8 @@ def optimize(
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (the original does not run in onnxruntime), ChildError (it crashed).
     """
-    if verify not in ("full", "none"):
-        raise UsageError(f"verify={verify!r} is neither 'full' nor 'none'")
+    if verify not in ("full", "certificate", "none"):
+        raise UsageError(f"verify={verify!r} is none of 'full', 'certificate' and 'none'")
     source = Path(path_in)
     file = model_file.read(source)
     target = _target(source, path_out, in_place)
@@ -168,8 +170,12 @@ def optimize(
         else:
             size = file.source.size
             output.write([FileRange(file.source, 0, size)])
-        if verify == "full" and result.folded:
-            comparison = compare(source, output.candidate, trial or Trial())
+        if verify != "none" and result.folded:
+            freeze = options is not None and options.freeze_initializers
+            comparison = compare(
+                source, output.candidate, trial or Trial(), level=verify,
+                freeze_initializers=freeze,
+            )  # fmt: skip
             _require_equal(comparison)
         old = set(model_file.data_names(target)) if target.exists() else set()
         output.publish()
@@ -186,14 +192,26 @@ def verify(
     folded: onnx.ModelProto | PathLike,
     *,
     trial: Trial | None = None,
+    level: str = "full",
+    foreign: bool = False,
+    freeze_initializers: bool = False,
 ) -> Comparison:
-    """Run both models on the same inputs in onnxruntime and compare every output.
+    """Compare two models: what the files tell, and what they give in onnxruntime.
+
+    `level` is how far to go: "frame" (nothing changed but what folds explain), "certificate" (and
+    what was folded is right for every input) or "full" (and both models are run). `foreign`: the
+    second model was made by another tool, whose changes of names and metadata are told but not held
+    against it, and whose constants may be rounded more than once. `freeze_initializers`: callers do
+    not replace initializers that are also graph inputs.
 
     Raises ModelError, UndecidedError or ChildError where no comparison was possible; a difference
     is no error here: look at the result's `equal`.
     """
     with contextlib.ExitStack() as stack:
-        return compare(_located(original, stack), _located(folded, stack), trial or Trial())
+        return compare(
+            _located(original, stack), _located(folded, stack), trial or Trial(), level=level,
+            foreign=foreign, freeze_initializers=freeze_initializers,
+        )  # fmt: skip
 
 
 def _storage(base_dir: PathLike | None) -> Storage:
@@ -268,11 +286,18 @@ def _require_equal(comparison: Comparison) -> None:
     if comparison.equal:
         return
     worst = comparison.worst
-    what = comparison.mismatch or (
-        f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
-        f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
-        if worst
-        else "nothing was compared"
+    said = [c for c in (comparison.frame, comparison.certificate) if c is not None]
+    wrong = [f for check in said for f in check.findings if f.verdict is Outcome.INVALID]
+    told = "; ".join(f"{f.node}: {f.sentence}" if f.node else f.sentence for f in wrong[:1])
+    what = (
+        told
+        or comparison.mismatch
+        or (
+            f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
+            f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
+            if worst
+            else "nothing was compared"
+        )
     )
     raise NotEqualError(
         f"the folded model is not equal to the original: {what}",

@@ -30,7 +30,7 @@ Exit codes:
   1  not equal: the folded model differs by more than rounding explains
   2  wrong usage
   3  unreadable or invalid model
-  4  could not be decided: unsupported dtype, no runnable input, custom operators
+  4  could not be decided: neither certified nor runnable
   5  onnxruntime crashed, timed out or hit a limit
 """
 
@@ -226,8 +226,10 @@ def main() -> None:
               help="Where to write.  [default: MODEL.folded.onnx beside it]")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace MODEL by the folded model.")
 @click.option(
-    "--verify", type=click.Choice(["full", "none"]), default="full", show_default=True,
-    help="Compare with the original in onnxruntime before anything is written, or do not.",
+    "--verify", type=click.Choice(["full", "certificate", "none"]), default="full",
+    show_default=True,
+    help="Before anything is written: certify the fold from the two files and compare what they "
+    "give in onnxruntime; only certify; or neither.",
 )  # fmt: skip
 @click.option(
     "--external-data", default="keep", show_default=True, metavar="keep|inline|NAME",
@@ -283,24 +285,56 @@ def inspect(
 @main.command()
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
+@click.option(
+    "--level", type=click.Choice(["frame", "certificate", "full"]), default="full",
+    show_default=True,
+    help="How far to go: has anything changed but what folds explain; is what was folded right for "
+    "every input; and what do the models give in onnxruntime.",
+)  # fmt: skip
+@click.option(
+    "--foreign", is_flag=True,
+    help="FOLDED was made by another tool: changes of names and metadata are told, but not held "
+    "against it, and constants may be rounded more than once.",
+)  # fmt: skip
+@click.option(
+    "--freeze-initializers", is_flag=True,
+    help="Count initializers that are also graph inputs as constants.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--certificate", metavar="FILE", type=click.Path(dir_okay=False),
+    help="Write what was found, with the hashes of both models, to this JSON file.",
+)  # fmt: skip
 @trial_options
 @debug_option
-def verify(original: str, folded: str, **trial: Any) -> None:
-    """Run two models on the same inputs in onnxruntime and compare every output.
+def verify(
+    original: str, folded: str, level: str, foreign: bool, freeze_initializers: bool,
+    as_json: bool, certificate: str | None, **trial: Any,
+) -> None:  # fmt: skip
+    """Compare two models: what the two files tell, and what they give in onnxruntime.
 
     Any two models with the same inputs and outputs can be compared, whichever tool made them.
 
     \b
     Examples:
       bnfold verify model.onnx model.folded.onnx
-      bnfold verify model.onnx slim.onnx --input-shape image:1,3,224,224
+      bnfold verify model.onnx model.folded.onnx --level certificate
+      bnfold verify model.onnx slim.onnx --foreign --input-shape image:1,3,224,224
     """
     import bnfold
     from bnfold import report
 
-    comparison = bnfold.verify(original, folded, trial=_trial(**trial))
-    console = report.console()
-    console.print(report.of_comparison(comparison))
-    console.print("equal" if comparison.equal else "not equal", style="bold")
+    comparison = bnfold.verify(
+        original, folded, trial=_trial(**trial), level=level, foreign=foreign,
+        freeze_initializers=freeze_initializers,
+    )  # fmt: skip
+    if certificate is not None:
+        report.save_json(comparison, [original, folded], certificate)
+    if as_json:
+        click.echo(report.as_json(comparison))
+    else:
+        console = report.console()
+        console.print(report.of_comparison(comparison))
+        console.print("equal" if comparison.equal else "not equal", style="bold")
     if not comparison.equal:
         raise click.exceptions.Exit(NotEqualError.exit_code)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold import errors
+from bnfold.check.outcome import Certificate, CertifiedFold, Finding, Frame, Outcome
 from bnfold.comparison import Comparison, InputUsed, OutputDifference
 from bnfold.errors import ChildError
 
@@ -45,13 +46,24 @@ class Trial:
     memory_limit: int | None = None
 
 
-def compare(original: Path, folded: Path, trial: Trial) -> Comparison:
-    """Run both files in a child process and compare every output.
+LEVELS = ("frame", "certificate", "full")
 
-    Raises ModelError, UsageError and UndecidedError as the child reports them, and ChildError
-    where it crashed, ran out of time or hit the memory limit.
+
+def compare(
+    original: Path, folded: Path, trial: Trial, *, level: str = "full", foreign: bool = False,
+    freeze_initializers: bool = False,
+) -> Comparison:  # fmt: skip
+    """Compare two files in a child process, as far as `level` says.
+
+    "frame": whether all that no fold explains is the same. "certificate": and whether what was
+    folded is right for every input. "full": and both are run. `foreign`: the second file was made
+    by another tool. Raises ModelError, UsageError and UndecidedError as the child reports them, and
+    ChildError where it crashed, ran out of time or hit the memory limit.
     """
     request = {
+        "level": level,
+        "foreign": foreign,
+        "freeze": freeze_initializers,
         "original": os.path.abspath(original),
         "folded": os.path.abspath(folded),
         **asdict(trial),
@@ -71,7 +83,24 @@ def compare(original: Path, folded: Path, trial: Trial) -> Comparison:
         inputs=tuple(InputUsed(**_tupled(i)) for i in answer["inputs"]),
         runs=answer["runs"],
         mismatch=answer["mismatch"],
+        frame=_frame(answer["frame"]),
+        certificate=_certificate(answer["certificate"]),
+        not_run=answer["not_run"],
+        foreign=foreign,
     )
+
+
+def _frame(said: dict[str, Any]) -> Frame:
+    return Frame(Outcome(said["verdict"]), _findings(said["findings"]))
+
+
+def _certificate(said: dict[str, Any]) -> Certificate:
+    folds = tuple(CertifiedFold(**fold | {"sites": tuple(fold["sites"])}) for fold in said["folds"])
+    return Certificate(Outcome(said["verdict"]), folds, _findings(said["findings"]))
+
+
+def _findings(said: list[dict[str, Any]]) -> tuple[Finding, ...]:
+    return tuple(Finding(**finding | {"verdict": Outcome(finding["verdict"])}) for finding in said)
 
 
 def _run_child(folder: str, timeout: float) -> subprocess.CompletedProcess[bytes]:

@@ -1,8 +1,10 @@
-"""What became of running two models on the same inputs, as data. Imports nothing of bnfold."""
+"""What became of comparing two models, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from bnfold.check.outcome import Certificate, Frame, Outcome
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,39 @@ class OutputDifference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What became of running both models. `mismatch` says why they could not even be compared."""
+    """What became of comparing two models: as they stand, and run on the same inputs.
+
+    `mismatch` says why their results could not even be compared. Where `runs` is 0 they were not
+    run, and `not_run` says why, if they were to be. `foreign`: the second was made by another tool,
+    so that its frame says nothing of equality.
+    """
 
     outputs: tuple[OutputDifference, ...]
     inputs: tuple[InputUsed, ...]
     runs: int
     mismatch: str = ""
+    frame: Frame | None = None
+    certificate: Certificate | None = None
+    not_run: str = ""
+    foreign: bool = False
 
     @property
     def equal(self) -> bool:
-        """Whether every output of every run differs by no more than rounding explains."""
-        return not self.mismatch and all(output.equal for output in self.outputs)
+        """Whether nothing was found that makes the models differ.
+
+        Every output of every run differs by no more than rounding explains, every constant that
+        was changed is right, and nothing else has changed. A certificate that is not decided
+        neither adds to that nor takes from it; where nothing was run, it must be valid.
+        """
+        verdicts = [self.certificate.verdict if self.certificate else None]
+        if not self.foreign:
+            verdicts.append(self.frame.verdict if self.frame else None)
+        if self.mismatch or Outcome.INVALID in verdicts:
+            return False
+        ran = self.runs > 0 or self.certificate is None
+        return all(o.equal for o in self.outputs) and (
+            ran or all(v in (None, Outcome.VALID) for v in verdicts)
+        )
 
     @property
     def worst(self) -> OutputDifference | None:

@@ -13,9 +13,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
-from bnfold.comparison import Comparison, OutputDifference
+from bnfold.compared import as_json, count, number, of_comparison, plain, save_json
 from bnfold.plan import Verdict
 from bnfold.sites import BATCH_NORM
+
+__all__ = [
+    "as_json", "console", "of_comparison", "of_inspection", "of_optimize", "plain", "save_json",
+]  # fmt: skip
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
 
@@ -30,11 +34,6 @@ class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command; rich would exit with 1, which is a verdict."""
         raise BrokenPipeError
-
-
-def plain(name: str) -> str:
-    """The name with every control character written as an escape, so that it can do no harm."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
@@ -55,34 +54,10 @@ def of_inspection(inspection: Inspection, source: str) -> RenderableType:
     """The whole report of `bnfold inspect`."""
     counts = inspection.counts
     head = (
-        f"{plain(source)}: {counts.nodes} nodes, {_count(counts.batch_norms, 'BatchNormalization')}"
+        f"{plain(source)}: {counts.nodes} nodes, {count(counts.batch_norms, 'BatchNormalization')}"
     )
     end = f"{_folded(inspection.verdicts)} would be folded; nothing was written"
     return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), Text(end, style="bold"))
-
-
-def of_comparison(comparison: Comparison) -> RenderableType:
-    """The inputs used and one row for each output."""
-    shapes = ", ".join(
-        f"{plain(i.name)} {i.dtype}{list(i.shape)}" for i in comparison.inputs
-    )  # fmt: skip
-    parts: list[RenderableType] = [
-        Text(f"\nrun in onnxruntime {_count(comparison.runs, 'time')} on {shapes or 'no inputs'}")
-    ]
-    if comparison.mismatch:
-        parts.append(Text(f"not equal: {plain(comparison.mismatch)}", style="red"))
-        return Group(*parts)
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for header in ("output", "max abs", "max rel", "bound", ""):
-        table.add_column(
-            header, overflow="fold", justify="left" if header in ("output", "") else "right"
-        )
-    for output in comparison.outputs:
-        table.add_row(
-            Text(plain(output.name)), _number(output.max_abs), _number(output.max_rel),
-            _number(output.bound), _outcome(output),
-        )  # fmt: skip
-    return Group(*parts, table, Text(""))
 
 
 def _before_and_after(result: OptimizeResult) -> Table:
@@ -138,11 +113,13 @@ def _closing(result: OptimizeResult) -> str:
     if result.comparison is None:
         return f"{done} folded; not compared (--verify none)"
     worst = result.comparison.worst
+    if not result.comparison.runs:
+        return f"{done} folded and certified; not run"
     if worst is None:
         return f"{done} folded and verified"
     return (
-        f"{done} folded and verified: the largest difference is {_number(worst.max_abs)}, rounding "
-        f"explains up to {_number(worst.bound)}"
+        f"{done} folded and verified: the largest difference is {number(worst.max_abs)}, rounding "
+        f"explains up to {number(worst.bound)}"
     )
 
 
@@ -150,22 +127,12 @@ def _folded(verdicts: tuple[Verdict, ...]) -> str:
     norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
     others = [v for v in verdicts if v.op != BATCH_NORM and v.folded]
     joins = sum(verdict.branches > 0 for verdict in others)
-    parts = [f"{sum(norms)} of {_count(len(norms), BATCH_NORM)}"]
+    parts = [f"{sum(norms)} of {count(len(norms), BATCH_NORM)}"]
     if chains := len(others) - joins:
-        parts.append(f"{_count(chains, 'chain')} of constants")
+        parts.append(f"{count(chains, 'chain')} of constants")
     if joins:
-        parts.append(f"{_count(joins, 'sum')} of branches")
+        parts.append(f"{count(joins, 'sum')} of branches")
     return " and ".join(parts)
-
-
-def _outcome(output: OutputDifference) -> Text:
-    if output.equal:
-        return Text("equal", style="green")
-    return Text(f"not equal{f': {plain(output.note)}' if output.note else ''}", style="red")
-
-
-def _number(value: float) -> str:
-    return "0" if value == 0 else f"{value:.2e}"
 
 
 def _bytes(size: int) -> str:
@@ -174,7 +141,3 @@ def _bytes(size: int) -> str:
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000  # type: ignore[assignment]
     return f"{size:.2f} GB"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

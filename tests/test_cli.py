@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import shlex
 import signal
@@ -38,8 +40,14 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     onnx.save(parse(TEXT.replace("N,", "N,"), 17, 8, **constants), "same.onnx")
     spoiled = dict(constants, w=constants["w"] * 2)
     onnx.save(parse(TEXT, **spoiled), "other.onnx")
+    off = constants["w"].copy()
+    off[1, 2] *= 1.01
+    onnx.save(parse(TEXT, **dict(constants, w=off)), "off.onnx")
     double = {name: array.astype(np.float64) for name, array in constants.items()}
     onnx.save(parse(TEXT.replace("float[", "double["), **double), "double.onnx")
+    activation = "g (double[1,3,4,4] x) => (double[1,3,4,4] y) {{ c = Conv (x, w) {} }}"
+    for name, end in (("plain", "y = Abs (c)"), ("rewritten", "n = Neg (c) y = Max (c, n)")):
+        onnx.save(parse(activation.format(end), w=double["w"]), f"{name}.onnx")
     crashing = parse(TEXT, 9, **constants)
     crashing.graph.node[1].output.extend(["", "", "", ""])
     onnx.save(crashing, "crash.onnx")
@@ -69,7 +77,13 @@ def bnfold_(line: str) -> Result:
         ("optimize model.onnx -o out.onnx --dim N=2 --seed 3", 0),
         ("optimize model.onnx --in-place", 0),
         ("optimize double.onnx --verify none", 0),
+        ("optimize double.onnx", 0),
+        ("verify double.onnx double.onnx", 0),
         ("verify model.onnx same.onnx", 0),
+        ("verify model.onnx same.onnx --level frame", 0),
+        ("verify model.onnx same.onnx --level certificate", 0),
+        ("verify model.onnx same.onnx --foreign --json", 0),
+        ("verify model.onnx off.onnx --level certificate", 1),
         ("verify model.onnx same.onnx --input-shape x:2,3,4,4", 0),
         ("inspect model.onnx", 0),
         ("inspect kept.onnx", 0),
@@ -92,8 +106,7 @@ def bnfold_(line: str) -> Result:
         ("inspect missing.onnx", 3),
         ("verify model.onnx missing.onnx", 3),
         ("verify garbage.onnx model.onnx", 3),
-        ("optimize double.onnx", 4),
-        ("verify double.onnx double.onnx", 4),
+        ("verify plain.onnx rewritten.onnx", 4),
         ("optimize crash.onnx", 5),
         ("verify endless.onnx endless2.onnx --timeout 2", 5),
         ("optimize model.onnx --memory-limit 64", 5),
@@ -112,6 +125,33 @@ def test_exit_codes(line: str, code: int) -> None:
     if code > 1:
         (sentence,) = re.findall("^error: .*", result.stderr, re.I | re.M)
         assert len(sentence) > 20
+
+
+def test_what_was_found_is_written_as_json() -> None:
+    assert bnfold_("optimize model.onnx -o out.onnx").exit_code == 0
+    shown = bnfold_("verify model.onnx out.onnx --json --certificate found.json")
+    assert shown.exit_code == 0
+    found = json.loads(Path("found.json").read_text())
+    assert json.loads(shown.output).items() <= found.items()
+    assert found["equal"]
+    assert found["certificate"]["verdict"] == found["frame"]["verdict"] == "valid"
+    assert found["folded"] == {
+        "file": "out.onnx", "sha256": hashlib.sha256(Path("out.onnx").read_bytes()).hexdigest(),
+    }  # fmt: skip
+    assert bnfold_("verify model.onnx out.onnx --certificate no/where.json").exit_code == 2
+
+
+def test_a_file_of_another_tool_is_not_held_to_the_frame() -> None:
+    assert bnfold_("optimize model.onnx -o out.onnx").exit_code == 0
+    model = onnx.load("out.onnx")
+    model.producer_name = "another"
+    onnx.save(model, "out.onnx")
+    result = bnfold_("verify model.onnx out.onnx")
+    assert result.exit_code == 1
+    assert "the producer_name of the model has changed" in result.output
+    result = bnfold_("verify model.onnx out.onnx --foreign")
+    assert result.exit_code == 0
+    assert "the producer_name of the model has changed" in result.output
 
 
 def test_an_error_is_a_sentence_and_what_to_do() -> None:

@@ -329,8 +329,7 @@ def test_odd_values_are_wrong_usage(
 
 def test_an_input_that_is_too_large_to_make_up() -> None:
     model = parse(f"g (float[{1 << 62}] x) => (float[{1 << 62}] y) {{ y = Relu (x) }}")
-    with pytest.raises(bnfold.UndecidedError, match="too large"):
-        bnfold.verify(model, model)
+    assert "too large" in bnfold.verify(model, model).not_run
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "ascii"])
@@ -382,7 +381,7 @@ def test_remedies_are_cleaned_like_messages(
     onnx.save(model, tmp_path / "m.onnx")
     path = str(tmp_path / "m.onnx")
     result = CliRunner().invoke(main, ["verify", path, path])
-    assert result.exit_code == 4
+    assert "EVIL" in result.output
     assert "\x1b" not in result.output
     assert "\x07" not in result.output
 
@@ -420,8 +419,9 @@ def test_whole_numbers_carry_no_rounding(tmp_path: Path) -> None:
 
 
 def test_where_nothing_was_compared_nothing_is_equal() -> None:
-    text = "g (float[4,6] x) => (float[4,6] y) { k = Mul (x, zero) y = Identity (k) }"
-    models = [parse(t, zero=np.zeros(1, np.float32)) for t in (text, text)]
+    text = "g (float[4,6] x) => (float[4,6] y) { k = Mul (x, zero) y = %s }"
+    both = ("Abs (k)", "Max (k, zero)")  # which the certificate does not know to be equal here
+    models = [parse(text % end, zero=np.zeros(1, np.float32)) for end in both]
     with pytest.raises(bnfold.UndecidedError, match="mean nothing"):
         bnfold.verify(*models)
 

@@ -765,8 +765,7 @@ def test_a_value_before_a_rounding_that_is_all_noise_decides_nothing() -> None:
         text, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 1, 1), huge=np.array(1e8, np.float32),
         k=np.array(0.1, np.float32), z=np.array(0, np.int8), **given,
     )  # fmt: skip
-    with pytest.raises(bnfold.UndecidedError):
-        bnfold.verify(model, bnfold.fold(model).model)
+    assert "would mean nothing" in bnfold.verify(model, bnfold.fold(model).model).not_run
 
 
 @pytest.mark.parametrize("form", ["float32", "float16"])

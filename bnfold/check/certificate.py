@@ -1,4 +1,4 @@
-"""The certificate of two files: every output equal for every input, up to the roundings it names."""
+"""The certificate of two files: every output equal for every input, but for named roundings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import onnx.inliner
 from onnx import ModelProto
 
-from bnfold.check.frame import frame
-from bnfold.check.outcome import Certificate, Frame, verdict_of
+from bnfold.check.frame import WHOLE, frame
+from bnfold.check.outcome import Certificate, Frame, Outcome, verdict_of
 from bnfold.check.pairing import Walk
 from bnfold.check.view import View
 from bnfold.model_file import ModelFile
@@ -35,10 +35,16 @@ def certify(
         one, two = _inlined(one), _inlined(two)
     old, new = View(one, original.storage, freeze=freeze), View(two, folded.storage, freeze=freeze)
     pairs = Walk(old, new, loose).run()
-    certificate = Certificate(
-        verdict_of(pairs.findings), tuple(pairs.folds), tuple(pairs.findings)
-    )
-    return Static(frame(old, new, pairs), certificate)
+    certificate = Certificate(verdict_of(pairs.findings), tuple(pairs.folds), tuple(pairs.findings))
+    return Static(_without(frame(old, new, pairs), certificate), certificate)
+
+
+def _without(found: Frame, certificate: Certificate) -> Frame:
+    """What nodes and tensors the walk did not come by says nothing: it is not decided, either."""
+    if certificate.verdict is not Outcome.UNDECIDED:
+        return found
+    whole = [finding for finding in found.findings if finding.node == WHOLE]
+    return Frame(verdict_of(whole) if whole else Outcome.UNDECIDED, tuple(whole))
 
 
 def _inlined(model: ModelProto) -> ModelProto:

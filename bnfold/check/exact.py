@@ -30,7 +30,7 @@ def rational(value: float) -> Sum:
 
 
 def plus(a: Sum, b: Sum) -> Sum:
-    """a + b, terms with the same root put together."""
+    """A + b, terms with the same root put together."""
     totals: dict[Fraction, Fraction] = {}
     for r, v in (*a, *b):
         totals[v] = totals.get(v, Fraction(0)) + r
@@ -52,7 +52,7 @@ def inverse(a: Sum) -> Sum:
 
 
 def sign(a: Sum) -> int:
-    """-1, 0 or 1. Exact for up to two terms; beyond, 0 also for what is below 2⁻⁵⁰⁰ of its terms."""
+    """-1, 0 or 1. Exact for up to two terms; else 0 also for less than 2⁻⁵⁰⁰ of the terms."""
     if not a:
         return 0
     if len(a) == 1:
@@ -64,11 +64,14 @@ def sign(a: Sum) -> int:
         # |r|/√V against |q|/√W, by their squares
         return _sign(r) * _sign(r * r * w - q * q * v)
     approximate = [_approximate(term) for term in a]
-    total, error = sum(approximate), Fraction(sum(map(abs, approximate)), 1 << (_DIGITS - 12))
+    total, error = (
+        sum(approximate, Fraction(0)),
+        Fraction(sum(map(abs, approximate)), 1 << (_DIGITS - 12)),
+    )
     return 0 if abs(total) <= error else _sign(total)
 
 
-def _sign(r: Fraction) -> int:
+def _sign(r: Fraction | int) -> int:
     return (r > 0) - (r < 0)
 
 

@@ -166,13 +166,13 @@ def _moved(
 ) -> npt.NDArray[Any]:
     axes = node.numbers("axes")
     if node.op == "Squeeze" and axes:  # which the reference evaluator overlooks
-        return np.squeeze(feed["input0"], axis=tuple(axes))
+        return np.asarray(np.squeeze(feed["input0"], axis=tuple(axes)))
     proto = NodeProto()
     proto.CopyFrom(node.proto)
     proto.op_type, proto.input[:] = op, names
     proto.output[:] = [f"output{place}" for place in range(len(proto.output))]
     results = ReferenceEvaluator(proto, opsets={"": node.scope.opset}).run(None, feed)
-    return np.asarray(results[output])
+    return np.asarray(list(results)[output])
 
 
 def _lying(moved: npt.NDArray[Any]) -> Flow | None:

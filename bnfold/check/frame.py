@@ -12,12 +12,13 @@ from typing import Any
 
 from onnx import GraphProto, NodeProto, TensorProto
 
-from bnfold.check.outcome import Finding, Frame, Verdict, verdict_of
-from bnfold.check.pairing import Pairs
+from bnfold.check.outcome import Finding, Frame, Outcome, verdict_of
+from bnfold.check.through import Pairs
 from bnfold.check.view import View
 from bnfold.data_files import FileRange
 from bnfold.graph import Node, Scope
 
+WHOLE = "the model"  # at which differences stand that no node has
 _CHUNK = 1 << 22  # bytes that are compared at a time
 _VALUES = (
     "raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data",
@@ -68,9 +69,7 @@ class _Frame:
         for name in infos:
             yield _wrong("", f"the value_info of {name!r} is new")
 
-    def _inputs(
-        self, old: Scope, new: Scope, a: GraphProto, b: GraphProto
-    ) -> Iterator[Finding]:
+    def _inputs(self, old: Scope, new: Scope, a: GraphProto, b: GraphProto) -> Iterator[Finding]:
         listed = self.original.index.ir_version < 4  # every initializer is an input there
         one = [v for v in a.input if not (listed and v.name in old.initializers)]
         two = [v for v in b.input if not (listed and v.name in new.initializers)]
@@ -177,7 +176,7 @@ class _Frame:
 
 
 def _wrong(node: str, sentence: str) -> Finding:
-    return Finding(Verdict.INVALID, node, sentence)
+    return Finding(Outcome.INVALID, node, sentence)
 
 
 def _fields(a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Finding]:
@@ -189,7 +188,7 @@ def _fields(a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Fin
         one.ClearField(field)
         two.ClearField(field)
     if one.SerializeToString(deterministic=True) != two.SerializeToString(deterministic=True):
-        yield _wrong("", f"the {_field(one, two)} of {what} has changed")
+        yield _wrong(WHOLE, f"the {_field(one, two)} of {what} has changed")
 
 
 def _field(one: Any, two: Any) -> str:
@@ -236,5 +235,4 @@ def _same_data(one: View, a: TensorProto, two: View, b: TensorProto) -> bool:
         )  # fmt: skip
     if not any(sources):
         return a == b
-    first, second = one.storage.array(a), two.storage.array(b)
-    return first.tobytes() == second.tobytes()
+    return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()

@@ -77,10 +77,10 @@ def _arithmetic(
         else:
             scale = u.scale * p.scale * q.scale.inverse()
         shift = none
-    lifted = [v.reshape((1,) * ((rank or 0) - v.ndim) + v.shape) for v in (stored, c)]
+    new, old = (v.reshape((1,) * ((rank or 0) - v.ndim) + v.shape) for v in (stored, c))
     axis = next(iter(axes), None)
     name = other.input(slot)
-    return absorbed.constant(*lifted, axis, scale, shift, name, candidate, loose)
+    return absorbed.constant(new, old, axis, scale, shift, name, candidate, loose)
 
 
 def _normalised(

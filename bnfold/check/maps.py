@@ -132,7 +132,7 @@ def _patched(values: Real, where: npt.NDArray[np.bool_], other: Real) -> Real:
     )
 
 
-def _common(a: Map, b: Map) -> int | None | bool:
+def _common(a: Map, b: Map) -> int | bool | None:
     """The axis of both, None for none; False where there is no common one."""
     if None not in (a.axis, b.axis) and a.axis != b.axis:
         return False

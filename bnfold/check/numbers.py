@@ -17,6 +17,7 @@ from bnfold.check.exact import UNIT, FloatArray, Real, Sum, plus, rational, sign
 from bnfold.check.view import Array
 
 _DECIDED = 4096  # numbers that are decided exactly; more are not needed to tell of a fault
+_NEAR = 0.05  # how far two numbers may be apart that are meant to be one
 _SLACK = 16  # further roundings in float64 that whoever folds is allowed
 
 
@@ -40,6 +41,7 @@ class Tally:
     k: float = 0.0  # the largest distance from the exact value in units of u·(the terms' sizes)
     wrong: list[Wrong] = field(default_factory=list)  # the first few
     faults: int = 0  # all of them
+    far: int = 0  # those that are not even near
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def _blame(
 ) -> None:  # fmt: skip
     count = int(np.count_nonzero(outside))
     tally.faults += count
+    near = np.abs(wide - numbers.value) <= _NEAR * np.maximum(np.abs(wide), np.abs(numbers.value))
+    tally.far += int(np.count_nonzero(outside & ~near))
     if not count or len(tally.wrong) > 2:
         return
     apart = np.where(outside, np.nan_to_num(np.abs(wide - numbers.value), nan=np.inf), -1.0)
@@ -126,7 +130,7 @@ def half_ulp(stored: Array) -> FloatArray:
     """Half the distance to the next number of the same type that is larger in size."""
     if stored.dtype.name == "bfloat16":
         _, exponent = np.frexp(np.abs(stored.astype(np.float64)))
-        return np.ldexp(0.5, np.maximum(exponent - 8, -133))
+        return np.asarray(np.ldexp(0.5, np.maximum(exponent - 8, -133)), np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         return np.asarray(np.spacing(np.abs(stored)).astype(np.float64) / 2)
 

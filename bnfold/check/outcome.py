@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 
-class Verdict(Enum):
+class Outcome(Enum):
     """The three outcomes of a check. Not decided is never a pass."""
 
     VALID = "valid"
@@ -18,7 +18,7 @@ class Verdict(Enum):
 class Finding:
     """One thing that is wrong, or that could not be decided, and the node it stands at."""
 
-    verdict: Verdict
+    verdict: Outcome
     node: str
     sentence: str
 
@@ -51,7 +51,7 @@ class CertifiedFold:
 class Certificate:
     """What follows from the two files alone, for every input."""
 
-    verdict: Verdict
+    verdict: Outcome
     folds: tuple[CertifiedFold, ...]
     findings: tuple[Finding, ...]
 
@@ -65,14 +65,14 @@ class Certificate:
 class Frame:
     """Whether all that no fold explains is byte for byte the same."""
 
-    verdict: Verdict
+    verdict: Outcome
     findings: tuple[Finding, ...]
 
 
-def verdict_of(findings: list[Finding]) -> Verdict:
+def verdict_of(findings: list[Finding]) -> Outcome:
     """The worst of the findings' verdicts; valid where there are none."""
     verdicts = {finding.verdict for finding in findings}
-    for verdict in (Verdict.INVALID, Verdict.UNDECIDED):
+    for verdict in (Outcome.INVALID, Outcome.UNDECIDED):
         if verdict in verdicts:
             return verdict
-    return Verdict.VALID
+    return Outcome.VALID

@@ -18,16 +18,20 @@ class Related(Protocol):
     """A value o = p(z) that stands for f = q(z)."""
 
     @property
-    def p(self) -> Map: ...
+    def p(self) -> Map:
+        """What makes it of z in the original."""
+        ...
 
     @property
-    def q(self) -> Map: ...
+    def q(self) -> Map:
+        """And in the folded model."""
+        ...
 
 
 def shared(
-    view: View, node: Node, other: Node, inputs: Sequence[Related | None]
+    view: View, node: Node, inputs: Sequence[Related | None]
 ) -> tuple[Map, Map] | str | None:
-    """p and q of the result; a string for what does not pass; None for any other operator."""
+    """P and q of the result; a string for what does not pass; None for any other operator."""
     given = [(slot, r) for slot, r in enumerate(inputs) if r is not None]
     if node.op == "Pad":
         return _padded(view, node, given[0][1])

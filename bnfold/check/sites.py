@@ -67,9 +67,7 @@ def batch_norm(view: View, node: Node) -> tuple[Array, Array, Array, Array, floa
     return gamma, beta, mean, variance, epsilon
 
 
-def of_batch_norm(
-    gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float
-) -> Map:
+def of_batch_norm(gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float) -> Map:
     """γ(x−μ)/√(σ²+ε) + β = s·x + t with s = γ/√(σ²+ε) and t = β − s·μ."""
     scale = Real.normalised(gamma, variance, epsilon)
     return Map(1, scale, Real.of(beta) + -(scale * Real.of(mean)))

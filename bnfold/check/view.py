@@ -106,6 +106,20 @@ class View:
         found = self._computed(scope, name, 0)
         return None if found is None else found
 
+    def is_quantized(self, scope: Scope, name: str) -> bool:
+        """Whether a DequantizeLinear stands among what computes a value from constants."""
+        pending, seen = [name], set()
+        while pending:
+            current = pending.pop()
+            owner = scope.owner(current) if current and current not in seen else None
+            seen.add(current)
+            node = owner.producers.get(current) if owner is not None else None
+            if node is not None and node.op == "DequantizeLinear":
+                return self.is_constant(scope, name)
+            if node is not None and node.op in SUPPORTED:
+                pending.extend(node.proto.input)
+        return False
+
     def stored(self, scope: Scope, name: str) -> Stored | None:
         """Where the values of a constant stand."""
         owner = scope.owner(name) if name else None

@@ -75,6 +75,10 @@ class Wanted:
                     yield Candidate(first, (node.label,))
             elif node.op in LAWS and use.slot == 0:
                 yield from self._led_back(node, depth)
+            elif node.op == "Pad" and use.slot == 0:
+                for after in self.of(scope, node.output, depth + 1):
+                    yield after
+                    yield Candidate(after.map.scale_only(), after.sites)
             elif node.op in _SUMS:
                 yield from self._of_branch(node, use.slot, depth)
 

@@ -23,10 +23,10 @@ def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     answer: dict[str, Any]
     try:
-        from bnfold.child.judge import judge  # before the limit: an import that fails is no verdict
+        from bnfold.child.levels import verify  # before the limit: a failing import is no verdict
 
         _limit(request)
-        answer = judge(request, folder)
+        answer = verify(request, folder)
     except BnfoldError as error:
         answer = {
             "error": _public(error), "message": error.message, "remedy": error.remedy,
@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
             "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
             "remedy": "please report it",
         }
-    (folder / "answer.tmp").write_text(json.dumps(answer))
+    (folder / "answer.tmp").write_text(json.dumps(answer, default=lambda verdict: verdict.value))
     os.replace(folder / "answer.tmp", folder / "answer.json")
 
 

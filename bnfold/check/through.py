@@ -1,0 +1,315 @@
+"""One node and its counterpart: what their outputs are in terms of each other.
+
+The node lets the maps before it pass (`laws`, `shared`), or its counterpart's constants have taken
+them, and those that stand behind it (`absorbed`, `kept`, `held`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.check import absorbed, kernels, sites
+from bnfold.check.absorbed import Absorption
+from bnfold.check.exact import Real
+from bnfold.check.held import held
+from bnfold.check.kept import nearest
+from bnfold.check.laws import LAWS, carried
+from bnfold.check.maps import Map, identity, quotient
+from bnfold.check.numbers import Tally
+from bnfold.check.outcome import CertifiedFold, Finding, Outcome
+from bnfold.check.shared import shared
+from bnfold.check.view import View
+from bnfold.check.wanted import Candidate, Wanted
+from bnfold.graph import Node, Scope
+
+Known = dict[str, "Relation | None"]  # by the original's names; None: nothing can be told of it
+
+_NORMS = ("InstanceNormalization", "GroupNormalization")
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A value o = p(z) of the original, and the value f = q(z) of the folded model, called `f`."""
+
+    f: str
+    p: Map = field(default_factory=identity)
+    q: Map = field(default_factory=identity)
+
+    @property
+    def plain(self) -> bool:
+        """Whether o = f."""
+        settled = quotient(self.p, self.q)
+        return settled is not None and settled.is_identity
+
+
+@dataclass
+class Pairs:
+    """What the walk found: who stands for whom, what is gone, what was taken, what is wrong."""
+
+    nodes: dict[Node, Node] = field(default_factory=dict)  # by the original's node
+    gone: list[Node] = field(default_factory=list)  # maps of the original that are no nodes now
+    folds: list[CertifiedFold] = field(default_factory=list)
+    taken: dict[Node, set[str]] = field(default_factory=dict)  # by the folded node: its constants
+    findings: list[Finding] = field(default_factory=list)
+    scopes: list[tuple[Scope, Scope]] = field(default_factory=list)
+
+
+class Through:
+    """Leads relations through pairs of nodes, and records what was taken and what is wrong."""
+
+    def __init__(self, original: View, folded: View, loose: float = 0.0) -> None:
+        self.original = original
+        self.folded = folded
+        self.wanted = Wanted(original)
+        self.loose = loose
+        self.pairs = Pairs()
+
+    # --- findings --------------------------------------------------------------------------------
+
+    def _wrong(self, node: str, sentence: str) -> None:
+        self.pairs.findings.append(Finding(Outcome.INVALID, node, sentence))
+
+    def _unknown(self, node: str, sentence: str) -> None:
+        self.pairs.findings.append(Finding(Outcome.UNDECIDED, node, sentence))
+
+    def _apart(self, relation: Relation) -> str:
+        settled = quotient(relation.p, relation.q)
+        if settled is None:
+            return "cannot be told from the folded model's, which has lost a channel"
+        away = ~(
+            (np.abs(settled.scale.value - 1) <= settled.scale.error).repeat(
+                len(settled) // len(settled.scale)
+            )
+            & (np.abs(settled.shift.value) <= settled.shift.error).repeat(
+                len(settled) // len(settled.shift)
+            )
+        )
+        channel = int(np.argmax(away))
+        return f"would be {settled.channel(channel)} of the folded model's, in channel {channel}"
+
+    # --- one pair --------------------------------------------------------------------------------
+
+    def _through(
+        self, node: Node, other: Node, inputs: list[Relation | None],
+        known: Known,
+    ) -> Known:  # fmt: skip
+        """What the outputs of a node are, in terms of those of its counterpart."""
+        nothing: Known = dict.fromkeys(filter(None, node.proto.output))
+        same = outputs(node, other)
+        if node.op in ("Shape", "Size"):  # which do not read values
+            return dict(same)
+        if self._requantized(node, other):
+            self._unknown(node.label, "quantised constants that changed are not certified")
+            return nothing
+        at = self.wanted.site(node)
+        if at is not None and other.op in ("BatchNormalization", "Add", "Sub", "Mul", "Div"):
+            return self._kept_map(node, other, at, inputs, same) or nothing
+        if node.op in kernels.LINEAR and other.op in kernels.LINEAR:
+            found = self._linear(node, other, inputs, same)
+            if found is not None:
+                return found
+        plain = all(relation is None or relation.plain for relation in inputs)
+        single = not any(node.proto.output[1:]) or node.op == "Split"
+        if plain:
+            return self._unchanged(node, other, known, same)
+        rest = all(relation is None or relation.plain for relation in inputs[1:])
+        if node.op in LAWS and single and rest and inputs[0] is not None:
+            return self._passed(node, other, inputs[0], same)
+        both = shared(self.original, node, inputs)
+        if isinstance(both, str):  # the same without what both sides have in common
+            settled = [r and self._divided(r) for r in inputs]
+            again = shared(self.original, node, settled)
+            both = both if again is None or isinstance(again, str) else again
+        if both is not None:
+            if isinstance(both, str):
+                return self._stopped(node, both, inputs, nothing)
+            p, q = both
+            return {node.output: self._settled(Relation(other.output, p, q))}
+        if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
+            return self._held(node, other, inputs, same) or nothing
+        return self._stopped(node, "an operator that lets no map pass", inputs, nothing)
+
+    def _requantized(self, node: Node, other: Node) -> bool:
+        """Whether a constant comes out of a DequantizeLinear, and is not what it was."""
+        return any(
+            self.original.is_quantized(node.scope, name)
+            and not self._equal(node, name, other, other.input(slot))
+            for slot, name in enumerate(node.proto.input) if name
+        )  # fmt: skip
+
+    def _stopped(
+        self, node: Node, why: str, inputs: list[Relation | None],
+        nothing: Known,
+    ) -> Known:  # fmt: skip
+        held = next(r for r in inputs if r is not None and not r.plain)
+        apart = self._apart(held)
+        sentence = f"what it reads {apart}, which does not pass it: {why}"
+        if why in ("a shift", "a negative scale"):
+            self._wrong(node.label, sentence)
+        else:
+            self._unknown(node.label, sentence)
+        return nothing
+
+    def _passed(
+        self, node: Node, other: Node, relation: Relation, same: dict[str, Relation]
+    ) -> Known:
+        found: Known = {}
+        for place, name in enumerate(node.proto.output):
+            if not name:
+                continue
+            p = carried(self.original, node, relation.p, place)
+            q = carried(self.original, node, relation.q, place)
+            if isinstance(p, str) or isinstance(q, str):
+                why = p if isinstance(p, str) else str(q)
+                found.update(self._stopped(node, why, [relation], {name: None}))
+            else:
+                found[name] = self._settled(Relation(same[name].f, p, q))
+        return found
+
+    def _equal(self, node: Node, name: str, other: Node, theirs: str) -> bool:
+        one, two = self.original.array(node.scope, name), self.folded.array(other.scope, theirs)
+        if one is None or two is None:
+            return one is two is None and name == theirs
+        return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+
+    def _linear(
+        self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
+    ) -> Known | None:
+        one, two = kernels.linear(self.original, node), kernels.linear(self.folded, other)
+        if one is None or two is None:
+            return None
+        data = inputs[1 - one.slot] if node.op == "MatMul" else inputs[0]
+        if data is None or (node.op != "MatMul" and any(r is not None for r in inputs[1:])):
+            return None
+        nothing: Known = {node.output: None}
+        e = quotient(data.p, data.q)
+        if e is None:
+            self._unknown(node.label, "what it reads has lost a channel")
+            return nothing
+        candidates = self.wanted.of(node.scope, node.output)
+        if other.op == "MatMul":  # which has no place for a shift
+            candidates = [c for c in candidates if not c.map.shifts]
+        passed = e.shift if other.op == "MatMul" and e.shifts else None
+        result = absorbed.linear(
+            one, two, e.scale_only() if passed is not None else e, candidates, self.loose
+        )
+        if isinstance(result, str):
+            self._wrong(node.label, f"{other.label} cannot stand for it: {result}")
+            return nothing
+        found = self._took(node, other, result, same[node.output].f)
+        if passed is not None:  # W(x + t) = W(x) + ΣW·t, which is still to come
+            response = absorbed.response(one, passed.spread(one.inputs))
+            p = Map(one.out_axis, Real.full(1.0, one.channels), response)
+            q = result.chosen.map
+            found[node.output] = self._settled(Relation(same[node.output].f, p, q))
+        return found
+
+    def _kept_map(
+        self, node: Node, other: Node, at: tuple[int, Map], inputs: list[Relation | None],
+        same: dict[str, Relation],
+    ) -> Known | None:  # fmt: skip
+        relation = inputs[at[0]]
+        theirs = sites.site(self.folded, other)
+        assert relation is not None
+        if theirs is None:
+            return self._held(node, other, inputs, same)
+        own = relation.p.then(at[1])
+        new = relation.q.then(theirs[1])
+        candidates = self.wanted.of(node.scope, node.output)
+        equal = relation.plain and at[1].near(theirs[1])
+        if equal:
+            return {node.output: Relation(other.output)}
+        if own is None or new is None:
+            self._unknown(node.label, "it works along another axis than the map before it")
+            return None
+        result = nearest(self.folded, other, theirs[1], own, relation.q, candidates, self.loose)
+        if result is None:
+            self._unknown(node.label, f"no map is known that {other.label} could hold")
+            return None
+        return self._took(node, other, result, other.output)
+
+    def _held(
+        self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
+    ) -> Known | None:
+        """Constants that do not vary along one axis only, and the ends of normalisations."""
+        found = held(self.original, self.folded, node, other, inputs, self.wanted, self.loose)
+        if isinstance(found, str):
+            self._unknown(node.label, found)
+            return None
+        return self._took(node, other, found, other.output)
+
+    def _took(self, node: Node, other: Node, result: Absorption, f: str) -> Known:
+        """Record what a node took; the maps it made are now part of what it gives."""
+        tallies = result.tallies
+        if tallies:
+            self.pairs.taken.setdefault(other, set()).update(tallies)
+            self.pairs.folds.append(
+                CertifiedFold(
+                    other.label, other.op, result.chosen.sites, result.length,
+                    max(t.k for t in tallies.values()),
+                    sum(t.numbers for t in tallies.values()),
+                    sum(t.misrounded for t in tallies.values()),
+                    sum(t.decided for t in tallies.values()), result.faults,
+                )
+            )  # fmt: skip
+        if any(2 * tally.far > tally.numbers for tally in tallies.values()):
+            self._unknown(other.label, "no map that stands behind it explains its constants")
+            return {node.output: None}
+        for name, tally in tallies.items():
+            if tally.faults:
+                self._wrong(other.label, _told(name, tally, result.chosen))
+        return {node.output: self._settled(Relation(f, identity(), result.chosen.map))}
+
+    def _divided(self, relation: Relation) -> Relation:
+        settled = quotient(relation.p, relation.q)
+        return relation if settled is None else Relation(relation.f, settled)
+
+    def _settled(self, relation: Relation) -> Relation:
+        """The relation without what both sides have in common, if that leaves no scale."""
+        settled = quotient(relation.p, relation.q)
+        if settled is None or settled.scales:
+            return relation
+        return Relation(relation.f, settled)
+
+    def _unchanged(
+        self, node: Node, other: Node, known: Known,
+        same: dict[str, Relation],
+    ) -> Known:  # fmt: skip
+        """Equal inputs make equal outputs, if the constants and the bodies are equal."""
+        if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
+            constants = [
+                (a, b) for a, b in zip(node.proto.input, other.proto.input, strict=False)
+                if a and self.original.is_constant(node.scope, a)
+            ]  # fmt: skip
+            if constants and any(not self._equal(node, a, other, b) for a, b in constants):
+                found = self._held(node, other, [None] * len(node.proto.input), same)
+                return found or dict.fromkeys(same)
+        for slot, name in enumerate(node.proto.input):
+            theirs = other.input(slot)
+            constant = name and name not in known and self.original.is_constant(node.scope, name)
+            if constant and not self._equal(node, name, other, theirs):
+                self._wrong(node.label, f"its constant {name!r} is not the same")
+        self._bodies(node, other, known)
+        return dict(same)
+
+    def _bodies(self, node: Node, other: Node, known: Known) -> None:
+        """Walk the bodies of a node; left to who walks scopes."""
+        raise NotImplementedError
+
+
+def _told(name: str, tally: Tally, chosen: Candidate) -> str:
+    wrong = tally.wrong[0]
+    by = f" with {', '.join(chosen.sites)} folded in" if chosen.sites else ""
+    more = f", and {tally.faults - 1} more" if tally.faults > 1 else ""
+    return (
+        f"{name}{list(wrong.index)} is {wrong.stored:.9g}, and the original makes it "
+        f"{wrong.expected:.9g}{by}: {wrong.ulps:.3g} ulp apart{more}"
+    )
+
+
+def outputs(node: Node, other: Node) -> dict[str, Relation]:
+    """Each output of a node as that of its counterpart."""
+    both = zip(node.proto.output, other.proto.output, strict=False)
+    return {old: Relation(new) for old, new in both if old}

@@ -1,0 +1,62 @@
+"""The levels of verification, from what the files tell to what running them tells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bnfold import model_file
+from bnfold.check.certificate import Static, certify
+from bnfold.check.outcome import Certificate, Frame, Outcome
+from bnfold.errors import UndecidedError
+
+FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: five roundings, and more
+
+
+def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Judge the two files as far as the request says. Raises BnfoldError where nothing was decided.
+
+    A model that does not run is decided by its certificate, if that is valid.
+    """
+    (folder / "stage").write_text("checking what the two files say")
+    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    foreign = request["foreign"]
+    static = certify(
+        original, folded, freeze=request["freeze"], loose=FOREIGN_K if foreign else 0.0
+    )
+    told: dict[str, Any] = {
+        "frame": asdict(static.frame), "certificate": asdict(static.certificate), "not_run": "",
+        "outputs": [], "inputs": [], "runs": 0, "mismatch": "",
+    }  # fmt: skip
+    if request["level"] != "full":
+        if request["level"] == "frame":
+            told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
+        _require_decided(static, request["level"], foreign=foreign)
+        return told
+    from bnfold.child.judge import judge
+
+    try:
+        run = judge(request, folder)
+        return told | {name: run[name] for name in ("outputs", "inputs", "runs", "mismatch")}
+    except UndecidedError as error:
+        checks = [static.certificate.verdict, *([] if foreign else [static.frame.verdict])]
+        if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
+            raise
+        return told | {"not_run": str(error)}
+
+
+def _require_decided(static: Static, level: str, *, foreign: bool) -> None:
+    """Raises UndecidedError where a level that was asked for says neither yes nor no."""
+    checks: list[Frame | Certificate] = [static.certificate] if level == "certificate" else []
+    if level == "frame" or not foreign:
+        checks.append(static.frame)
+    if any(check.verdict is Outcome.INVALID for check in checks):
+        return
+    for check in checks:
+        if check.verdict is Outcome.UNDECIDED:
+            where = next((f for f in check.findings if f.verdict is Outcome.UNDECIDED), None)
+            what = f"{where.node}: {where.sentence}" if where else "the two files do not align"
+            raise UndecidedError(
+                f"the {level} is not decided: {what}", "compare results as well: --level full"
+            )
