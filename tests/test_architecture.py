@@ -50,6 +50,22 @@ def test_the_judge_does_not_know_the_folder() -> None:
         assert not imports(path) & engine, path
 
 
+def test_the_checker_knows_nothing_of_the_folder() -> None:
+    """What it may import is what reads files, and nothing that decides or changes anything."""
+    reading = {
+        "data_files", "errors", "evaluate", "graph", "inference", "model_file", "protos", "storage",
+    }  # fmt: skip
+    for path in (PACKAGE / "check").glob("*.py"):
+        modules = {name.split(".")[1] for name in imports(path) if "." in name}
+        assert modules - {"check"} <= reading, path
+
+
+def test_what_reads_files_knows_nothing_of_the_folder() -> None:
+    engine = {"bnfold.plan", "bnfold.rules", "bnfold.apply", "bnfold.edits", "bnfold.draft"}
+    for name in ("evaluate", "graph", "inference", "model_file", "protos", "storage"):
+        assert not imports(PACKAGE / f"{name}.py") & engine, name
+
+
 def test_no_module_grows_beyond_reading() -> None:
     for path in PACKAGE.rglob("*.py"):
         assert len(path.read_text().splitlines()) <= 350, path

@@ -14,6 +14,7 @@ import onnx
 import pytest
 
 import bnfold
+from bnfold.check.outcome import Outcome
 from bnfold.compare import Trial
 from tests.support import assert_frame
 
@@ -45,6 +46,11 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
     if result.folded:
         assert result.comparison is not None
         assert result.comparison.equal
+        for check in (result.comparison.frame, result.comparison.certificate):
+            assert check is not None
+            assert check.verdict is Outcome.VALID, check.findings
+        assert result.comparison.certificate is not None
+        assert result.comparison.certificate.k <= 1
     model = onnx.load(path)
     assert_frame(model, bnfold.fold(model))
 

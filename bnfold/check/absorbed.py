@@ -32,6 +32,7 @@ class Absorption:
 
     chosen: Candidate
     length: int  # n
+    moved: bool = True  # whether there was a map to take
     tallies: dict[str, Tally] = field(default_factory=dict)  # by the constant's name
 
     @property
@@ -67,8 +68,8 @@ def linear(
     inner = _response_of(original, e)
     chosen = _chosen(original, folded, e, inner, choices)
     u = chosen.map
-    result = Absorption(chosen, original.length)
     same = e.is_identity and u.is_identity
+    result = Absorption(chosen, original.length, not same)
     if not (same and _alike(original.weight, folded.weight)):
         tally = result.tallies.setdefault(folded.name, Tally())
         _weights(original, folded, e.scale, u.scale, tally, loose)
@@ -101,7 +102,8 @@ def _chosen(
     bias = original.beta * bias_rows(original, 1, folded.weight.dtype)[0].astype(np.float64)
     bias = bias + (inner.value if inner is not None else 0.0)
     found = folded.beta * bias_rows(folded, 1, folded.weight.dtype)[0].astype(np.float64)
-    size = np.abs(ratio * bias) + np.abs(found)
+    with np.errstate(all="ignore"):
+        size = np.abs(ratio * bias) + np.abs(found)
 
     def misfit(candidate: Candidate) -> tuple[float, float]:
         scale, shift = candidate.map.scale.value, candidate.map.shift.value
@@ -110,7 +112,8 @@ def _chosen(
         one, two = float(np.mean(apart[alive])), float(np.mean(off[alive]))
         return (round(one, 4), two)  # candidates of one scale differ by their shifts alone
 
-    return min(choices, key=misfit)
+    with np.errstate(all="ignore"):  # what is not finite comes close to nothing
+        return min(choices, key=misfit)
 
 
 def _samples(of: Linear, scale: FloatArray | None) -> FloatArray:

@@ -78,10 +78,12 @@ def compare(stored: Array, numbers: Numbers, tally: Tally, loose: float = 0.0) -
     value, magnitude, steps = numbers.value, numbers.magnitude, numbers.steps
     wide = stored.astype(np.float64)
     half, unit = half_ulp(stored), unit_roundoff(stored.dtype)
-    distance = np.abs(wide - value)
+    with np.errstate(invalid="ignore"):  # what is not finite is found wrong below
+        distance = np.abs(wide - value)
     error = (steps + 1) * UNIT * magnitude
     tally.numbers += stored.size
     normal = (magnitude > 0) & (half > _least(stored.dtype))
+    normal &= np.isfinite(distance) & np.isfinite(magnitude)
     ratio = np.divide(distance, unit * magnitude, out=np.zeros_like(distance), where=normal)
     tally.k = max(tally.k, float(np.max(ratio, initial=0.0)))
     certain = distance + error <= half
@@ -113,7 +115,8 @@ def _blame(
     tally.far += int(np.count_nonzero(outside & ~near))
     if not count or len(tally.wrong) > 2:
         return
-    apart = np.where(outside, np.nan_to_num(np.abs(wide - numbers.value), nan=np.inf), -1.0)
+    with np.errstate(invalid="ignore"):
+        apart = np.where(outside, np.nan_to_num(np.abs(wide - numbers.value), nan=np.inf), -1.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(apart)), stored.shape))
     whole = numbers.whole(index)
     ulps = float(apart[index] / (2 * half[index])) if half[index] > 0 else float("inf")

@@ -58,7 +58,7 @@ class Walk(Through):
         if relation.f != new:
             self._wrong(label, f"the output {new!r} is not made from what makes it in the original")
         elif not relation.plain:
-            self._wrong(label, f"the output {old!r} {self._apart(relation)}")
+            self._wrong(relation.maker or label, f"the output {old!r} {self._apart(relation)}")
 
     def _constant_output(self, scope: Scope, old: str, new: str) -> None:
         one = self.original.array(scope, old)
@@ -131,7 +131,7 @@ class Walk(Through):
                 self._unknown(node.label, "it works along another axis than the map before it")
                 return nothing
             self.pairs.gone.append(node)
-            return {node.output: self._settled(Relation(relation.f, p, relation.q))}
+            return {node.output: self._settled(Relation(relation.f, p, relation.q, relation.maker))}
         if node.op in _PASSES_AS_NOTHING and inputs[0] is not None and self._is_idle(node):
             self.pairs.gone.append(node)
             return {**nothing, node.output: inputs[0]}

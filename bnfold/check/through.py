@@ -36,6 +36,7 @@ class Relation:
     f: str
     p: Map = field(default_factory=identity)
     q: Map = field(default_factory=identity)
+    maker: str = ""  # the node whose constants have made the difference
 
     @property
     def plain(self) -> bool:
@@ -126,7 +127,7 @@ class Through:
             if isinstance(both, str):
                 return self._stopped(node, both, inputs, nothing)
             p, q = both
-            return {node.output: self._settled(Relation(other.output, p, q))}
+            return {node.output: self._settled(Relation(other.output, p, q, _maker(inputs)))}
         if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
             return self._held(node, other, inputs, same) or nothing
         return self._stopped(node, "an operator that lets no map pass", inputs, nothing)
@@ -144,12 +145,11 @@ class Through:
         nothing: Known,
     ) -> Known:  # fmt: skip
         held = next(r for r in inputs if r is not None and not r.plain)
-        apart = self._apart(held)
-        sentence = f"what it reads {apart}, which does not pass it: {why}"
+        sentence = f"what {node.label} reads {self._apart(held)}, which does not pass it: {why}"
         if why in ("a shift", "a negative scale"):
-            self._wrong(node.label, sentence)
+            self._wrong(held.maker or node.label, sentence)
         else:
-            self._unknown(node.label, sentence)
+            self._unknown(held.maker or node.label, sentence)
         return nothing
 
     def _passed(
@@ -165,7 +165,7 @@ class Through:
                 why = p if isinstance(p, str) else str(q)
                 found.update(self._stopped(node, why, [relation], {name: None}))
             else:
-                found[name] = self._settled(Relation(same[name].f, p, q))
+                found[name] = self._settled(Relation(same[name].f, p, q, relation.maker))
         return found
 
     def _equal(self, node: Node, name: str, other: Node, theirs: str) -> bool:
@@ -203,7 +203,7 @@ class Through:
             response = absorbed.response(one, passed.spread(one.inputs))
             p = Map(one.out_axis, Real.full(1.0, one.channels), response)
             q = result.chosen.map
-            found[node.output] = self._settled(Relation(same[node.output].f, p, q))
+            found[node.output] = self._settled(Relation(same[node.output].f, p, q, other.label))
         return found
 
     def _kept_map(
@@ -244,7 +244,8 @@ class Through:
         """Record what a node took; the maps it made are now part of what it gives."""
         tallies = result.tallies
         if tallies:
-            self.pairs.taken.setdefault(other, set()).update(tallies)
+            if result.moved:
+                self.pairs.taken.setdefault(other, set()).update(tallies)
             self.pairs.folds.append(
                 CertifiedFold(
                     other.label, other.op, result.chosen.sites, result.length,
@@ -260,18 +261,20 @@ class Through:
         for name, tally in tallies.items():
             if tally.faults:
                 self._wrong(other.label, _told(name, tally, result.chosen))
-        return {node.output: self._settled(Relation(f, identity(), result.chosen.map))}
+        return {node.output: self._settled(Relation(f, identity(), result.chosen.map, other.label))}
 
     def _divided(self, relation: Relation) -> Relation:
         settled = quotient(relation.p, relation.q)
-        return relation if settled is None else Relation(relation.f, settled)
+        if settled is None:
+            return relation
+        return Relation(relation.f, settled, maker=relation.maker)
 
     def _settled(self, relation: Relation) -> Relation:
         """The relation without what both sides have in common, if that leaves no scale."""
         settled = quotient(relation.p, relation.q)
         if settled is None or settled.scales:
             return relation
-        return Relation(relation.f, settled)
+        return Relation(relation.f, settled, maker=relation.maker)
 
     def _unchanged(
         self, node: Node, other: Node, known: Known,
@@ -297,6 +300,11 @@ class Through:
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
         """Walk the bodies of a node; left to who walks scopes."""
         raise NotImplementedError
+
+
+def _maker(inputs: list[Relation | None]) -> str:
+    """Whose constants have made the difference in what a node reads."""
+    return next((r.maker for r in inputs if r is not None and not r.plain), "")
 
 
 def _told(name: str, tally: Tally, chosen: Candidate) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,6 @@ from bnfold.storage import Storage
 Array = npt.NDArray[Any]
 
 _LONGEST_CHAIN = 200  # operators between a constant and its reader
-
-
-@dataclass(frozen=True)
-class Stored:
-    """Where a constant's values stand: the initializer or Constant node of this name."""
-
-    scope: Scope
-    name: str
 
 
 class View:
@@ -120,15 +110,6 @@ class View:
                 pending.extend(node.proto.input)
         return False
 
-    def stored(self, scope: Scope, name: str) -> Stored | None:
-        """Where the values of a constant stand."""
-        owner = scope.owner(name) if name else None
-        if owner is None:
-            return None
-        node = owner.producers.get(name)
-        kept = name in owner.initializers or (node is not None and node.op == "Constant")
-        return Stored(owner, name) if kept else None
-
     def _computed(self, scope: Scope, name: str, depth: int) -> Array | None:
         owner = scope.owner(name) if name else None
         node = owner.producers.get(name) if owner is not None else None
@@ -163,11 +144,3 @@ class View:
             arrays.append(value)
         result = evaluate(node.proto, node.scope.opset, arrays)
         return None if result is None or result.dtype.kind in "OSU" else result
-
-
-def view_of(path: Path, *, freeze: bool = False) -> View:
-    """The model in a file. Raises ModelError where it cannot be read."""
-    from bnfold import model_file
-
-    file = model_file.read(path)
-    return View(file.model, file.storage, freeze=freeze)
