@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import click
 
 from bnfold import __version__
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
-
-if TYPE_CHECKING:
-    from bnfold.compare import Trial
-
-    _ParamType = click.ParamType[tuple[str, Any]]
-else:  # a generic class only in newer releases of click
-    _ParamType = click.ParamType
-
-F = TypeVar("F", bound=Callable[..., Any])
+from bnfold.parameters import fold_options, make_trial, trial_options
 
 EXIT_CODES = """\b
 Exit codes:
@@ -94,115 +84,6 @@ debug_option = click.option(
 )  # fmt: skip
 
 
-class _Named(_ParamType):
-    """NAME<separator>VALUE; the name may hold the separator itself, as tensor names do."""
-
-    def __init__(self, name: str, separator: str, read: Callable[[str], Any], example: str) -> None:
-        self.name, self._separator, self._read, self._example = name, separator, read, example
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split into (name, value)."""
-        name, separator, text = str(value).rpartition(self._separator)
-        try:
-            if not (name and separator):
-                raise ValueError
-            return name, self._read(text)
-        except ValueError:
-            self.fail(f"{value!r} does not read as {self.name}, for example {self._example}")
-
-
-class _Seconds(click.FloatRange):
-    """A time that ends: no NaN either, which passes every comparison of a range."""
-
-    def __init__(self) -> None:
-        super().__init__(min=0, max=1e6, min_open=True)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what is not a number of seconds."""
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        return seconds
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if not 1 <= number < 1 << 31:
-        raise ValueError
-    return number
-
-
-def _shape(text: str) -> tuple[int, ...]:
-    text = text.strip("[]")
-    return tuple(_natural(part) for part in text.split(",")) if text else ()
-
-
-def trial_options(command: F) -> F:
-    """The options that say on which inputs, and within which limits, two models are run."""
-    options = (
-        click.option(
-            "--inputs", metavar="FILE.npz", type=click.Path(dir_okay=False),
-            help="Arrays to run on, one for each input, under its name. Default: drawn ones.",
-        ),
-        click.option(
-            "--input-shape", "input_shapes", multiple=True, metavar="NAME:1,3,224,224",
-            type=_Named("NAME:D1,D2,…", ":", _shape, "x:1,3,224,224"),
-            help="Shape to run an input in, where the model leaves it open. Repeatable.",
-        ),
-        click.option(
-            "--dim", "dims", multiple=True, metavar="NAME=N",
-            type=_Named("NAME=N", "=", _natural, "batch=1"),
-            help="Size of a symbolic dimension, for the runs only. Repeatable.",
-        ),
-        click.option(
-            "--seed", default=0, show_default=True, type=click.IntRange(min=0),
-            help="Seed of the drawn inputs.",
-        ),
-        click.option(
-            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
-            type=_Seconds(), help="Time that the runs may take.",
-        ),
-        click.option(
-            "--memory-limit", metavar="MB", type=click.IntRange(min=64, max=10**9),
-            help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def fold_options(command: F) -> F:
-    """The options that say what may be folded beyond the default."""
-    options = (
-        click.option(
-            "--freeze-initializers", is_flag=True,
-            help="Count initializers that are also graph inputs as constants. The inputs stay.",
-        ),
-        click.option(
-            "--allow-max", is_flag=True,
-            help="Let a Relu become a Max with a constant, where a shift can pass it then.",
-        ),
-        click.option(
-            "--merge-branches", is_flag=True,
-            help="Make one convolution of parallel branches that are added up (RepVGG, MobileOne).",
-        ),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def _trial(
-    inputs: str | None, input_shapes: Any, dims: Any, seed: int, timeout: float,
-    memory_limit: int | None,
-) -> Trial:  # fmt: skip
-    from bnfold.compare import Trial
-
-    limit = None if memory_limit is None else memory_limit * 1_000_000
-    return Trial(inputs, dict(input_shapes), dict(dims), seed, timeout, limit)
-
-
 @click.group(cls=Commands, epilog=EXIT_CODES)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
@@ -256,7 +137,7 @@ def optimize(
     options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
     result = bnfold.optimize(
         model, output, in_place=in_place, verify=verify, external_data=external_data,
-        options=options, trial=_trial(**trial),
+        options=options, trial=make_trial(**trial),
     )  # fmt: skip
     report.console().print(report.of_optimize(result, model))
 
@@ -325,7 +206,7 @@ def verify(
     from bnfold import report
 
     comparison = bnfold.verify(
-        original, folded, trial=_trial(**trial), level=level, foreign=foreign,
+        original, folded, trial=make_trial(**trial), level=level, foreign=foreign,
         freeze_initializers=freeze_initializers,
     )  # fmt: skip
     if certificate is not None:

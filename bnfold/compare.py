@@ -32,9 +32,12 @@ _STDERR_LINES = 3
 class Trial:
     """On which inputs, and within which limits, two models are compared.
 
-    `inputs` is the path of an .npz file with one array per input name; without it inputs are drawn
-    from `seed`. `input_shapes` (by input name) and `dims` (by symbol) fill dimensions that the
-    model leaves open. `timeout` is in seconds; `memory_limit` in bytes of address space, None for
+    `inputs` is the path of an .npz file with one array per input name, a folder of .npy or .npz
+    files, ONNX's test_data_set folders, or polygraphy's JSON. Without it, `check` sets of inputs
+    are drawn from `seed`: `fill` is "mixed", "normal", "uniform", "zeros", "ones" or "arange", and
+    `val_range` gives the least and the largest number by input name, "" for all. `input_shapes`
+    (by input name) and `dims` (by symbol) fill dimensions that the model leaves open. `timeout` is
+    in seconds; `memory_limit` in bytes of address space, None for
     the larger of 4 GiB and 8 × the model + 2 GiB.
     """
 
@@ -42,11 +45,11 @@ class Trial:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
+    check: int = 3
+    fill: str = "mixed"
+    val_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     timeout: float = 600.0
     memory_limit: int | None = None
-
-
-LEVELS = ("frame", "certificate", "full")
 
 
 def compare(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import ml_dtypes
 import numpy as np
@@ -14,7 +14,6 @@ from onnx import GraphProto, ModelProto, TensorProto, ValueInfoProto, helper
 from bnfold.child.sessions import Array, Feed
 from bnfold.errors import UndecidedError, UsageError
 
-RUNS = 3  # drawn feeds: normal, uniform in [0, 1), normal
 _SIZES = (64, 224, 32, 128, 16, 256, 8, 1)  # tried in turn for a dimension left open
 _CHANNELS = (3, 1)
 _MOST_ELEMENTS = 1 << 30
@@ -34,6 +33,20 @@ class InputSpec:
         """What names the dimension in an assignment: its symbol, or a name of its own."""
         dim = self.dims[axis]
         return str(dim) if dim else f"{self.name}[{axis}]"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How inputs are drawn: from which seed, how many, and what.
+
+    `fill` is "mixed" (normal and uniform in [0, 1) in turn), "normal", "uniform", "zeros", "ones"
+    or "arange". `ranges` gives the least and the largest number by input name, "" for all inputs.
+    """
+
+    seed: int = 0
+    runs: int = 3
+    fill: str = "mixed"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 def specs(model: ModelProto, shapes: Mapping[str, Shape]) -> list[InputSpec]:
@@ -65,23 +78,25 @@ def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
         )
         if not fits:
             raise UsageError(
-                f"--input-shape {value.name}:{_shown(shape)} does not fit the model, which "
-                f"declares {_shown(declared)}"
+                f"--input-shape {value.name}:{shown(shape)} does not fit the model, which "
+                f"declares {shown(declared)}"
             )
     dims = tuple(shape) if shape is not None else tuple(declared)
     return InputSpec(value.name, helper.tensor_dtype_to_np_dtype(tensor.elem_type), dims)
 
 
 def feeds(
-    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int], seed: int
+    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int], drawing: Drawing
 ) -> Iterator[list[Feed]]:
-    """Lists of RUNS feeds, one list for each guess at the open dimensions, the likeliest first."""
+    """Lists of feeds, one list for each guess at the open dimensions, the likeliest first."""
     symbols = {
         spec.symbol(axis) for spec in inputs for axis, dim in enumerate(spec.dims) if dim == ""
     } | {dim for spec in inputs for dim in spec.dims if isinstance(dim, str) and dim}
     _reject_unknown(dims, sorted(symbols), "--dim", "open dimension")
+    names = [spec.name for spec in inputs]
+    _reject_unknown({n: r for n, r in drawing.ranges.items() if n}, names, "--val-range", "input")
     for assignment in _assignments(model, inputs, dims):
-        yield [_draw(inputs, assignment, np.random.default_rng([seed, k]), k) for k in range(RUNS)]
+        yield [_draw(inputs, assignment, drawing, k) for k in range(drawing.runs)]
 
 
 def _assignments(
@@ -137,8 +152,10 @@ def _read_by_weights(graph: GraphProto, inputs: list[InputSpec]) -> dict[str, in
 
 
 def _draw(
-    inputs: list[InputSpec], assignment: Mapping[str, int], rng: np.random.Generator, run: int
+    inputs: list[InputSpec], assignment: Mapping[str, int], drawing: Drawing, run: int
 ) -> Feed:
+    rng = np.random.default_rng([drawing.seed, run])
+    fill = ("normal", "uniform")[run % 2] if drawing.fill == "mixed" else drawing.fill
     feed = {}
     for spec in inputs:
         shape = tuple(
@@ -147,64 +164,32 @@ def _draw(
         )
         if math.prod(shape) > _MOST_ELEMENTS:
             raise UndecidedError(
-                f"the input {spec.name!r} of shape {_shown(shape)} is too large to make up",
+                f"the input {spec.name!r} of shape {shown(shape)} is too large to make up",
                 "give a smaller one with --input-shape or --dim",
             )
-        feed[spec.name] = _fill(spec.dtype, shape, rng, uniform=run % 2 == 1)
+        given = drawing.ranges.get(spec.name, drawing.ranges.get(""))
+        feed[spec.name] = _fill(spec.dtype, shape, rng, fill, given)
     return feed
 
 
 def _fill(
-    dtype: np.dtype[np.generic], shape: Shape, rng: np.random.Generator, *, uniform: bool
-) -> Array:
+    dtype: np.dtype[np.generic], shape: Shape, rng: np.random.Generator, fill: str,
+    given: tuple[float, float] | None,
+) -> Array:  # fmt: skip
+    if fill in ("zeros", "ones"):
+        return np.full(shape, fill == "ones").astype(dtype)
+    if fill == "arange":
+        return np.arange(math.prod(shape)).reshape(shape).astype(dtype)
     if np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16:
-        return (rng.random(shape) if uniform else rng.normal(size=shape)).astype(dtype)
+        if given is not None:
+            return rng.uniform(*given, shape).astype(dtype)
+        return (rng.random(shape) if fill == "uniform" else rng.normal(size=shape)).astype(dtype)
+    if given is not None:
+        return rng.integers(round(given[0]), round(given[1]), shape, endpoint=True).astype(dtype)
     if dtype in (np.dtype(np.uint8), np.dtype(np.int8)):  # pixels, quantised activations
         low, high = (0, 256) if dtype == np.uint8 else (-128, 128)
         return rng.integers(low, high, shape).astype(dtype)
     return rng.integers(0, 2, shape).astype(dtype)  # indices, flags: 0 and 1 are valid everywhere
-
-
-def from_npz(path: str, inputs: list[InputSpec]) -> Feed:
-    """One feed from an .npz file with an array for each input, under the input's name.
-
-    Raises UsageError where the file cannot be read or does not fit the model.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except MemoryError:
-        raise
-    except Exception as error:  # of many kinds, by what is wrong with the file
-        raise UsageError(
-            f"cannot read the inputs in {path}: {error}",
-            "save them with numpy.savez(path, name=array, …), one array for each input",
-        ) from error
-    wanted = [spec.name for spec in inputs]
-    if missing := [name for name in wanted if name not in arrays]:
-        raise UsageError(
-            f"{path} has no array for the input {missing[0]!r}",
-            f"it holds {', '.join(arrays) or 'nothing'}; the model wants {', '.join(wanted)}",
-        )
-    return {spec.name: _fitting(path, spec, arrays[spec.name]) for spec in inputs}
-
-
-def _fitting(path: str, spec: InputSpec, array: Array) -> Array:
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise UsageError(
-            f"the array {spec.name!r} in {path} is {array.dtype}, the model wants {spec.dtype}",
-            "convert it as the model's user would, with the same scaling",
-        )
-    fits = len(array.shape) == len(spec.dims) and all(
-        isinstance(dim, str) or dim == size
-        for dim, size in zip(spec.dims, array.shape, strict=True)
-    )
-    if not fits:
-        raise UsageError(
-            f"the array {spec.name!r} in {path} has shape {_shown(array.shape)}, "
-            f"the model wants {_shown(spec.dims)}"
-        )
-    return array.astype(spec.dtype)
 
 
 def _reject_unknown(given: Mapping[str, object], known: list[str], option: str, what: str) -> None:
@@ -216,5 +201,6 @@ def _reject_unknown(given: Mapping[str, object], known: list[str], option: str, 
             )
 
 
-def _shown(dims: object) -> str:
+def shown(dims: object) -> str:
+    """Dimensions as the command line takes them."""
     return ",".join(str(dim) or "?" for dim in dims)  # type: ignore[attr-defined]

@@ -13,8 +13,8 @@ import onnx
 from onnx import ModelProto, TensorProto
 
 from bnfold import model_file
+from bnfold.child import given, noise, reference, rounding
 from bnfold.child import inputs as model_inputs
-from bnfold.child import noise, reference, rounding
 from bnfold.child.differences import Differences, Noise, Run, SaysNothingError, distance, larger
 from bnfold.child.saturation import behind
 from bnfold.child.sessions import Feed, check_memory, is_float, load_error, open_session, run
@@ -147,9 +147,9 @@ class _Judge:
         model = self.original.model
         specs = model_inputs.specs(model, request["input_shapes"])
         if request["inputs"] is not None:
-            candidates = iter([[model_inputs.from_npz(request["inputs"], specs)]])
+            candidates = iter([given.read(Path(request["inputs"]), specs)])
         else:
-            candidates = model_inputs.feeds(model, specs, request["dims"], request["seed"])
+            candidates = model_inputs.feeds(model, specs, request["dims"], _drawing(request))
         refused: Exception | None = None
         for feeds in candidates:
             try:
@@ -239,6 +239,11 @@ class _Judge:
     def _stage(self, stage: str) -> None:
         """Leave word of what is being done, for the parent to report if this process dies."""
         (self.folder / "stage").write_text(stage)
+
+
+def _drawing(request: Request) -> model_inputs.Drawing:
+    ranges = {name: (low, high) for name, (low, high) in request["val_range"].items()}
+    return model_inputs.Drawing(request["seed"], request["check"], request["fill"], ranges)
 
 
 def _tensors(outputs: dict[str, Any]) -> Run:

@@ -1,0 +1,161 @@
+"""The options that several commands share, and the types of their values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from bnfold.compare import Trial
+
+    _ParamType = click.ParamType[tuple[str, Any]]
+else:  # a generic class only in newer releases of click
+    _ParamType = click.ParamType
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Named(_ParamType):
+    """NAME<separator>VALUE; the name may hold the separator itself, as tensor names do."""
+
+    def __init__(self, name: str, separator: str, read: Callable[[str], Any], example: str) -> None:
+        self.name, self._separator, self._read, self._example = name, separator, read, example
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split into (name, value)."""
+        name, separator, text = str(value).rpartition(self._separator)
+        try:
+            if not (name and separator):
+                raise ValueError
+            return name, self._read(text)
+        except ValueError:
+            self.fail(f"{value!r} does not read as {self.name}, for example {self._example}")
+
+
+class _Seconds(click.FloatRange):
+    """A time that ends: no NaN either, which passes every comparison of a range."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0, max=1e6, min_open=True)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Refuse what is not a number of seconds."""
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            self.fail(f"{value!r} is no number of seconds", param, ctx)
+        return seconds
+
+
+class _Range(_ParamType):
+    """[NAME:]LOW,HIGH; the name may hold a colon itself."""
+
+    name = "[NAME:]LOW,HIGH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split into (name, (low, high)); the name is "" for all inputs."""
+        name, _, text = str(value).rpartition(":")
+        try:
+            low, high = (float(part) for part in text.strip("[]").split(","))
+            if not -math.inf < low <= high < math.inf:
+                raise ValueError
+        except ValueError:
+            self.fail(f"{value!r} does not read as {self.name}, for example x:0,255")
+        return name, (low, high)
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if not 1 <= number < 1 << 31:
+        raise ValueError
+    return number
+
+
+def _shape(text: str) -> tuple[int, ...]:
+    text = text.strip("[]")
+    return tuple(_natural(part) for part in text.split(",")) if text else ()
+
+
+def trial_options(command: F) -> F:
+    """The options that say on which inputs, and within which limits, two models are run."""
+    options = (
+        click.option(
+            "--inputs", metavar="PATH", type=click.Path(),
+            help="What to run on: an .npz file with an array for each input, a folder of .npy or "
+            ".npz files, test_data_set_* folders, or polygraphy's JSON. Default: drawn ones.",
+        ),
+        click.option(
+            "--input-shape", "input_shapes", multiple=True, metavar="NAME:1,3,224,224",
+            type=_Named("NAME:D1,D2,…", ":", _shape, "x:1,3,224,224"),
+            help="Shape to run an input in, where the model leaves it open. Repeatable.",
+        ),
+        click.option(
+            "--dim", "dims", multiple=True, metavar="NAME=N",
+            type=_Named("NAME=N", "=", _natural, "batch=1"),
+            help="Size of a symbolic dimension, for the runs only. Repeatable.",
+        ),
+        click.option(
+            "--seed", default=0, show_default=True, type=click.IntRange(min=0),
+            help="Seed of the drawn inputs.",
+        ),
+        click.option(
+            "--check", default=3, show_default=True, metavar="N",
+            type=click.IntRange(min=1, max=10_000), help="How many sets of inputs are drawn.",
+        ),
+        click.option(
+            "--fill", default="mixed", show_default=True,
+            type=click.Choice(["mixed", "normal", "uniform", "zeros", "ones", "arange"]),
+            help="What they are drawn from; mixed: normal and uniform in [0, 1) in turn.",
+        ),
+        click.option(
+            "--val-range", multiple=True, metavar="[NAME:]LOW,HIGH", type=_Range(),
+            help="The least and the largest number of an input, or of all. Repeatable.",
+        ),
+        click.option(
+            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
+            type=_Seconds(), help="Time that the runs may take.",
+        ),
+        click.option(
+            "--memory-limit", metavar="MB", type=click.IntRange(min=64, max=10**9),
+            help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def fold_options(command: F) -> F:
+    """The options that say what may be folded beyond the default."""
+    options = (
+        click.option(
+            "--freeze-initializers", is_flag=True,
+            help="Count initializers that are also graph inputs as constants. The inputs stay.",
+        ),
+        click.option(
+            "--allow-max", is_flag=True,
+            help="Let a Relu become a Max with a constant, where a shift can pass it then.",
+        ),
+        click.option(
+            "--merge-branches", is_flag=True,
+            help="Make one convolution of parallel branches that are added up (RepVGG, MobileOne).",
+        ),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def make_trial(
+    inputs: str | None, input_shapes: Any, dims: Any, seed: int, check: int, fill: str,
+    val_range: Any, timeout: float, memory_limit: int | None,
+) -> Trial:  # fmt: skip
+    """What the options of `trial_options` were given, as a Trial."""
+    from bnfold.compare import Trial
+
+    limit = None if memory_limit is None else memory_limit * 1_000_000
+    return Trial(
+        inputs, dict(input_shapes), dict(dims), seed, check, fill, dict(val_range), timeout, limit
+    )
