@@ -57,6 +57,10 @@ def linear(
     """Check a pair of linear nodes; or why there is nothing to check."""
     if (original.view, original.outputs) != (folded.view, folded.outputs):
         return "a weight of another shape"
+    types = {of.dtype for of in (original.weight, folded.weight)}
+    biases = {of.bias.dtype for of in (original, folded) if of.bias is not None}
+    if len(types) > 1 or (folded.bias is not None and len(biases) > 1):
+        return "constants of another type"
     if original.alpha != folded.alpha:
         return "another alpha"
     if e.axis not in (None, original.data_axis) or len(e) not in (1, original.inputs):
@@ -223,39 +227,38 @@ def _bias(
 def constant(
     stored: Array, expected: Array, along: int | None, scale: Real, shift: Real, name: str,
     chosen: Candidate, loose: float,
-) -> Absorption:  # fmt: skip
-    """Check that `stored` = scale·`expected` + shift, with vectors along one axis of both."""
-    result = Absorption(chosen, 1)
-    rank = max(stored.ndim, expected.ndim)
+) -> Absorption | None:  # fmt: skip
+    """Check that `stored` = scale·`expected` + shift, with vectors along one axis of both.
+
+    None where the shapes do not go together.
+    """
+    if stored.dtype != expected.dtype:
+        return None
     axis = 0 if along is None else along
+    rank = max(stored.ndim, expected.ndim, axis + 1)
 
     def beside(vector: FloatArray) -> FloatArray:
-        shape = [1] * max(rank, axis + 1)
-        if shape:
-            shape[axis] = len(vector)
+        shape = [1] * rank
+        shape[axis] = len(vector)
         return vector.reshape(shape) if len(vector) > 1 else vector.reshape(())
 
-    c = expected.astype(np.float64)
-    value = beside(scale.value) * c + beside(shift.value)
-    size = np.broadcast_to(
-        beside(scale.magnitude) * np.abs(c) + beside(shift.magnitude), value.shape
-    )
-    tally = result.tallies.setdefault(name, Tally())
-    if value.size != stored.size and stored.size != 1 and value.shape != stored.shape:
-        value = np.broadcast_to(value, np.broadcast_shapes(value.shape, stored.shape))
-        size = np.broadcast_to(size, value.shape)
-    wide = np.broadcast_to(stored, np.broadcast_shapes(stored.shape, value.shape))
-    value, size, own = (np.broadcast_to(v, wide.shape) for v in (value, size, c))
+    s, t = beside(scale.value), beside(shift.value)
+    try:
+        shape = np.broadcast_shapes(s.shape, t.shape, stored.shape, expected.shape)
+    except ValueError:
+        return None
+    c = np.broadcast_to(expected, shape).astype(np.float64)
+    size = beside(scale.magnitude) * np.abs(c) + beside(shift.magnitude)
 
     def exact(index: tuple[int, ...]) -> Sum:
         entry = index[axis] if len(index) > axis else 0
-        one, two = (
-            v.exact(entry if len(v) > 1 else 0) for v in (scale, shift)
-        )  # fmt: skip
-        return plus(times(one, rational(float(own[index]))), two)
+        one, two = (v.exact(entry if len(v) > 1 else 0) for v in (scale, shift))
+        return plus(times(one, rational(float(c[index]))), two)
 
-    steps = max(scale.steps + 1, shift.steps) + 1
-    compare(wide, Numbers(value, size, steps, exact), tally, loose)
+    result = Absorption(chosen, 1)
+    tally = result.tallies.setdefault(name, Tally())
+    numbers = Numbers(s * c + t, size, max(scale.steps + 1, shift.steps) + 1, exact)
+    compare(np.broadcast_to(stored, shape), numbers, tally, loose)
     return result
 
 

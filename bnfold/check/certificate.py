@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx.inliner
 from onnx import ModelProto
@@ -35,7 +35,10 @@ def certify(
         one, two = _inlined(one), _inlined(two)
     old, new = View(one, original.storage, freeze=freeze), View(two, folded.storage, freeze=freeze)
     pairs = Walk(old, new, loose).run()
-    certificate = Certificate(verdict_of(pairs.findings), tuple(pairs.folds), tuple(pairs.findings))
+    findings = pairs.findings
+    if pairs.unexplained:  # what was done is not understood, so that nothing of it is known wrong
+        findings = [replace(finding, verdict=Outcome.UNDECIDED) for finding in findings]
+    certificate = Certificate(verdict_of(findings), tuple(pairs.folds), tuple(findings))
     return Static(_without(frame(old, new, pairs), certificate), certificate)
 
 

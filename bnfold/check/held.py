@@ -14,6 +14,7 @@ from bnfold.check.shared import Related
 from bnfold.check.view import Array, View
 from bnfold.check.wanted import Candidate, Wanted
 from bnfold.graph import Node
+from bnfold.inference import Shape
 
 
 def held(
@@ -54,6 +55,8 @@ def _arithmetic(
     data_rank = original.rank(node.scope, node.input(1 - slot))
     if c is None or stored is None or len(axes) > 1 or (axes and data_rank != rank):
         return None
+    if not _grow_alike(original.shape(node.scope, node.input(1 - slot)), c.shape, stored.shape):
+        return None
     one, none = Real.full(1.0), Real.full(0.0)
     if node.op in ("Add", "Sub"):
         if not (u.scale * p.scale).near(q.scale):
@@ -81,6 +84,18 @@ def _arithmetic(
     axis = next(iter(axes), None)
     name = other.input(slot)
     return absorbed.constant(new, old, axis, scale, shift, name, candidate, loose)
+
+
+def _grow_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether a constant of either shape makes results of the same shape of the data."""
+    if before == after:
+        return True
+    if data is None or max(len(before), len(after)) > len(data):
+        return False
+    one, two = ((1,) * (len(data) - len(shape)) + shape for shape in (before, after))
+    return all(
+        a == b or (a == 1 and b == dim) for dim, a, b in zip(data, one, two, strict=True)
+    )  # fmt: skip
 
 
 def _normalised(
@@ -112,6 +127,8 @@ def _normalised(
     second = absorbed.constant(
         new, old, along, u.scale, u.shift, other.input(2) or "bias", candidate, loose
     )
+    if result is None or second is None:
+        return None
     result.tallies.update(second.tallies)
     return result
 

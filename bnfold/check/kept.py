@@ -50,7 +50,7 @@ def _holds(
     rank = folded.rank(other.scope, other.input(1 - slot))
     if stored is None or rank is None:
         return None
-    zero = np.zeros(())
+    zero = np.zeros((), stored.dtype)
     axis = None if total.axis is None else total.axis - rank
     name = other.input(slot)
     if other.op == "Add" and not total.scales:

@@ -124,6 +124,17 @@ def _blame(
     tally.wrong.append(Wrong(place, float(wide[index]), float(numbers.value[index]), ulps))
 
 
+def told(name: str, tally: Tally, sites: tuple[str, ...]) -> str:
+    """The first wrong number of a constant, in a sentence."""
+    wrong = tally.wrong[0]
+    by = f" with {', '.join(sites)} folded in" if sites else ""
+    more = f", and {tally.faults - 1} more" if tally.faults > 1 else ""
+    return (
+        f"{name}{list(wrong.index)} is {wrong.stored:.9g}, and the original makes it "
+        f"{wrong.expected:.9g}{by}: {wrong.ulps:.3g} ulp apart{more}"
+    )
+
+
 def unit_roundoff(dtype: np.dtype[np.generic]) -> float:
     """u: half the distance from 1 to the next number."""
     return {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}.get(dtype.name, 2.0**-53)

@@ -17,6 +17,7 @@ from typing import Any
 
 from onnx import ValueInfoProto
 
+from bnfold.check import sites
 from bnfold.check.counterparts import Counterparts, attributes
 from bnfold.check.through import Known, Pairs, Relation, Through, outputs
 from bnfold.graph import Node, Scope
@@ -46,7 +47,18 @@ class Walk(Through):
             self._output(main, known.get(old), old, new)
         if len(main.container.output) != len(other.container.output):
             self._wrong("", "the models have not the same number of outputs")
+        if self._merged():
+            self.pairs.unexplained = True
         return self.pairs
+
+    def _merged(self) -> bool:
+        """Whether there are fewer convolutions or sums, so that branches may have been merged."""
+        joins = ("Add", "Conv", "Sub", "Sum")
+        counts = [
+            sum(n.op in joins and sites.site(view, n) is None for n in view.index.nodes())
+            for view in (self.original, self.folded)
+        ]
+        return counts[0] > counts[1]
 
     def _output(self, scope: Scope, relation: Relation | None, old: str, new: str) -> None:
         if relation is None:
@@ -132,12 +144,14 @@ class Walk(Through):
                 return nothing
             self.pairs.gone.append(node)
             return {node.output: self._settled(Relation(relation.f, p, relation.q, relation.maker))}
-        if node.op in _PASSES_AS_NOTHING and inputs[0] is not None and self._is_idle(node):
+        first = inputs[0] if inputs else None
+        if node.op in _PASSES_AS_NOTHING and first is not None and self._is_idle(node):
             self.pairs.gone.append(node)
-            return {**nothing, node.output: inputs[0]}
+            return {**nothing, node.output: first}
         named = counterparts.named(node)
         if named is None:
             self._unknown(node.label, "it is gone, and no fold explains that")
+            self.pairs.unexplained = True
             return nothing
         counterparts.taken[named] = node
         self.pairs.nodes[node] = named

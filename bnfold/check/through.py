@@ -17,11 +17,11 @@ from bnfold.check.held import held
 from bnfold.check.kept import nearest
 from bnfold.check.laws import LAWS, carried
 from bnfold.check.maps import Map, identity, quotient
-from bnfold.check.numbers import Tally
+from bnfold.check.numbers import told
 from bnfold.check.outcome import CertifiedFold, Finding, Outcome
 from bnfold.check.shared import shared
 from bnfold.check.view import View
-from bnfold.check.wanted import Candidate, Wanted
+from bnfold.check.wanted import Wanted
 from bnfold.graph import Node, Scope
 
 Known = dict[str, "Relation | None"]  # by the original's names; None: nothing can be told of it
@@ -54,6 +54,7 @@ class Pairs:
     folds: list[CertifiedFold] = field(default_factory=list)
     taken: dict[Node, set[str]] = field(default_factory=dict)  # by the folded node: its constants
     findings: list[Finding] = field(default_factory=list)
+    unexplained: bool = False  # whether something computes in another way than by folds
     scopes: list[tuple[Scope, Scope]] = field(default_factory=list)
 
 
@@ -101,6 +102,9 @@ class Through:
         same = outputs(node, other)
         if node.op in ("Shape", "Size"):  # which do not read values
             return dict(same)
+        if node.op == "Relu" and other.op == "Max":
+            self._unknown(node.label, "a Relu that became a Max is not certified")
+            return nothing
         if self._requantized(node, other):
             self._unknown(node.label, "quantised constants that changed are not certified")
             return nothing
@@ -116,8 +120,13 @@ class Through:
         if plain:
             return self._unchanged(node, other, known, same)
         rest = all(relation is None or relation.plain for relation in inputs[1:])
+        if (node.op in LAWS or node.op == "Pad") and (
+            name := self._changed_constant(node, other, known)
+        ):
+            self._wrong(node.label, f"its constant {name!r} is not the same")
+            return nothing
         if node.op in LAWS and single and rest and inputs[0] is not None:
-            return self._passed(node, other, inputs[0], same)
+            return self._passed(node, inputs[0], same)
         both = shared(self.original, node, inputs)
         if isinstance(both, str):  # the same without what both sides have in common
             settled = [r and self._divided(r) for r in inputs]
@@ -152,20 +161,21 @@ class Through:
             self._unknown(held.maker or node.label, sentence)
         return nothing
 
-    def _passed(
-        self, node: Node, other: Node, relation: Relation, same: dict[str, Relation]
-    ) -> Known:
+    def _passed(self, node: Node, relation: Relation, same: dict[str, Relation]) -> Known:
+        """What each output is where both maps pass, or what is left of them without the common."""
         found: Known = {}
         for place, name in enumerate(node.proto.output):
             if not name:
                 continue
-            p = carried(self.original, node, relation.p, place)
-            q = carried(self.original, node, relation.q, place)
-            if isinstance(p, str) or isinstance(q, str):
+            for given in (relation, self._divided(relation)):
+                p, q = (carried(self.original, node, a, place) for a in (given.p, given.q))
+                if not isinstance(p, str) and not isinstance(q, str):
+                    made = Relation(same[name].f, p, q, relation.maker)
+                    found[name] = self._settled(made)
+                    break
+            else:
                 why = p if isinstance(p, str) else str(q)
                 found.update(self._stopped(node, why, [relation], {name: None}))
-            else:
-                found[name] = self._settled(Relation(same[name].f, p, q, relation.maker))
         return found
 
     def _equal(self, node: Node, name: str, other: Node, theirs: str) -> bool:
@@ -213,11 +223,17 @@ class Through:
         relation = inputs[at[0]]
         theirs = sites.site(self.folded, other)
         assert relation is not None
-        if theirs is None:
+        if theirs is None and node.op != "BatchNormalization":
             return self._held(node, other, inputs, same)
+        if theirs is None:
+            self._unknown(node.label, f"{other.label} is no map that can be read")
+            return None
         own = relation.p.then(at[1])
         new = relation.q.then(theirs[1])
         candidates = self.wanted.of(node.scope, node.output)
+        if self._types(node) != self._types(other, self.folded) and node.op == other.op:
+            self._wrong(node.label, "its constants are of another type")
+            return None
         equal = relation.plain and at[1].near(theirs[1])
         if equal:
             return {node.output: Relation(other.output)}
@@ -229,6 +245,12 @@ class Through:
             self._unknown(node.label, f"no map is known that {other.label} could hold")
             return None
         return self._took(node, other, result, other.output)
+
+    def _types(self, node: Node, view: View | None = None) -> list[str]:
+        """The element types of a node's constants."""
+        view = view or self.original
+        arrays = (view.array(node.scope, name) for name in node.proto.input if name)
+        return [array.dtype.name for array in arrays if array is not None]
 
     def _held(
         self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
@@ -260,7 +282,7 @@ class Through:
             return {node.output: None}
         for name, tally in tallies.items():
             if tally.faults:
-                self._wrong(other.label, _told(name, tally, result.chosen))
+                self._wrong(other.label, told(name, tally, result.chosen.sites))
         return {node.output: self._settled(Relation(f, identity(), result.chosen.map, other.label))}
 
     def _divided(self, relation: Relation) -> Relation:
@@ -289,13 +311,21 @@ class Through:
             if constants and any(not self._equal(node, a, other, b) for a, b in constants):
                 found = self._held(node, other, [None] * len(node.proto.input), same)
                 return found or dict.fromkeys(same)
-        for slot, name in enumerate(node.proto.input):
-            theirs = other.input(slot)
-            constant = name and name not in known and self.original.is_constant(node.scope, name)
-            if constant and not self._equal(node, name, other, theirs):
-                self._wrong(node.label, f"its constant {name!r} is not the same")
+        if name := self._changed_constant(node, other, known):
+            self._wrong(node.label, f"its constant {name!r} is not the same")
         self._bodies(node, other, known)
         return dict(same)
+
+    def _changed_constant(self, node: Node, other: Node, known: Known) -> str:
+        """A constant that only one of two nodes reads, "" for none."""
+        for slot in range(max(len(node.proto.input), len(other.proto.input))):
+            name, theirs = node.input(slot), other.input(slot)
+            constant = name not in known and self.original.is_constant(node.scope, name)
+            if bool(name) != bool(theirs) or (
+                name and constant and not self._equal(node, name, other, theirs)
+            ):
+                return name or theirs
+        return ""
 
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
         """Walk the bodies of a node; left to who walks scopes."""
@@ -305,16 +335,6 @@ class Through:
 def _maker(inputs: list[Relation | None]) -> str:
     """Whose constants have made the difference in what a node reads."""
     return next((r.maker for r in inputs if r is not None and not r.plain), "")
-
-
-def _told(name: str, tally: Tally, chosen: Candidate) -> str:
-    wrong = tally.wrong[0]
-    by = f" with {', '.join(chosen.sites)} folded in" if chosen.sites else ""
-    more = f", and {tally.faults - 1} more" if tally.faults > 1 else ""
-    return (
-        f"{name}{list(wrong.index)} is {wrong.stored:.9g}, and the original makes it "
-        f"{wrong.expected:.9g}{by}: {wrong.ulps:.3g} ulp apart{more}"
-    )
 
 
 def outputs(node: Node, other: Node) -> dict[str, Relation]:

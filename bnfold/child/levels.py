@@ -8,8 +8,9 @@ from typing import Any
 
 from bnfold import model_file
 from bnfold.check.certificate import Static, certify
-from bnfold.check.outcome import Certificate, Frame, Outcome
-from bnfold.errors import UndecidedError
+from bnfold.check.outcome import Certificate, Finding, Frame, Outcome
+from bnfold.errors import BnfoldError, UndecidedError
+from bnfold.model_file import ModelFile
 
 FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: five roundings, and more
 
@@ -22,9 +23,7 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     (folder / "stage").write_text("checking what the two files say")
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
     foreign = request["foreign"]
-    static = certify(
-        original, folded, freeze=request["freeze"], loose=FOREIGN_K if foreign else 0.0
-    )
+    static = _certified(original, folded, request)
     told: dict[str, Any] = {
         "frame": asdict(static.frame), "certificate": asdict(static.certificate), "not_run": "",
         "outputs": [], "inputs": [], "runs": 0, "mismatch": "",
@@ -44,6 +43,20 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise
         return told | {"not_run": str(error)}
+
+
+def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) -> Static:
+    """The certificate; not decided, with the reason, where the checker itself fails."""
+    loose = FOREIGN_K if request["foreign"] else 0.0
+    try:
+        return certify(original, folded, freeze=request["freeze"], loose=loose)
+    except (BnfoldError, MemoryError):
+        raise
+    except Exception as error:
+        sentence = f"the checker failed, please report it: {type(error).__name__}: {error}"
+        undecided = Outcome.UNDECIDED
+        finding = Finding(undecided, "", sentence)
+        return Static(Frame(undecided, ()), Certificate(undecided, (), (finding,)))
 
 
 def _require_decided(static: Static, level: str, *, foreign: bool) -> None:

@@ -1,0 +1,186 @@
+"""What is certified gives the same results, whatever was done to either model before."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+import bnfold
+from bnfold import BnfoldError
+from bnfold.check.outcome import Outcome
+from tests.random_graphs import OPERATORS, build
+from tests.support import Array, parse
+from tests.test_certificate import judged, norm, real, values_of, without_bias
+
+OPS = sorted(OPERATORS)
+OTHERS = (
+    "Conv", "Relu", "Add", "Gemm", "MatMul", "BatchNormalization", "Concat", "Reshape", "Pad",
+    "Split", "Identity", "Mul", "LayerNormalization", "Resize", "Sum",
+)  # fmt: skip
+
+
+def spoil(model: ModelProto, rng: random.Random) -> None:
+    """One to three random changes, most of which make the model wrong or invalid."""
+    graph = model.graph
+    for _ in range(rng.randint(1, 3)):
+        if not graph.node or not graph.initializer:
+            return
+        node, tensor = rng.choice(graph.node), rng.choice(graph.initializer)
+        names = [name for n in graph.node for name in n.output]
+        names += [t.name for t in graph.initializer] + ["x", "", "nowhere"]
+        kind = rng.randrange(10)
+        if kind == 0:
+            del graph.node[rng.randrange(len(graph.node))]
+        elif kind == 1 and node.input:
+            node.input[rng.randrange(len(node.input))] = rng.choice(names)
+        elif kind == 2 and node.output:
+            node.output[rng.randrange(len(node.output))] = rng.choice(names)
+        elif kind == 3 and node.attribute:
+            del node.attribute[rng.randrange(len(node.attribute))]
+        elif kind == 4:
+            node.op_type = rng.choice(OTHERS)
+        elif kind == 5 and node.input:
+            del node.input[-1]
+        elif kind == 6:
+            node.input.append(rng.choice(names))
+        elif kind == 7:
+            graph.output[0].name = rng.choice(names)
+        elif kind == 8 and node.attribute:
+            attribute = rng.choice(node.attribute)
+            if attribute.type == onnx.AttributeProto.INT:
+                attribute.i = rng.choice([0, -1, 7, 10**12])
+            elif attribute.type == onnx.AttributeProto.INTS:
+                attribute.ints[:] = rng.choice([[], [0], [-5, 2], [1] * 9])
+        else:
+            values = np.atleast_1d(numpy_helper.to_array(tensor))
+            if values.dtype.kind in "fiu":
+                replacements: list[Array] = [
+                    values * 2, values[:0], values.reshape(-1), values[None],
+                    values.astype(np.float32), values * float("nan"),
+                ]  # fmt: skip
+                new = np.ascontiguousarray(rng.choice(replacements))
+                tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+
+
+def outputs(model: ModelProto) -> list[Any] | None:
+    x = np.random.default_rng(0).normal(size=(2, 4, 6, 6))
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return list(ReferenceEvaluator(model).run(None, {"x": x}))
+    except Exception:  # the spoiled model does not run
+        return None
+
+
+@pytest.mark.parametrize("block", range(8))
+def test_what_is_certified_gives_the_same_results(block: int, tmp_path: Path) -> None:
+    valid = 0
+    for seed in range(100 * block, 100 * block + 100):
+        rng = random.Random(seed)
+        ops = [rng.choice(OPS) for _ in range(rng.randint(2, 7))]
+        original = build(ops, seed)
+        result = bnfold.fold(original).model
+        if seed % 4 != 1:
+            spoil(result, rng)
+        if seed % 4 > 1:
+            spoil(original, rng)
+        try:
+            static = judged(original, result, tmp_path)
+        except BnfoldError:
+            continue
+        if static.certificate.verdict is not Outcome.VALID:
+            continue
+        before, after = outputs(original), outputs(result)
+        if before is None or after is None:
+            continue
+        valid += 1
+        assert len(before) == len(after)
+        for a, b in zip(before, after, strict=True):
+            assert a.shape == b.shape, (ops, seed)
+            scale = np.max(np.abs(a[np.isfinite(a)]), initial=1.0)
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6 * scale, err_msg=str((ops, seed)))
+    assert valid > 20
+
+
+# --- what such models found ---------------------------------------------------------------------
+
+Change = Callable[[ModelProto], None]
+FOLDED = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+  [conv] c = Conv (x, w) [next] %s
+  n = BatchNormalization (k, s, b, m, v) y = Relu (n) }"""
+
+
+def tensor(name: str, change: Callable[[Array], Array]) -> Change:
+    def edit(model: ModelProto) -> None:
+        (found,) = (t for t in model.graph.initializer if t.name == name)
+        found.CopyFrom(numpy_helper.from_array(change(values_of(model, name)), name))
+
+    return edit
+
+
+def more_inputs(model: ModelProto) -> None:
+    node = next(n for n in model.graph.node if n.op_type == "Slice")
+    node.input[3] = "axes"
+
+
+CASES: dict[str, tuple[str, dict[str, Array], Change]] = {
+    "the shape of an Expand, where a map passes": (
+        "k = Expand (c, size)", {"size": np.array([1, 4, 6, 6])},
+        tensor("size", lambda v: v[1:].copy()),
+    ),
+    "an input that a Slice did not have": (
+        "k = Slice (c, zero, end, , one)",
+        {"zero": np.array([0]), "end": np.array([9]), "one": np.array([1]), "axes": np.array([2])},
+        more_inputs,
+    ),
+    "the type of a weight": ("k = Identity (c)", {}, tensor("w", lambda v: v.astype(np.float64))),
+    "a constant of more axes": (
+        "k = Add (c, more)", {"more": real(4, 6, 1)}, tensor("more", lambda v: v[None, None]),
+    ),
+    "the bias that holds the shift": (
+        "k = Identity (c)", {}, lambda m: without_bias(m, "w", m.graph.node[0].input[2]),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_change_beside_the_fold_is_no_part_of_it(case: str, tmp_path: Path) -> None:
+    line, more, change = CASES[case]
+    model = parse(FOLDED % line, w=real(4, 4, 1, 1), **norm(4), **more)
+    result = bnfold.fold(model).model
+    assert judged(model, result, tmp_path).certificate.verdict is Outcome.VALID
+    change(result)
+    assert judged(model, result, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_statistics_that_are_no_numbers_are_not_certified(tmp_path: Path) -> None:
+    text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+      r = Sigmoid (x) y = BatchNormalization (r, s, b, m, v) }"""
+    model = parse(text, **norm(4))
+    other = ModelProto()
+    other.CopyFrom(model)
+    tensor("v", lambda v: v * np.float32("nan"))(other)
+    for one, two in ((model, other), (other, model)):
+        assert judged(one, two, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_a_relu_that_became_a_max_is_not_decided(tmp_path: Path) -> None:
+    text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+      c = Conv (x, w) r = Relu (c) y = Add (r, shift) }"""
+    model = parse(text, w=real(4, 4, 1, 1), shift=real(4, 1, 1))
+    folded = bnfold.fold(
+        parse(text.replace("Add (r, shift)", "BatchNormalization <epsilon = 0.0> (r, o, b, z, o)"),
+              w=real(4, 4, 1, 1), o=np.ones(4, np.float32), z=np.zeros(4, np.float32), b=real(4)),
+        options=bnfold.Options(allow_max=True),
+    )  # fmt: skip
+    assert any(node.op_type == "Max" for node in folded.model.graph.node)
+    assert judged(model, folded.model, tmp_path).certificate.verdict is not Outcome.VALID
