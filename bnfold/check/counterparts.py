@@ -7,7 +7,7 @@ its counterpart. Names only tell between several that read the same.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import onnx
 from onnx import AttributeProto, helper
@@ -17,6 +17,8 @@ from bnfold.graph import Node, Scope
 
 Read = tuple[str | None, ...]  # the names of what is computed; None for constants
 
+_FURTHEST = 8  # maps in a row
+_MAPS = ("Add", "BatchNormalization", "Div", "Identity", "Mul", "Sub")
 # what may stand in the place of an operator, once maps are gone from around it
 _ALSO = {
     "MatMul": ("Gemm",), "Relu": ("Max",), "BatchNormalization": ("Add",),
@@ -26,7 +28,8 @@ _ALSO = {
 class Counterparts:
     """The nodes of one scope of the folded model, to be found and each taken once."""
 
-    def __init__(self, view: View, scope: Scope, original: Scope) -> None:
+    def __init__(self, originals: View, original: Scope, view: View, scope: Scope) -> None:
+        self.originals = originals
         self.view = view
         self.original = original
         self.scope = scope
@@ -74,16 +77,40 @@ class Counterparts:
         maker = self.original.producers.get(other.output)
         return maker is not None and maker is not node and maker.op == other.op
 
+    def _shapes(self, view: View, node: Node) -> list[tuple[int, ...]]:
+        """The shapes of a node's weights; a bias may come or go."""
+        tensors = (view.tensor(node.scope, name) for name in node.proto.input[1:2])
+        return [tuple(tensor.dims) for tensor in tensors if tensor is not None]
+
     def _closest(self, node: Node, free: Sequence[Node]) -> Node:
+        if len(free) == 1:
+            return free[0]
+        behind = set(_behind(node))
+
         def likeness(other: Node) -> tuple[bool, ...]:
             return (
                 bool(node.proto.name) and node.proto.name == other.proto.name,
                 node.output == other.output,
+                other.output in behind,
+                self._shapes(self.view, other) == self._shapes(self.originals, node),
                 attributes(node) == attributes(other),
                 list(node.proto.input) == list(other.proto.input),
             )
 
         return max(free, key=likeness)  # the first of the best: nodes keep their order
+
+
+def _behind(node: Node) -> Iterator[str]:
+    """The values that stand behind a node with nothing but maps in between: names it may have."""
+    pending = [node.output]
+    for _ in range(_FURTHEST):
+        if not pending:
+            return
+        name = pending.pop()
+        for use in node.scope.uses.get(name, []):
+            if use.node is not None and use.node.op in _MAPS:
+                yield use.node.output
+                pending.append(use.node.output)
 
 
 def _possible(before: str, after: str, read: Read) -> list[Read]:

@@ -82,7 +82,7 @@ class Walk(Through):
 
     def _scope(self, scope: Scope, other: Scope, known: Known) -> None:
         self.pairs.scopes.append((scope, other))
-        counterparts = Counterparts(self.folded, other, scope)
+        counterparts = Counterparts(self.original, scope, self.folded, other)
         constant: set[str] = set()
         for node in scope.nodes:
             self._node(node, counterparts, known, constant)
