@@ -199,7 +199,7 @@ def main() -> None:
         f"peer is that of those which leave none. What takes more than {LONG} s is run once.",
         "", machine(), "",
     ]  # fmt: skip
-    checked = ["## With comparison in onnxruntime", ""]
+    checked = ["## With `--verify full`: certificate and comparison in onnxruntime", ""]
     for name in arguments.models:
         lines += [f"## {MODELS[name][0]}", ""]
         lines += [*table(*measure(name, arguments.folder, arguments.rounds, "none")), ""]
