@@ -36,7 +36,8 @@ class Trial:
     files, ONNX's test_data_set folders, or polygraphy's JSON. Without it, `check` sets of inputs
     are drawn from `seed`: `fill` is "mixed", "normal", "uniform", "zeros", "ones" or "arange", and
     `val_range` gives the least and the largest number by input name, "" for all. `input_shapes`
-    (by input name) and `dims` (by symbol) fill dimensions that the model leaves open. `timeout` is
+    (by input name) and `dims` (by symbol) fill dimensions that the model leaves open. `rtol` and
+    `atol` by output name, "" for all, take the place of the measured bound. `timeout` is
     in seconds; `memory_limit` in bytes of address space, None for
     the larger of 4 GiB and 8 × the model + 2 GiB.
     """
@@ -48,6 +49,8 @@ class Trial:
     check: int = 3
     fill: str = "mixed"
     val_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rtol: Mapping[str, float] = field(default_factory=dict)
+    atol: Mapping[str, float] = field(default_factory=dict)
     timeout: float = 600.0
     memory_limit: int | None = None
 

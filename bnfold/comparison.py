@@ -24,7 +24,13 @@ class OutputDifference:
     |original|. For outputs that are not floating point both count differing elements (as a share
     of all in `max_rel`). `bound` is what rounding explains: 4 × `noise` plus 4 ulp of the largest
     value. `noise` is how far the original moves from itself when its weights and inputs move by
-    one ulp or, if that is more, when it is evaluated in float32 instead of float64.
+    one ulp or, if that is more, when it is evaluated in float32 instead of float64. Where
+    tolerances were given, `bound` is atol + rtol·|original| at the largest value, `noise` is 0.
+
+    Over all runs, for floating-point outputs: `rmse`, the root of the mean squared difference;
+    `snr_db`, 10·log₁₀ of Σ original² / Σ difference²; `cosine` of the angle between the two; and
+    for outputs of shape [N, classes], `top1`, the share of rows whose largest entry is the same.
+    None where there is no such number.
     """
 
     name: str
@@ -36,6 +42,10 @@ class OutputDifference:
     noise: float
     equal: bool
     note: str = ""
+    rmse: float | None = None
+    snr_db: float | None = None
+    cosine: float | None = None
+    top1: float | None = None
 
 
 @dataclass(frozen=True)

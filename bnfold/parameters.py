@@ -66,6 +66,23 @@ class _Range(_ParamType):
         return name, (low, high)
 
 
+class _Tolerance(_ParamType):
+    """[NAME:]V; the name may hold a colon itself."""
+
+    name = "[NAME:]V"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Split into (name, tolerance); the name is "" for all outputs."""
+        name, _, text = str(value).rpartition(":")
+        try:
+            tolerance = float(text)
+            if not 0 <= tolerance < math.inf:
+                raise ValueError
+        except ValueError:
+            self.fail(f"{value!r} does not read as {self.name}, for example 1e-4 or y:1e-4")
+        return name, tolerance
+
+
 def _natural(text: str) -> int:
     number = int(text)
     if not 1 <= number < 1 << 31:
@@ -114,6 +131,14 @@ def trial_options(command: F) -> F:
             help="The least and the largest number of an input, or of all. Repeatable.",
         ),
         click.option(
+            "--rtol", multiple=True, metavar="[NAME:]V", type=_Tolerance(),
+            help="With --atol, obeyed literally instead of the measured bound. Repeatable.",
+        ),
+        click.option(
+            "--atol", multiple=True, metavar="[NAME:]V", type=_Tolerance(),
+            help="Likewise: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
+        ),
+        click.option(
             "--timeout", default=600.0, show_default=True, metavar="SECONDS",
             type=_Seconds(), help="Time that the runs may take.",
         ),
@@ -150,12 +175,22 @@ def fold_options(command: F) -> F:
 
 def make_trial(
     inputs: str | None, input_shapes: Any, dims: Any, seed: int, check: int, fill: str,
-    val_range: Any, timeout: float, memory_limit: int | None,
+    val_range: Any, rtol: Any, atol: Any, timeout: float, memory_limit: int | None,
 ) -> Trial:  # fmt: skip
     """What the options of `trial_options` were given, as a Trial."""
     from bnfold.compare import Trial
 
     limit = None if memory_limit is None else memory_limit * 1_000_000
     return Trial(
-        inputs, dict(input_shapes), dict(dims), seed, check, fill, dict(val_range), timeout, limit
+        inputs,
+        dict(input_shapes),
+        dict(dims),
+        seed,
+        check,
+        fill,
+        dict(val_range),
+        dict(rtol),
+        dict(atol),
+        timeout,
+        limit,
     )

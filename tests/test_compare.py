@@ -169,6 +169,32 @@ def test_a_folded_model_that_is_not_valid_is_not_equal() -> None:
     assert "not valid ONNX" in bnfold.verify(model, result).mismatch
 
 
+@pytest.mark.parametrize(
+    ("rtol", "atol", "equal"),
+    [({}, {"": 0.02}, True), ({}, {"": 1e-9}, False), ({"y": 1e6}, {}, True),
+     ({"y": 1e-9}, {"": 1.0}, True), ({"": 1e6}, {"y": 0.0}, True), ({"other": 1.0}, {}, False)],
+)  # fmt: skip
+def test_tolerances_are_obeyed_literally(rtol: Any, atol: Any, equal: bool) -> None:
+    """A wrong fold passes where it is told to, of what is run; the certificate finds it still."""
+    model, result = pair()
+    wrong = change(result, "d", lambda values: np.add(values, 0.01, out=values))
+    comparison = bnfold.verify(model, wrong, trial=Trial(rtol=rtol, atol=atol))
+    assert comparison.outputs[0].equal is equal
+    assert comparison.outputs[0].max_abs == pytest.approx(0.01, rel=1e-3)
+    assert not comparison.equal
+
+
+def test_what_people_ask_for_is_told() -> None:
+    text = "g (float[4,3] x) => (float[4,3] y) { y = Mul (x, k) }"
+    one, other = (parse(text, k=np.array(v, np.float32)) for v in (1.0, 1.5))
+    (output,) = bnfold.verify(one, other).outputs
+    assert output.snr_db == pytest.approx(10 * np.log10(4))
+    assert output.cosine == pytest.approx(1)
+    assert output.top1 == 1
+    (same,) = bnfold.verify(one, one).outputs
+    assert (same.rmse, same.snr_db) == (0, None)
+
+
 # --- not decided --------------------------------------------------------------------------------
 
 

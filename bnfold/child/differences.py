@@ -68,8 +68,46 @@ class Differences:
         return OutputDifference(
             name=self.name, dtype=str(array.dtype), shape=array.shape, max_abs=apart,
             max_rel=apart / size if size else 0.0, bound=bound, noise=_entry(moved, group),
-            equal=not self.note and not self.beyond(moved), note=self.note,
+            equal=not self.note and not self.beyond(moved), note=self.note, **self._statistics(),
         )  # fmt: skip
+
+    def literal(self, rtol: float, atol: float) -> OutputDifference:
+        """The verdict by |folded − original| ≤ atol + rtol·|original|, element by element."""
+        apart, size, within = 0.0, 0.0, True
+        for a, b in zip(self.truth, self.results, strict=True) if not self.note else ():
+            wide, other = (np.where(np.isfinite(v), v, 0).astype(np.float64) for v in (a, b))
+            distances = np.abs(wide - other)
+            within &= bool(np.all(distances <= atol + rtol * np.abs(wide)))
+            apart = max(apart, float(np.max(distances, initial=0.0)))
+            size = max(size, float(np.max(np.abs(wide), initial=0.0)))
+        array = self.truth[0]
+        return OutputDifference(
+            name=self.name, dtype=str(array.dtype), shape=array.shape, max_abs=apart,
+            max_rel=apart / size if size else 0.0, bound=atol + rtol * size, noise=0.0,
+            equal=within and not self.note, note=self.note, **self._statistics(),
+        )  # fmt: skip
+
+    def _statistics(self) -> dict[str, float | None]:
+        """What people ask for, of the finite elements of all runs."""
+        if self.note or not all(map(is_float, self.truth)):
+            return {}
+        pairs = [
+            (a.astype(np.float64), b.astype(np.float64))
+            for a, b in zip(self.truth, self.results, strict=True)
+        ]
+        flat = [np.concatenate([p[side].reshape(-1) for p in pairs]) for side in (0, 1)]
+        finite = np.isfinite(flat[0]) & np.isfinite(flat[1])
+        one, two = (values[finite] for values in flat)
+        squares, error = float(np.sum(one * one)), float(np.sum((one - two) ** 2))
+        length = np.sqrt(squares) * np.sqrt(float(np.sum(two * two)))
+        rows = [(a, b) for a, b in pairs if a.ndim == 2 and a.shape[1] > 1 and len(a)]
+        same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in rows]
+        return {
+            "rmse": float(np.sqrt(error / one.size)) if one.size else None,
+            "snr_db": float(10 * np.log10(squares / error)) if error and squares else None,
+            "cosine": float(np.sum(one * two) / length) if length else None,
+            "top1": float(np.mean(np.concatenate(same))) if same else None,
+        }
 
     def _tells(self, bounds: list[Noise]) -> bool:
         """Whether anything was compared that is larger than its bound."""

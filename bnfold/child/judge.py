@@ -182,6 +182,9 @@ class _Judge:
         names = list(truth[0])
         _require_finite(names, truth)
         differences = {name: Differences(name, truth, results) for name in names}
+        for name in [name for name in names if (self._tolerance(name)) is not None]:
+            rtol, atol = self._tolerance(name) or (0.0, 0.0)
+            yield differences.pop(name).literal(rtol, atol)
         moved: dict[str, Noise] = {name: np.zeros(1) for name in names}
         if any(d.beyond(moved[name]) for name, d in differences.items()):
             self._stage("measuring the original's own noise")
@@ -193,6 +196,14 @@ class _Judge:
         for name, difference in differences.items():
             may_say_nothing = name in self.pair.flattened
             yield difference.judged(moved[name], may_say_nothing=may_say_nothing)
+
+    def _tolerance(self, name: str) -> tuple[float, float] | None:
+        """Rtol and atol where the user gave either for this output, or for all."""
+        given = [self.request[kind] for kind in ("rtol", "atol")]
+        if not any(name in values or "" in values for values in given):
+            return None
+        rtol, atol = (values.get(name, values.get("", 0.0)) for values in given)
+        return rtol, atol
 
     def _noise(self, truth: list[Run]) -> dict[str, Noise]:
         moved: dict[str, Noise] = {name: np.zeros(1) for name in truth[0]}
