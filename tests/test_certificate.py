@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -86,8 +87,6 @@ def test_a_tie_is_decided_exactly(dtype: str) -> None:
 
 
 def test_half_an_ulp_of_every_type() -> None:
-    import ml_dtypes
-
     for kind, digits in ((np.float32, 24), (np.float16, 11), (ml_dtypes.bfloat16, 8)):
         values = np.array([1.0, 1.5, 2.0, 0.75], np.float64).astype(kind)
         expected = [2.0**-digits, 2.0**-digits, 2.0 ** (1 - digits), 2.0 ** (-1 - digits)]
@@ -150,9 +149,14 @@ CHANNELS = {"grouped Conv": 6, "ConvTranspose": 6, "down": 3, "split": 3, "throu
             "spread over columns": 3}  # fmt: skip
 
 
+KINDS = {
+    "float32": "float", "float16": "float16", "float64": "double", "bfloat16": "bfloat16",
+}  # fmt: skip
+
+
 def pair(form: str, dtype: Any = np.float32) -> tuple[ModelProto, ModelProto]:
     text, shapes = FORMS[form]
-    kind = {"float32": "float", "float16": "float16", "float64": "double"}[np.dtype(dtype).name]
+    kind = KINDS[np.dtype(dtype).name]
     tensors = {
         name: real(*shape, seed=k, dtype=dtype) for k, (name, shape) in enumerate(shapes.items())
     }
@@ -164,10 +168,10 @@ def pair(form: str, dtype: Any = np.float32) -> tuple[ModelProto, ModelProto]:
     return model, result.model
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16", "float64"])
+@pytest.mark.parametrize("dtype", KINDS)
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fold_is_certified(form: str, dtype: str, tmp_path: Path) -> None:
-    static = judged(*pair(form, np.dtype(dtype)), tmp_path)
+    static = judged(*pair(form, np.dtype(getattr(ml_dtypes, dtype, dtype))), tmp_path)
     assert static.frame.verdict is Outcome.VALID, static.frame
     assert static.certificate.verdict is Outcome.VALID, static.certificate
     assert static.certificate.folds
