@@ -162,6 +162,87 @@ def test_a_change_beside_the_fold_is_no_part_of_it(case: str, tmp_path: Path) ->
     assert judged(model, result, tmp_path).certificate.verdict is not Outcome.VALID
 
 
+def attribute_of(op: str, name: str, value: Any) -> Change:
+    def edit(model: ModelProto) -> None:
+        node = next(n for n in model.graph.node if n.op_type == op)
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    return edit
+
+
+def without_else(model: ModelProto) -> None:
+    del model.graph.node[0].attribute[1]
+
+
+def other_sparse_values(model: ModelProto) -> None:
+    model.graph.sparse_initializer[0].values.float_data[0] = 7
+
+
+UNFOLDED: dict[str, tuple[str, Change]] = {
+    "beta of a HardSigmoid": (
+        "g (float[2,3] x) => (float[2,3] y) { y = HardSigmoid <beta = 0.25> (x) }",
+        attribute_of("HardSigmoid", "beta", 0.75),
+    ),
+    "beta of an LRN": (
+        "g (float[1,3,4,4] x) => (float[1,3,4,4] y) { y = LRN <size = 3, beta = 0.5> (x) }",
+        attribute_of("LRN", "beta", 0.75),
+    ),
+    "beta of a Gemm whose weight is computed": (
+        "g (float[2,3] x, float[3,3] w, float[3] d) => (float[2,3] y) { y = Gemm (x, w, d) }",
+        attribute_of("Gemm", "beta", 2.0),
+    ),
+    "a body that is gone": (
+        """g (bool p, float[2] x) => (float[2] y) {
+          y = If (p) <then_branch = t () => (o) { o = Relu (x) },
+                      else_branch = e () => (q) { q = Neg (x) }> }""",
+        without_else,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", UNFOLDED)
+def test_a_change_where_nothing_folds_is_found(case: str, tmp_path: Path) -> None:
+    text, change = UNFOLDED[case]
+    model = parse(text)
+    other = ModelProto()
+    other.CopyFrom(model)
+    assert judged(model, other, tmp_path).certificate.verdict is Outcome.VALID
+    change(other)
+    assert judged(model, other, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_nodes_that_stand_in_no_order_are_certified(tmp_path: Path) -> None:
+    """Not valid ONNX, but some exporters write it and onnxruntime takes it."""
+    text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
+      c = Conv (x, w) y = BatchNormalization (c, s, b, m, v) }"""
+    model = parse(text.replace("y =", "n =").replace("v) }", "v) y = Relu (n) }"),
+                  w=real(4, 4, 1, 1), **norm(4))  # fmt: skip
+    result = bnfold.fold(model).model
+    for unsorted in (model, result):
+        nodes = list(unsorted.graph.node)
+        del unsorted.graph.node[:]
+        unsorted.graph.node.extend(reversed(nodes))
+    assert judged(model, result, tmp_path).certificate.verdict is Outcome.VALID
+    tensor("w", lambda v: v * np.float32(1.01))(result)
+    assert judged(model, result, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_sparse_initializers_are_not_certified(tmp_path: Path) -> None:
+    model = parse("g (float[3] x) => (float[3] y) { s = Identity (k) y = Add (x, s) }", k=real(3))
+    del model.graph.initializer[:]
+    values = onnx.helper.make_tensor("k", onnx.TensorProto.FLOAT, [1], [2.0])
+    indices = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [1], [1])
+    sparse = onnx.helper.make_sparse_tensor(values, indices, [3])
+    model.graph.sparse_initializer.append(sparse)
+    other = ModelProto()
+    other.CopyFrom(model)
+    other_sparse_values(other)
+    for folded in (model, other):
+        assert judged(model, folded, tmp_path).certificate.verdict is Outcome.UNDECIDED
+
+
 def test_statistics_that_are_no_numbers_are_not_certified(tmp_path: Path) -> None:
     text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
       r = Sigmoid (x) y = BatchNormalization (r, s, b, m, v) }"""

@@ -44,7 +44,7 @@ class Walk(Through):
                 self._wrong("", f"the input {name!r} is gone")
         self._scope(main, other, known)
         for old, new in _outputs(main, other):
-            self._output(main, known.get(old), old, new)
+            self._output(main, known, old, new)
         if len(main.container.output) != len(other.container.output):
             self._wrong("", "the models have not the same number of outputs")
         if self._merged():
@@ -60,11 +60,14 @@ class Walk(Through):
         ]
         return counts[0] > counts[1]
 
-    def _output(self, scope: Scope, relation: Relation | None, old: str, new: str) -> None:
+    def _output(self, scope: Scope, known: Known, old: str, new: str) -> None:
+        relation, said = known.get(old), old in known  # what is known to be undecided has been said
         if relation is None:
             if self.original.is_constant(scope, old):
                 self._constant_output(scope, old, new)
-            return  # what was not decided has been said
+            elif not said:
+                self._unknown(old, f"of the output {old!r} nothing is known")
+            return
         maker = scope.producers.get(old)
         label = maker.label if maker else old
         if relation.f != new:
@@ -84,7 +87,7 @@ class Walk(Through):
         self.pairs.scopes.append((scope, other))
         counterparts = Counterparts(self.original, scope, self.folded, other)
         constant: set[str] = set()
-        for node in scope.nodes:
+        for node in _in_order(scope):
             self._node(node, counterparts, known, constant)
 
     def _node(
@@ -100,6 +103,9 @@ class Walk(Through):
         ):
             constant.update(filter(None, node.proto.output))
             return
+        for name in computed:
+            if name not in known:  # a sparse initializer, an output that the counterpart has not
+                self._unknown(node.label, f"it reads {name!r}, of which nothing is known")
         if any(known.get(name) is None for name in computed) or self._captures_unknown(node, known):
             known.update(dict.fromkeys(filter(None, node.proto.output)))
             return
@@ -170,19 +176,24 @@ class Walk(Through):
         return True
 
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
-        for (_, old), (_, new) in zip(bodies(node.proto), bodies(other.proto), strict=False):
-            self._body(node, old, new, known)
+        ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
+        if ours.keys() != theirs.keys():
+            self._wrong(node.label, f"{other.label} has other bodies than in the original")
+            return
+        for name, body in ours.items():
+            self._body(node, body, theirs[name], known)
 
     def _body(self, node: Node, old: Any, new: Any, known: Known) -> None:
         inner, other = self.original.body(old), self.folded.body(new)
-        if len(inner.inputs) != len(other.inputs):
-            self._unknown(node.label, "a body with other inputs")
+        sizes = [(len(s.inputs), len(s.container.output)) for s in (inner, other)]
+        if sizes[0] != sizes[1]:
+            self._unknown(node.label, "a body with other inputs or outputs")
             return
         inside = dict(known)
         inside.update({a: Relation(b) for a, b in zip(inner.inputs, other.inputs, strict=True)})
         self._scope(inner, other, inside)
         for a, b in _outputs(inner, other):
-            self._output(inner, inside.get(a), a, b)
+            self._output(inner, inside, a, b)
 
 
 def _outputs(one: Scope, other: Scope) -> Iterator[tuple[str, str]]:
@@ -192,10 +203,37 @@ def _outputs(one: Scope, other: Scope) -> Iterator[tuple[str, str]]:
         yield old.name, new.name
 
 
+def _in_order(scope: Scope) -> Iterator[Node]:
+    """The nodes as they stand, but each after those that it reads: some exporters do not sort."""
+    done: set[Node] = set()
+    opened: set[Node] = set()
+    for first in scope.nodes:
+        stack = [first]
+        while stack:
+            node = stack[-1]
+            makers = [] if node in opened else _makers(node, scope)
+            opened.add(node)
+            waiting = [maker for maker in makers if maker not in opened]
+            stack.extend(reversed(waiting))
+            if waiting:
+                continue
+            stack.pop()
+            if node not in done:
+                done.add(node)
+                yield node
+
+
+def _makers(node: Node, scope: Scope) -> list[Node]:
+    names = set(node.proto.input).union(*(_captured(body) for _, body in bodies(node.proto)))
+    return [scope.producers[name] for name in sorted(names) if name in scope.producers]
+
+
 def _different(node: Node, other: Node) -> str:
     """The attribute in which two nodes differ, "" for none."""
     one, two = attributes(node), attributes(other)
-    ignored = set(_CHANGES.get(other.op, ())) if node.op != other.op else {"beta"}
+    ignored = set(_CHANGES.get(other.op, ())) if node.op != other.op else set()
+    if node.op == other.op == "Gemm":
+        ignored = {"beta"}  # which goes with its C
     if node.op == other.op == "BatchNormalization" or node.op != other.op:
         ignored |= {"epsilon", "momentum", "spatial", "training_mode"}
     for name in sorted({*one, *two} - ignored):

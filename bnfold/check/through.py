@@ -12,6 +12,7 @@ import numpy as np
 
 from bnfold.check import absorbed, kernels, sites
 from bnfold.check.absorbed import Absorption
+from bnfold.check.counterparts import attributes
 from bnfold.check.exact import Real
 from bnfold.check.held import held
 from bnfold.check.kept import nearest
@@ -115,6 +116,12 @@ class Through:
             found = self._linear(node, other, inputs, same)
             if found is not None:
                 return found
+        if node.op != other.op:
+            self._unknown(node.label, f"{other.label} stands for it, and cannot be read")
+            return nothing
+        if node.op == "Gemm" and attributes(node) != attributes(other):
+            self._wrong(node.label, f"{other.label} has other attributes than in the original")
+            return nothing
         plain = all(relation is None or relation.plain for relation in inputs)
         single = not any(node.proto.output[1:]) or node.op == "Split"
         if plain:
