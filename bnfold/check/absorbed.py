@@ -19,7 +19,7 @@ from bnfold.check.exact import FloatArray, Real, Sum, plus, rational, times
 from bnfold.check.kernels import Linear, bias_rows
 from bnfold.check.maps import Map
 from bnfold.check.numbers import Numbers, Tally, compare
-from bnfold.check.view import Array
+from bnfold.check.view import Array, alike
 from bnfold.check.wanted import Candidate
 
 _SAMPLE = 64  # weights of a channel by which a candidate is told
@@ -69,22 +69,16 @@ def linear(
         return "a shift where zeros are read from the padding"
     e = e.over(original.data_axis, original.inputs)
     choices = fitting(candidates, original.out_axis, original.channels)
-    inner = _response_of(original, e)
+    inner = response(original, e.shift) if e.shifts else None
     chosen = _chosen(original, folded, e, inner, choices)
     u = chosen.map
     same = e.is_identity and u.is_identity
     result = Absorption(chosen, original.length, not same)
-    if not (same and _alike(original.weight, folded.weight)):
+    if not (same and alike(original.weight, folded.weight)):
         tally = result.tallies.setdefault(folded.name, Tally())
         _weights(original, folded, e.scale, u.scale, tally, loose)
     _bias(original, folded, inner, u, result, loose)
     return result
-
-
-def _alike(one: Array, other: Array) -> bool:
-    return (
-        one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
-    )
 
 
 # --- which candidate it is -----------------------------------------------------------------------
@@ -172,10 +166,6 @@ def _blocks(view: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[slic
         yield tuple(at), tuple(cut)
 
 
-def _response_of(of: Linear, e: Map) -> Real | None:
-    return response(of, e.shift) if e.shifts else None
-
-
 def response(of: Linear, shift: Real) -> Real:
     """ΣW·t for each output channel."""
     view = np.moveaxis(of.weight.reshape(of.view), of.outputs, 1).astype(np.float64)
@@ -206,7 +196,7 @@ def _bias(
     dtype = folded.weight.dtype
     before, after = bias_rows(original, max(rows), dtype), bias_rows(folded, max(rows), dtype)
     same = u.is_identity and inner is None and original.beta == folded.beta
-    if same and _alike(before, after):
+    if same and alike(before, after):
         return
     tally = result.tallies.setdefault(folded.bias_name or "bias", Tally())
     for row in range(max(rows)):

@@ -45,7 +45,7 @@ class Counterparts:
     def _read(self, node: Node) -> Read:
         return tuple(
             None if not name or self.view.is_constant(node.scope, name) else name
-            for name in _trimmed(node.proto.input)
+            for name in trimmed(node.proto.input)
         )
 
     def find(self, node: Node, read: Read) -> Node | None:
@@ -128,7 +128,8 @@ def _same_place(node: Node, other: Node) -> bool:
     return named or node.output == other.output
 
 
-def _trimmed(names: Sequence[str]) -> list[str]:
+def trimmed(names: Sequence[str]) -> list[str]:
+    """Without the absent inputs at the end."""
     names = list(names)
     while names and not names[-1]:
         names.pop()

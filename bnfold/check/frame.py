@@ -39,6 +39,7 @@ class _Frame:
         self.pairs = pairs
         self.back = {new: old for old, new in pairs.nodes.items()}
         self.gone = set(pairs.gone)
+        self.claimed = {name for names in pairs.taken.values() for name in names}
         self.renamed = {name for node in pairs.gone for name in node.proto.output if name}
 
     def findings(self) -> Iterator[Finding]:
@@ -130,7 +131,7 @@ class _Frame:
         if one != two:
             yield _wrong(before.label, f"its {_field(one, two)} has changed")
         old, new = (_attributes(n.proto) for n in (before, node))
-        constant = node.op == "Constant" and self._claimed(node)
+        constant = node.op == "Constant" and not self.claimed.isdisjoint(node.proto.output)
         if old != new and not constant and before.op == node.op and not took:
             yield _wrong(before.label, "its attributes have changed")
         for place, name in enumerate(node.proto.output):
@@ -143,14 +144,9 @@ class _Frame:
                 if own != name and constant_now:
                     yield _wrong(before.label, f"it reads {name!r} instead of {own!r}")
 
-    def _claimed(self, node: Node) -> bool:
-        names = set(filter(None, node.proto.output))
-        return any(names & taken for taken in self.pairs.taken.values())
-
     # --- tensors ---------------------------------------------------------------------------------
 
     def _tensors(self, old: Scope, new: Scope, lost: set[str]) -> Iterator[Finding]:
-        claimed = {name for names in self.pairs.taken.values() for name in names}
         for name, tensor in old.initializers.items():
             other = new.initializers.get(name)
             if other is None:
@@ -158,11 +154,13 @@ class _Frame:
                     yield _wrong("", f"the initializer {name!r} is gone")
                 continue
             one, two = _described(tensor), _described(other)
-            if name in claimed:
+            if name in self.claimed:
                 del one.dims[:], two.dims[:]
             if one != two:
                 yield _wrong("", f"the {_field(one, two)} of initializer {name!r} has changed")
-            elif name not in claimed and not _same_data(self.original, tensor, self.folded, other):
+            elif name not in self.claimed and not _same_data(
+                self.original, tensor, self.folded, other
+            ):
                 yield _wrong("", f"the initializer {name!r} has changed, which no fold read")
         for name in new.initializers:
             if name in old.initializers:

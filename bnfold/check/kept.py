@@ -13,7 +13,7 @@ from bnfold.graph import Node
 
 
 def nearest(
-    folded: View, other: Node, theirs: Map, own: Map, q: Map, candidates: list[Candidate],
+    folded: View, other: Node, own: Map, q: Map, candidates: list[Candidate],
     loose: float,
 ) -> Absorption | None:  # fmt: skip
     """The candidate u for which the kept node holds u∘own, with the fewest wrong numbers."""
@@ -51,7 +51,6 @@ def _holds(
     if stored is None or rank is None:
         return None
     zero = np.zeros((), stored.dtype)
-    axis = None if total.axis is None else total.axis - rank
     name = other.input(slot)
     if other.op == "Add" and not total.scales:
         value = total.shift
@@ -64,5 +63,4 @@ def _holds(
     else:
         return None
     lifted = stored.reshape((1,) * (rank - stored.ndim) + stored.shape)
-    place = None if axis is None else axis + rank
-    return absorbed.constant(lifted, zero, place, value, value, name, candidate, loose)
+    return absorbed.constant(lifted, zero, total.axis, value, value, name, candidate, loose)

@@ -53,10 +53,6 @@ class Map:
         """The map without its shift."""
         return replace(self, shift=Real.full(0.0, len(self.scale)))
 
-    def shift_only(self) -> Map:
-        """The map without its scale."""
-        return replace(self, scale=Real.full(1.0, len(self.shift)))
-
     def shift_first(self) -> Map | None:
         """The shift that, made before the scale, has the same effect: s·x + t = s·(x + t/s)."""
         if np.any(self.scale.value == 0):

@@ -18,7 +18,7 @@ from typing import Any
 from onnx import ValueInfoProto
 
 from bnfold.check import sites
-from bnfold.check.counterparts import Counterparts, attributes
+from bnfold.check.counterparts import Counterparts, attributes, trimmed
 from bnfold.check.through import Known, Pairs, Relation, Through, outputs
 from bnfold.graph import Node, Scope
 from bnfold.protos import bodies
@@ -112,7 +112,7 @@ class Walk(Through):
         relations = {name: known[name] for name in computed}
         read = tuple(
             relations[name].f if name in relations else None  # type: ignore[union-attr]
-            for name in _trimmed(list(node.proto.input))
+            for name in trimmed(node.proto.input)
         )
         other = counterparts.find(node, read)
         inputs = [relations.get(name) for name in node.proto.input]
@@ -249,12 +249,6 @@ def _reads_otherwise(node: Node, named: Node, here: list[str | None]) -> str:
         if name is not None and name != mine:
             return f"it reads {mine!r} where it should read {name!r}"
     return "it has other inputs than in the original"
-
-
-def _trimmed(names: list[str]) -> list[str]:
-    while names and not names[-1]:
-        names.pop()
-    return names
 
 
 def _captured(graph: Any) -> set[str]:

@@ -21,7 +21,7 @@ from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.numbers import told
 from bnfold.check.outcome import CertifiedFold, Finding, Outcome
 from bnfold.check.shared import shared
-from bnfold.check.view import View
+from bnfold.check.view import View, alike
 from bnfold.check.wanted import Wanted
 from bnfold.graph import Node, Scope
 
@@ -111,7 +111,7 @@ class Through:
             return nothing
         at = self.wanted.site(node)
         if at is not None and other.op in ("BatchNormalization", "Add", "Sub", "Mul", "Div"):
-            return self._kept_map(node, other, at, inputs, same) or nothing
+            return self._kept_map(node, other, at, inputs) or nothing
         if node.op in kernels.LINEAR and other.op in kernels.LINEAR:
             found = self._linear(node, other, inputs, same)
             if found is not None:
@@ -145,7 +145,7 @@ class Through:
             p, q = both
             return {node.output: self._settled(Relation(other.output, p, q, _maker(inputs)))}
         if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
-            return self._held(node, other, inputs, same) or nothing
+            return self._held(node, other, inputs) or nothing
         return self._stopped(node, "an operator that lets no map pass", inputs, nothing)
 
     def _requantized(self, node: Node, other: Node) -> bool:
@@ -189,7 +189,7 @@ class Through:
         one, two = self.original.array(node.scope, name), self.folded.array(other.scope, theirs)
         if one is None or two is None:
             return one is two is None and name == theirs
-        return one.dtype == two.dtype and one.shape == two.shape and one.tobytes() == two.tobytes()
+        return alike(one, two)
 
     def _linear(
         self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
@@ -224,14 +224,13 @@ class Through:
         return found
 
     def _kept_map(
-        self, node: Node, other: Node, at: tuple[int, Map], inputs: list[Relation | None],
-        same: dict[str, Relation],
-    ) -> Known | None:  # fmt: skip
+        self, node: Node, other: Node, at: tuple[int, Map], inputs: list[Relation | None]
+    ) -> Known | None:
         relation = inputs[at[0]]
         theirs = sites.site(self.folded, other)
         assert relation is not None
         if theirs is None and node.op != "BatchNormalization":
-            return self._held(node, other, inputs, same)
+            return self._held(node, other, inputs)
         if theirs is None:
             self._unknown(node.label, f"{other.label} is no map that can be read")
             return None
@@ -247,7 +246,7 @@ class Through:
         if own is None or new is None:
             self._unknown(node.label, "it works along another axis than the map before it")
             return None
-        result = nearest(self.folded, other, theirs[1], own, relation.q, candidates, self.loose)
+        result = nearest(self.folded, other, own, relation.q, candidates, self.loose)
         if result is None:
             self._unknown(node.label, f"no map is known that {other.label} could hold")
             return None
@@ -259,9 +258,7 @@ class Through:
         arrays = (view.array(node.scope, name) for name in node.proto.input if name)
         return [array.dtype.name for array in arrays if array is not None]
 
-    def _held(
-        self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
-    ) -> Known | None:
+    def _held(self, node: Node, other: Node, inputs: list[Relation | None]) -> Known | None:
         """Constants that do not vary along one axis only, and the ends of normalisations."""
         found = held(self.original, self.folded, node, other, inputs, self.wanted, self.loose)
         if isinstance(found, str):
@@ -300,10 +297,8 @@ class Through:
 
     def _settled(self, relation: Relation) -> Relation:
         """The relation without what both sides have in common, if that leaves no scale."""
-        settled = quotient(relation.p, relation.q)
-        if settled is None or settled.scales:
-            return relation
-        return Relation(relation.f, settled, maker=relation.maker)
+        divided = self._divided(relation)
+        return relation if divided.p.scales else divided
 
     def _unchanged(
         self, node: Node, other: Node, known: Known,
@@ -316,7 +311,7 @@ class Through:
                 if a and self.original.is_constant(node.scope, a)
             ]  # fmt: skip
             if constants and any(not self._equal(node, a, other, b) for a, b in constants):
-                found = self._held(node, other, [None] * len(node.proto.input), same)
+                found = self._held(node, other, [None] * len(node.proto.input))
                 return found or dict.fromkeys(same)
         if name := self._changed_constant(node, other, known):
             self._wrong(node.label, f"its constant {name!r} is not the same")

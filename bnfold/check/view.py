@@ -19,6 +19,12 @@ Array = npt.NDArray[Any]
 _LONGEST_CHAIN = 200  # operators between a constant and its reader
 
 
+def alike(one: Array, other: Array) -> bool:
+    """Whether two arrays have the same type, shape and bits."""
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and one.tobytes() == other.tobytes()
+
+
 class View:
     """One model, read and never changed.
 
@@ -93,8 +99,7 @@ class View:
                 return self.storage.array(tensor)
             except ModelError:
                 return None
-        found = self._computed(scope, name, 0)
-        return None if found is None else found
+        return self._computed(scope, name, 0)
 
     def is_quantized(self, scope: Scope, name: str) -> bool:
         """Whether a DequantizeLinear stands among what computes a value from constants."""

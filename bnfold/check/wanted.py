@@ -14,7 +14,7 @@ import numpy as np
 from bnfold.check.exact import Real
 from bnfold.check.laws import LAWS, pulled
 from bnfold.check.maps import Map, identity
-from bnfold.check.sites import site
+from bnfold.check.sites import per_channel, site
 from bnfold.check.view import View
 from bnfold.graph import Node, Role, Scope
 
@@ -140,8 +140,6 @@ def _piece(view: View, node: Node, slot: int, axis: int) -> tuple[int, int] | No
 
 
 def _scale_of_constant(view: View, node: Node, slot: int) -> Real | None:
-    from bnfold.check.sites import per_channel
-
     if not view.is_constant(node.scope, node.input(slot)):
         return None
     found = per_channel(view, node, slot)

@@ -182,9 +182,9 @@ class _Judge:
         names = list(truth[0])
         _require_finite(names, truth)
         differences = {name: Differences(name, truth, results) for name in names}
-        for name in [name for name in names if (self._tolerance(name)) is not None]:
-            rtol, atol = self._tolerance(name) or (0.0, 0.0)
-            yield differences.pop(name).literal(rtol, atol)
+        for name in names:
+            if (tolerance := self._tolerance(name)) is not None:
+                yield differences.pop(name).literal(*tolerance)
         moved: dict[str, Noise] = {name: np.zeros(1) for name in names}
         if any(d.beyond(moved[name]) for name, d in differences.items()):
             self._stage("measuring the original's own noise")
