@@ -150,7 +150,7 @@ def optimize(
     "inline" (all in the model) or the name of one data file beside the output.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
-    written), UndecidedError (the original does not run in onnxruntime), ChildError (it crashed).
+    written), UndecidedError (neither certified nor runnable), ChildError (it crashed).
     """
     if verify not in ("full", "certificate", "none"):
         raise UsageError(f"verify={verify!r} is none of 'full', 'certificate' and 'none'")
