@@ -199,7 +199,8 @@ def verify(
     """Compare two models: what the files tell, and what they give in onnxruntime.
 
     `level` is how far to go: "frame" (nothing changed but what folds explain), "certificate" (and
-    what was folded is right for every input) or "full" (and both models are run). `foreign`: the
+    what was folded is right for every input), "folds" (and every folded node, fed what the original
+    computes there, gives the same) or "full" (and both models do, whole). `foreign`: the
     second model was made by another tool, whose changes of names and metadata are told but not held
     against it, and whose constants may be rounded more than once. `freeze_initializers`: callers do
     not replace initializers that are also graph inputs.
@@ -210,7 +211,7 @@ def verify(
     with contextlib.ExitStack() as stack:
         return compare(
             _located(original, stack), _located(folded, stack), trial or Trial(), level=level,
-            foreign=foreign, freeze_initializers=freeze_initializers,
+            foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
         )  # fmt: skip
 
 

@@ -167,10 +167,11 @@ def inspect(
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
 @click.option(
-    "--level", type=click.Choice(["frame", "certificate", "full"]), default="full",
-    show_default=True,
+    "--level", type=click.Choice(["frame", "certificate", "folds", "full"]),
+    default="full", show_default=True,
     help="How far to go: has anything changed but what folds explain; is what was folded right for "
-    "every input; and what do the models give in onnxruntime.",
+    "every input; what does each folded node give, fed what the original computes there; and what "
+    "do the models give in the end.",
 )  # fmt: skip
 @click.option(
     "--foreign", is_flag=True,

@@ -22,10 +22,16 @@ class OutputDifference:
 
     `max_abs` is the largest |folded − original|; `max_rel` the same divided by the largest
     |original|. For outputs that are not floating point both count differing elements (as a share
-    of all in `max_rel`). `bound` is what rounding explains: 4 × `noise` plus 4 ulp of the largest
-    value. `noise` is how far the original moves from itself when its weights and inputs move by
-    one ulp or, if that is more, when it is evaluated in float32 instead of float64. Where
-    tolerances were given, `bound` is atol + rtol·|original| at the largest value, `noise` is 0.
+    of all in `max_rel`). `bound` is what rounding explains: the larger of 4 × `noise` and
+    3 × `error_original`, plus 4 u of the largest value. `noise` is how far the original moves from
+    itself when its weights and inputs move by one ulp, 0 where that was not needed.
+    `error_original` and `error_folded` are how far both lie from the original evaluated in float64,
+    None where that was not done or could not be. Where tolerances were given, `bound` is
+    atol + rtol·|original| at the largest value, `noise` is 0.
+
+    In run number `run` both differ most at the coordinates `place`, where they give `original` and
+    `folded`, and float64 gives `exact`. `expected_original` and `expected_folded` are how far both
+    are from the outputs that come with a test data set.
 
     Over all runs, for floating-point outputs: `rmse`, the root of the mean squared difference;
     `snr_db`, 10·log₁₀ of Σ original² / Σ difference²; `cosine` of the angle between the two; and
@@ -42,10 +48,57 @@ class OutputDifference:
     noise: float
     equal: bool
     note: str = ""
+    error_original: float | None = None
+    error_folded: float | None = None
+    run: int = 0
+    place: tuple[int, ...] = ()
+    original: float | None = None
+    folded: float | None = None
+    exact: float | None = None
+    expected_original: float | None = None
+    expected_folded: float | None = None
     rmse: float | None = None
     snr_db: float | None = None
     cosine: float | None = None
     top1: float | None = None
+
+
+@dataclass(frozen=True)
+class FoldRun:
+    """One fold by itself, in the run where it came closest to its bound.
+
+    The folded `node`, fed what the original computes there, against `output` of the original.
+    `sites` are the nodes that it took. `c` is the largest difference in units of u·A(x), `gate` how
+    large it may be: 2√n + 8 for each linear operator, and k beyond 1 of the certificate. There, at
+    the coordinates `place` in `channel`, the models give `original` and `folded`; `exact`, for what
+    failed, is what the original would give without rounding.
+    """
+
+    node: str
+    sites: tuple[str, ...]
+    output: str
+    c: float
+    gate: float
+    valid: bool
+    place: tuple[int, ...]
+    channel: int
+    original: float
+    folded: float
+    exact: float | None = None
+    excused: bool = False
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """The folded model with all of onnxruntime's optimisations on, as it will be deployed.
+
+    `max_abs` is the largest difference of all outputs from the original without optimisations;
+    `note` says what is wrong, or why a difference is not held against the fold.
+    """
+
+    equal: bool
+    max_abs: float
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,19 +118,26 @@ class Comparison:
     certificate: Certificate | None = None
     not_run: str = ""
     foreign: bool = False
+    folds: tuple[FoldRun, ...] = ()
+    folds_not_run: tuple[str, ...] = ()
+    deployed: Deployed | None = None
+    counterexample: str = ""  # the folder in which what shows a difference was saved
 
     @property
     def equal(self) -> bool:
         """Whether nothing was found that makes the models differ.
 
         Every output of every run differs by no more than rounding explains, every constant that
-        was changed is right, and nothing else has changed. A certificate that is not decided
-        neither adds to that nor takes from it; where nothing was run, it must be valid.
+        was changed is right, nothing else has changed, every fold is right by itself, and the
+        folded model gives the same with onnxruntime's optimisations on. A certificate that is not
+        decided neither adds to that nor takes from it; where nothing was run, it must be valid.
         """
         verdicts = [self.certificate.verdict if self.certificate else None]
         if not self.foreign:
             verdicts.append(self.frame.verdict if self.frame else None)
-        if self.mismatch or Outcome.INVALID in verdicts:
+        if self.mismatch or Outcome.INVALID in verdicts or not all(f.valid for f in self.folds):
+            return False
+        if self.deployed is not None and not self.deployed.equal:
             return False
         ran = self.runs > 0 or self.certificate is None
         return all(o.equal for o in self.outputs) and (

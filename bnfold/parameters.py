@@ -139,6 +139,14 @@ def trial_options(command: F) -> F:
             help="Likewise: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
         ),
         click.option(
+            "--providers", metavar="NAME,…", default="",
+            help="onnxruntime's execution providers to run on.  [default: CPUExecutionProvider]",
+        ),
+        click.option(
+            "--counterexample", metavar="FOLDER", type=click.Path(),
+            help="If something differs: save what shows it, as models and test_data_set_0.",
+        ),
+        click.option(
             "--timeout", default=600.0, show_default=True, metavar="SECONDS",
             type=_Seconds(), help="Time that the runs may take.",
         ),
@@ -175,7 +183,8 @@ def fold_options(command: F) -> F:
 
 def make_trial(
     inputs: str | None, input_shapes: Any, dims: Any, seed: int, check: int, fill: str,
-    val_range: Any, rtol: Any, atol: Any, timeout: float, memory_limit: int | None,
+    val_range: Any, rtol: Any, atol: Any, providers: str, counterexample: str | None,
+    timeout: float, memory_limit: int | None,
 ) -> Trial:  # fmt: skip
     """What the options of `trial_options` were given, as a Trial."""
     from bnfold.compare import Trial
@@ -191,6 +200,8 @@ def make_trial(
         dict(val_range),
         dict(rtol),
         dict(atol),
+        tuple(name.strip() for name in providers.split(",") if name.strip()),
         timeout,
         limit,
+        counterexample,
     )

@@ -7,8 +7,10 @@ give the original's outputs bit for bit, and no tolerance hides a mistake.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +19,13 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 import bnfold
-from bnfold import FoldResult, Verdict
+from bnfold import FoldResult, Verdict, model_file
+from bnfold.check.certificate import certify
+from bnfold.check.outcome import Outcome
 from bnfold.child.inputs import Drawing, feeds, specs
-from bnfold.child.sessions import open_session, run
+from bnfold.child.sessions import Opener, run
 from bnfold.protos import bodies
+from bnfold.storage import Storage
 
 Array = npt.NDArray[Any]
 
@@ -111,8 +116,12 @@ def folded(
     count: int | None = None,
     execute: bool = True,
     options: bnfold.Options | None = None,
+    certified: bool = True,
 ) -> Folded:
-    """Fold the model, which must fold `count` sites (all, by default), and check all there is."""
+    """Fold the model, which must fold `count` sites (all, by default), and check all there is.
+
+    `certified` = False: the independent checker cannot tell, but must not say that it is wrong.
+    """
     onnx.checker.check_model(model, full_check=True)
     bytes_before = model.SerializeToString(deterministic=True)
     result = bnfold.fold(model, options=options)
@@ -122,9 +131,26 @@ def folded(
     onnx.checker.check_model(result.model, full_check=True)
     assert result.after.nodes <= result.before.nodes
     assert_frame(model, result)
+    assert_certified(model, result.model, options, decided=certified)
     if execute:
         assert_same_outputs(model, result.model)
     return Folded(model, result)
+
+
+def assert_certified(
+    before: ModelProto, after: ModelProto, options: bnfold.Options | None, *, decided: bool = True
+) -> None:
+    """The independent checker finds nothing wrong, and leaves nothing open."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = [
+            model_file.read(model_file.save(model, Storage(), Path(folder, f"{number}.onnx")))
+            for number, model in enumerate((before, after))
+        ]
+        freeze = options is not None and options.freeze_initializers
+        static = certify(*files, freeze=freeze)
+    expected = Outcome.VALID if decided else Outcome.UNDECIDED
+    assert static.certificate.verdict is expected, static.certificate.findings
+    assert static.frame.verdict is expected, static.frame.findings
 
 
 def kept(model: ModelProto, *, check: bool = True) -> Verdict:
@@ -150,7 +176,7 @@ def reason(model: ModelProto, *, check: bool = True) -> str:
 
 def assert_same_outputs(before: ModelProto, after: ModelProto) -> None:
     """Both give the same bits in onnxruntime, on integer inputs."""
-    sessions = [open_session(model.SerializeToString()) for model in (before, after)]
+    sessions = [Opener().open(model.SerializeToString()) for model in (before, after)]
     inputs = specs(before, {})
     for feed in next(feeds(before, inputs, {}, Drawing())):
         whole = {

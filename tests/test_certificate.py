@@ -239,27 +239,6 @@ def test_float32_arithmetic_passes_as_foreign_and_its_k_is_told(tmp_path: Path) 
     assert 1 < foreign.k < 8
 
 
-def test_merged_branches_are_not_decided_rather_than_wrong(tmp_path: Path) -> None:
-    model = onnx.load(SAMPLES / "digits_repvgg.onnx")
-    merged = bnfold.fold(model, options=bnfold.Options(merge_branches=True)).model
-    static = judged(model, merged, tmp_path)
-    assert static.certificate.verdict is static.frame.verdict is Outcome.UNDECIDED
-
-
-def test_quantised_weights_are_not_decided_rather_than_wrong(tmp_path: Path) -> None:
-    model = parse(
-        """g (float[1,3,8,8] x) => (float[1,4,8,8] y) {
-          w = DequantizeLinear (q, k) c = Conv (x, w)
-          y = BatchNormalization (c, s, b, m, v)
-        }""",
-        q=np.arange(12, dtype=np.int8).reshape(4, 3, 1, 1), k=np.array(0.1, np.float32),
-        **(norm(4) | {"b": np.zeros(4, np.float32), "m": np.zeros(4, np.float32)}),
-    )  # fmt: skip
-    result = bnfold.fold(model)
-    assert result.folded
-    assert judged(model, result.model, tmp_path).certificate.verdict is Outcome.UNDECIDED
-
-
 GRAPHS = [
     ["conv", "batch_norm", "unary", "conv", "batch_norm"],
     ["batch_norm", "conv", "pool", "reshape", "gemm"],

@@ -254,14 +254,12 @@ def test_statistics_that_are_no_numbers_are_not_certified(tmp_path: Path) -> Non
         assert judged(one, two, tmp_path).certificate.verdict is not Outcome.VALID
 
 
-def test_a_relu_that_became_a_max_is_not_decided(tmp_path: Path) -> None:
-    text = """g (float[N,4,6,6] x) => (float[N,4,6,6] y) {
-      c = Conv (x, w) r = Relu (c) y = Add (r, shift) }"""
-    model = parse(text, w=real(4, 4, 1, 1), shift=real(4, 1, 1))
-    folded = bnfold.fold(
-        parse(text.replace("Add (r, shift)", "BatchNormalization <epsilon = 0.0> (r, o, b, z, o)"),
-              w=real(4, 4, 1, 1), o=np.ones(4, np.float32), z=np.zeros(4, np.float32), b=real(4)),
-        options=bnfold.Options(allow_max=True),
-    )  # fmt: skip
-    assert any(node.op_type == "Max" for node in folded.model.graph.node)
-    assert judged(model, folded.model, tmp_path).certificate.verdict is not Outcome.VALID
+def test_a_kernel_of_another_shape_is_another_kernel(tmp_path: Path) -> None:
+    text = """g (float[1,3,8,8] x) => (float[1,4,H,W] y) {
+      c = Conv (x, w) y = BatchNormalization (c, s, b, m, v) }"""
+    model = parse(text, w=real(4, 3, 1, 4), **norm(4))
+    folded = bnfold.fold(model).model
+    name = folded.graph.node[0].input[1]
+    (tensor,) = (t for t in folded.graph.initializer if t.name == name)
+    tensor.dims[2:] = [4, 1]
+    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.INVALID

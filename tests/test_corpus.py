@@ -51,6 +51,11 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
             assert check.verdict is Outcome.VALID, check.findings
         assert result.comparison.certificate is not None
         assert result.comparison.certificate.k <= 1
+        if result.comparison.runs:
+            assert not result.comparison.folds_not_run
+            assert all(fold.c < fold.gate / 2 or fold.excused for fold in result.comparison.folds)
+            assert result.comparison.deployed is not None
+            assert not result.comparison.deployed.note
     model = onnx.load(path)
     assert_frame(model, bnfold.fold(model))
 

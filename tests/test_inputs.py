@@ -80,11 +80,11 @@ FORMS: dict[Callable[[Path], Path], list[int]] = {
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: str(form.__name__))
 def test_inputs_are_found_by_their_kind(form: Callable[[Path], Path], tmp_path: Path) -> None:
-    sets = given.read(form(tmp_path), [X, N])
+    sets = given.read(form(tmp_path), [X, N], ["y"])
     assert len(sets) == len(FORMS[form])
-    for feed, number in zip(sets, FORMS[form], strict=True):
-        np.testing.assert_array_equal(feed["x"], x + number)
-        np.testing.assert_array_equal(feed["n"], n)
+    for found, number in zip(sets, FORMS[form], strict=True):
+        np.testing.assert_array_equal(found.feed["x"], x + number)
+        np.testing.assert_array_equal(found.feed["n"], n)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_inputs_that_do_not_fit(
 ) -> None:
     write(tmp_path)
     with pytest.raises(bnfold.UsageError, match=message):
-        given.read(tmp_path / "in.npz", [X, N])
+        given.read(tmp_path / "in.npz", [X, N], ["y"])
 
 
 def test_what_is_drawn_is_what_was_asked_for() -> None:

@@ -760,9 +760,9 @@ def test_a_value_before_a_rounding_that_is_all_noise_decides_nothing() -> None:
       d = DequantizeLinear (q, k, z)
       y = Conv (d, w2)
     }"""
-    given = positive() | {"m": np.full(4, 1e8, np.float32)}
+    given = positive() | {"m": np.full(4, 1e9, np.float32)}
     model = parse(
-        text, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 1, 1), huge=np.array(1e8, np.float32),
+        text, w=numbers(4, 3, 1, 1), w2=numbers(4, 4, 1, 1), huge=np.array(1e9, np.float32),
         k=np.array(0.1, np.float32), z=np.array(0, np.int8), **given,
     )  # fmt: skip
     assert "would mean nothing" in bnfold.verify(model, bnfold.fold(model).model).not_run

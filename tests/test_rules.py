@@ -791,7 +791,8 @@ def test_a_sum_of_three_with_a_constant_lets_no_scale_pass() -> None:
         )
         _stays(model, "other-branch", "down")
         folded(
-            parse(text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **shift)
+            parse(text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **shift),
+            certified=False,  # the checker knows no Sum of values and constants
         )
 
 
@@ -825,7 +826,8 @@ def test_slices_are_clamped_as_onnx_says(start: int, end: int, step: int, count:
         for name, value in (("k", start), ("l", end), ("j", 1), ("i", step))
     }
     model = down("d = Slice (c, k, l, j, i)", w=numbers(3, count, 2, 2), **bounds)
-    assert "BatchNormalization" not in folded(model).ops
+    decided = start != -10  # which ONNX's reference evaluator, and so the checker, clamps otherwise
+    assert "BatchNormalization" not in folded(model, certified=decided).ops
     if count != 1:
         folded(up("d = Slice (c, k, l, j, i)", count, **bounds))
 

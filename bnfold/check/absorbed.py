@@ -11,7 +11,7 @@ where e is known from what was checked before and u is one of the candidates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from bnfold.check.wanted import Candidate
 
 _SAMPLE = 64  # weights of a channel by which a candidate is told
 _BLOCK = 1 << 20
+DEQUANTISED = 3.0  # u: q·k rounded in both models, and the scale k once
 
 
 @dataclass
@@ -55,7 +56,8 @@ def linear(
     original: Linear, folded: Linear, e: Map, candidates: list[Candidate], loose: float
 ) -> Absorption | str:
     """Check a pair of linear nodes; or why there is nothing to check."""
-    if (original.view, original.outputs) != (folded.view, folded.outputs):
+    shapes = [(of.weight.shape, of.view, of.outputs) for of in (original, folded)]
+    if shapes[0] != shapes[1]:
         return "a weight of another shape"
     types = {of.dtype for of in (original.weight, folded.weight)}
     biases = {of.bias.dtype for of in (original, folded) if of.bias is not None}
@@ -70,8 +72,10 @@ def linear(
     e = e.over(original.data_axis, original.inputs)
     choices = fitting(candidates, original.out_axis, original.channels)
     inner = response(original, e.shift) if e.shifts else None
-    chosen = _chosen(original, folded, e, inner, choices)
+    chosen = _with_doubt(_chosen(original, folded, e, inner, choices), choices)
     u = chosen.map
+    if folded.quantized:
+        loose = max(loose, DEQUANTISED)
     same = e.is_identity and u.is_identity
     result = Absorption(chosen, original.length, not same)
     if not (same and alike(original.weight, folded.weight)):
@@ -97,9 +101,9 @@ def _chosen(
     alive = np.isfinite(ratio) & (energy > 0)
     if not np.any(alive):
         return choices[0] if folded.bias is None else choices[-1]
-    bias = original.beta * bias_rows(original, 1, folded.weight.dtype)[0].astype(np.float64)
+    bias = original.beta * _first_bias(original, folded.weight.dtype)
     bias = bias + (inner.value if inner is not None else 0.0)
-    found = folded.beta * bias_rows(folded, 1, folded.weight.dtype)[0].astype(np.float64)
+    found = folded.beta * _first_bias(folded, folded.weight.dtype)
     with np.errstate(all="ignore"):
         size = np.abs(ratio * bias) + np.abs(found)
 
@@ -112,6 +116,24 @@ def _chosen(
 
     with np.errstate(all="ignore"):  # what is not finite comes close to nothing
         return min(choices, key=misfit)
+
+
+def _with_doubt(chosen: Candidate, choices: list[Candidate]) -> Candidate:
+    """The candidate, with a shift as uncertain as that of any that float64 cannot tell from it.
+
+    Where terms of a shift cancel, one candidate has 0 and another 10⁻¹⁷.
+    """
+    a = chosen.map
+    alike = [c.map.shift for c in choices if c.map.near(a)]
+    magnitude = np.max([shift.magnitude for shift in alike], axis=0)
+    steps = max(shift.steps for shift in alike)
+    shift = replace(a.shift, magnitude=magnitude, steps=steps)
+    return replace(chosen, map=replace(a, shift=shift))
+
+
+def _first_bias(of: Linear, dtype: np.dtype[np.generic]) -> FloatArray:
+    rows = of.bias.shape[0] if of.bias is not None and of.bias.ndim > 1 else 1
+    return np.asarray(bias_rows(of, rows, dtype)[0], np.float64)
 
 
 def _samples(of: Linear, scale: FloatArray | None) -> FloatArray:
@@ -208,7 +230,12 @@ def _bias(
         total = total * u.scale + u.shift
         if folded.beta != 1:
             total = total * Real.full(folded.beta).inverse()
-        compare(after[row], Numbers.of(total), tally, loose)
+        compare(after[row], Numbers.of(total), tally, loose, _half_step(folded))
+
+
+def _half_step(of: Linear) -> FloatArray:
+    """How far rounding to integers may move a bias."""
+    return np.zeros(1) if of.step is None else np.abs(of.step.astype(np.float64)) / 2
 
 
 # --- constants that are added and multiplied -----------------------------------------------------

@@ -10,6 +10,7 @@ from onnx import ModelProto
 from bnfold.check.frame import WHOLE, frame
 from bnfold.check.outcome import Certificate, Frame, Outcome, verdict_of
 from bnfold.check.pairing import Walk
+from bnfold.check.regions import Regions, regions
 from bnfold.check.view import View
 from bnfold.model_file import ModelFile
 
@@ -20,6 +21,7 @@ class Static:
 
     frame: Frame
     certificate: Certificate
+    regions: Regions | None = None  # None where the check itself failed
 
 
 def certify(
@@ -39,7 +41,8 @@ def certify(
     if pairs.unexplained:  # what was done is not understood, so that nothing of it is known wrong
         findings = [replace(finding, verdict=Outcome.UNDECIDED) for finding in findings]
     certificate = Certificate(verdict_of(findings), tuple(pairs.folds), tuple(findings))
-    return Static(_without(frame(old, new, pairs), certificate), certificate)
+    found = _without(frame(old, new, pairs), certificate)
+    return Static(found, certificate, regions(old, new, pairs))
 
 
 def _without(found: Frame, certificate: Certificate) -> Frame:

@@ -120,12 +120,14 @@ def _possible(before: str, after: str, read: Read) -> list[Read]:
         return [(*data, None)]
     if after in ("Conv", "ConvTranspose", "Gemm"):
         return list(dict.fromkeys([read, (*read[:2], None), read[:2]]))
+    if after == "LayerNormalization":
+        return [read, (*read, None)]
     return [read] if before == after else [(*data, None)]
 
 
 def _same_place(node: Node, other: Node) -> bool:
     named = bool(node.proto.name) and node.proto.name == other.proto.name
-    return named or node.output == other.output
+    return named or node.output == other.output or other.output in _behind(node)
 
 
 def trimmed(names: Sequence[str]) -> list[str]:

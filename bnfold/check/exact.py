@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -152,14 +153,14 @@ class Real:
         one, two = _alike(self, other)
         return Real(
             one.value * two.value, one.magnitude * two.magnitude, one.steps + two.steps + 1,
-            lambda i: times(one.exact(i), two.exact(i)),
+            _once(lambda i: times(one.exact(i), two.exact(i))),
         )  # fmt: skip
 
     def __add__(self, other: Real) -> Real:
         one, two = _alike(self, other)
         return Real(
             one.value + two.value, one.magnitude + two.magnitude, max(one.steps, two.steps) + 1,
-            lambda i: plus(one.exact(i), two.exact(i)),
+            _once(lambda i: plus(one.exact(i), two.exact(i))),
         )  # fmt: skip
 
     def __neg__(self) -> Real:
@@ -197,6 +198,11 @@ def joined(parts: list[Real]) -> Real:
         np.concatenate([part.magnitude for part in parts]),
         max(part.steps for part in parts), exact,
     )  # fmt: skip
+
+
+def _once(exact: Callable[[int], Sum]) -> Callable[[int], Sum]:
+    """The same, remembering a few entries: a vector may be used over and over in one sum."""
+    return lru_cache(maxsize=16)(exact)
 
 
 def _alike(one: Real, two: Real) -> tuple[Real, Real]:

@@ -82,7 +82,7 @@ def origin(view: View, node: Node, axis: int, labels: Indices, output: int = 0) 
         given[source] = wanted
         if np.any(given[source] != wanted):
             return None
-        return _lying(given.reshape(before.shape))
+        return _lying(given.reshape(before.shape), unread=True)
 
     return _agreeing(view, node, tried)
 
@@ -175,14 +175,27 @@ def _moved(
     return np.asarray(list(results)[output])
 
 
-def _lying(moved: npt.NDArray[Any]) -> Flow | None:
-    """The axis along which the labels lie, and in which order."""
+def _lying(moved: npt.NDArray[Any], *, unread: bool = False) -> Flow | None:
+    """The axis along which the labels lie, and in which order.
+
+    With `unread`, −1 stands for what nobody reads, and may have the label of its neighbours.
+    """
     if not moved.size:
         return None
     if np.all(moved == moved.flat[0]):
         return None, moved.reshape(-1)[:1].astype(np.int64)
-    for axis in range(moved.ndim):
-        line = np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1)
+    lines = [
+        np.moveaxis(moved, axis, 0).reshape(moved.shape[axis], -1) for axis in range(moved.ndim)
+    ]
+    for axis, line in enumerate(lines):
         if np.all(line == line[:, :1]):
             return axis, line[:, 0].astype(np.int64)
+    if not unread:
+        return None
+    if np.all((moved == moved.max()) | (moved < 0)):
+        return None, np.array([moved.max()], np.int64)
+    for axis, line in enumerate(lines):
+        label = line.max(axis=1, keepdims=True)
+        if np.all((line == label) | (line < 0)):
+            return axis, label[:, 0].astype(np.int64)
     return None

@@ -13,7 +13,7 @@ from typing import Any
 from onnx import GraphProto, NodeProto, TensorProto
 
 from bnfold.check.outcome import Finding, Frame, Outcome, verdict_of
-from bnfold.check.through import Pairs
+from bnfold.check.relations import Pairs
 from bnfold.check.view import View
 from bnfold.data_files import FileRange
 from bnfold.graph import Node, Scope
@@ -39,8 +39,31 @@ class _Frame:
         self.pairs = pairs
         self.back = {new: old for old, new in pairs.nodes.items()}
         self.gone = set(pairs.gone)
-        self.claimed = {name for names in pairs.taken.values() for name in names}
+        self.claimed = self._claimed()
+        self.lost = self._unread()
         self.renamed = {name for node in pairs.gone for name in node.proto.output if name}
+
+    def _claimed(self) -> set[str]:
+        """The constants that were folded into, and what computes them.
+
+        Whoever else reads one of these is compared by its value.
+        """
+        claimed: set[str] = set()
+        scopes = {node.scope for node in self.pairs.taken}
+        pending = [name for names in self.pairs.taken.values() for name in names]
+        while pending:
+            name = pending.pop()
+            if name and name not in claimed:
+                claimed.add(name)
+                makers = (scope.producers.get(name) for scope in scopes)
+                pending.extend(n for maker in makers if maker for n in maker.proto.input)
+        return claimed
+
+    def _for_taken(self, node: Node | None) -> bool:
+        """Whether a node of the folded model took maps, or computes constants of one that did."""
+        return node in self.pairs.taken or (
+            node is not None and not self.claimed.isdisjoint(filter(None, node.proto.output))
+        )
 
     def findings(self) -> Iterator[Finding]:
         one, two = self.original.model, self.folded.model
@@ -56,7 +79,7 @@ class _Frame:
         assert isinstance(b, GraphProto)
         skipped = ("node", "initializer", "value_info", "input")
         yield from _fields(a, b, skipped, f"the graph {old.label}" if old.label else "the graph")
-        lost = set(self._unread(old))
+        lost = {name for scope, name in self.lost if scope is old}
         yield from self._inputs(old, new, a, b)
         yield from self._nodes(old, new, lost)
         yield from self._tensors(old, new, lost)
@@ -79,23 +102,26 @@ class _Frame:
 
     # --- nodes -----------------------------------------------------------------------------------
 
-    def _unread(self, scope: Scope) -> Iterator[str]:
+    def _unread(self) -> set[tuple[Scope, str]]:
         """Values of the original that only nodes read which are gone, or whose constants changed.
 
-        Constants that feed such values alone are among them.
+        Constants that feed such values alone are among them, in whatever scope.
         """
-        lost: set[Node] = set(self.gone)
-        for node in reversed(scope.nodes):
-            if node in self.pairs.nodes or node in self.gone:
-                continue
-            uses = [use for name in node.proto.output if name for use in scope.uses[name]]
-            if all(use.node in lost or self._took(use.node) for use in uses):
-                lost.add(node)
-                yield from filter(None, node.proto.output)
-        for name in (*scope.initializers, *scope.sparse):
-            uses = scope.uses[name]
-            if uses and all(use.node in lost or self._took(use.node) for use in uses):
-                yield name
+        nodes: set[Node] = set(self.gone)
+        found: set[tuple[Scope, str]] = set()
+        for scope, _ in reversed(self.pairs.scopes):  # bodies are behind what they are in
+            for node in reversed(scope.nodes):
+                if node in self.pairs.nodes or node in self.gone:
+                    continue
+                uses = [use for name in node.proto.output if name for use in scope.uses[name]]
+                if all(use.node in nodes or self._took(use.node) for use in uses):
+                    nodes.add(node)
+                    found.update((scope, name) for name in node.proto.output if name)
+            for name in (*scope.initializers, *scope.sparse):
+                uses = scope.uses[name]
+                if uses and all(use.node in nodes or self._took(use.node) for use in uses):
+                    found.add((scope, name))
+        return found
 
     def _took(self, node: Node | None) -> bool:
         return node is not None and self.pairs.nodes.get(node) in self.pairs.taken
@@ -109,7 +135,7 @@ class _Frame:
             before = self.back.get(node) or by_output.get(node.output)
             if before is None:
                 readers = {use.node for name in node.proto.output if name for use in new.uses[name]}
-                if node.op != "Constant" or not readers <= self.pairs.taken.keys():
+                if not self._makes_constants(node) or not all(map(self._for_taken, readers)):
                     yield _wrong(node.label, "it is new")
                 continue
             kept.add(before)
@@ -123,6 +149,9 @@ class _Frame:
             ):  # fmt: skip
                 yield _wrong(node.label, "it is gone, and no fold took it")
 
+    def _makes_constants(self, node: Node) -> bool:
+        return node.op == "Constant" or self.folded.is_constant(node.scope, node.output)
+
     def _node(self, before: Node, node: Node) -> Iterator[Finding]:
         took = node in self.pairs.taken
         one, two = _bare(before.proto), _bare(node.proto)
@@ -131,14 +160,14 @@ class _Frame:
         if one != two:
             yield _wrong(before.label, f"its {_field(one, two)} has changed")
         old, new = (_attributes(n.proto) for n in (before, node))
-        constant = node.op == "Constant" and not self.claimed.isdisjoint(node.proto.output)
+        constant = self._makes_constants(node) and self._for_taken(node)
         if old != new and not constant and before.op == node.op and not took:
             yield _wrong(before.label, "its attributes have changed")
         for place, name in enumerate(node.proto.output):
             own = before.proto.output[place] if place < len(before.proto.output) else ""
             if name != own and name not in self.renamed:
                 yield _wrong(before.label, f"its output {own!r} is called {name!r}")
-        if not took:
+        if not took and not constant:
             for own, name in zip(before.proto.input, node.proto.input, strict=False):
                 constant_now = self.folded.is_constant(node.scope, name) if name else own == ""
                 if own != name and constant_now:
@@ -166,7 +195,7 @@ class _Frame:
             if name in old.initializers:
                 continue
             nodes = {use.node for use in new.uses[name]}
-            if not nodes or not nodes <= self.pairs.taken.keys():
+            if not nodes or not all(map(self._for_taken, nodes)):
                 yield _wrong("", f"the initializer {name!r} is new")
         order = [name for name in new.initializers if name in old.initializers]
         if order != [name for name in old.initializers if name in new.initializers]:

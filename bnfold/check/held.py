@@ -23,6 +23,8 @@ def held(
 ) -> Absorption | str:  # fmt: skip
     """The candidate that the constants of `other` fit best; or why none is known."""
     rank = original.rank(node.scope, node.output)
+    if rank is None and "Normalization" in node.op:
+        rank = original.rank(node.scope, node.input(0))
     if node.op != other.op:
         return f"what {other.label} holds cannot be read"
     best: Absorption | None = None

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from bnfold.check import absorbed, sites
 from bnfold.check.absorbed import Absorption
 from bnfold.check.maps import Map, quotient
-from bnfold.check.view import View
+from bnfold.check.view import Array, View
 from bnfold.check.wanted import Candidate
 from bnfold.graph import Node
 
@@ -64,3 +65,42 @@ def _holds(
         return None
     lifted = stored.reshape((1,) * (rank - stored.ndim) + stored.shape)
     return absorbed.constant(lifted, zero, total.axis, value, value, name, candidate, loose)
+
+
+def repadded(
+    original: View, folded: View, node: Node, other: Node, u: Map, loose: float
+) -> Absorption | None:
+    """A Pad that has another value: it must be u(c) in every channel, c being what it was."""
+    values = [_padding(view, n) for view, n in ((original, node), (folded, other))]
+    before, after = values
+    if before is None or after is None or before.size != 1 or after.size != 1:
+        return None
+    along = 0 if len(u) > 1 else None
+    name = other.input(2) or "value"
+    one = (after.reshape(()), before.reshape(()))
+    return absorbed.constant(*one, along, u.scale, u.shift, name, Candidate(u), loose)
+
+
+def _padding(view: View, node: Node) -> Array | None:
+    """What a Pad puts around its input."""
+    if node.scope.opset < 11:
+        return np.asarray(node.attribute("value", 0.0), np.float32)
+    if node.input(2):
+        return view.array(node.scope, node.input(2))
+    kind = view.element_type(node.scope, node.input(0))
+    return None if kind is None else np.zeros((), helper.tensor_dtype_to_np_dtype(kind))
+
+
+def raised(folded: View, other: Node, u: Map, loose: float) -> Absorption | None:
+    """A Relu that has become a Max: what it is compared with must be u(0)."""
+    slots = [s for s, name in enumerate(other.proto.input) if folded.is_constant(other.scope, name)]
+    if len(other.proto.input) != 2 or len(slots) != 1:
+        return None
+    name = other.input(slots[0])
+    stored = folded.array(other.scope, name)
+    rank = folded.rank(other.scope, other.input(1 - slots[0]))
+    if stored is None or rank is None or stored.ndim > rank:
+        return None
+    lifted = stored.reshape((1,) * (rank - stored.ndim) + stored.shape)
+    zero = np.zeros((), stored.dtype)
+    return absorbed.constant(lifted, zero, u.axis, u.scale, u.shift, name, Candidate(u), loose)

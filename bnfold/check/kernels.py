@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Linear:
     alpha: float = 1.0
     beta: float = 1.0
     pads: bool = False  # whether it may read zeros that are not in its input
+    quantized: bool = False  # whether the weight or the bias is dequantised
+    step: Array | None = None  # of a bias made of 32-bit integers, one or one for each channel
 
     @property
     def channels(self) -> int:
@@ -71,7 +73,16 @@ class Linear:
 def linear(view: View, node: Node) -> Linear | None:
     """What a Conv, ConvTranspose, Gemm or MatMul computes; None where its weight is no constant."""
     reader = _READERS.get(node.op)
-    return reader(view, node) if reader else None
+    found = reader(view, node) if reader else None
+    if found is None:
+        return None
+    names = [name for name in (found.name, found.bias_name) if name]
+    if not any(view.is_quantized(node.scope, name) for name in names):
+        return found
+    step = view.step(node.scope, found.bias_name) if found.bias_name else None
+    if step is not None and step.size in (1, found.channels) and found.beta == 1:
+        return replace(found, quantized=True, step=step.reshape(-1))
+    return replace(found, quantized=True)
 
 
 def _conv(view: View, node: Node) -> Linear | None:

@@ -94,11 +94,11 @@ def cleaned(a: Map) -> Map:
     return identity() if not a.scales and not a.shifts else Map(a.axis, scale, shift)
 
 
-def quotient(p: Map, q: Map) -> Map | None:
+def quotient(p: Map, q: Map, *, scales: bool = False) -> Map | None:
     """The map e with p = e∘q; None where q loses what p keeps.
 
     p = s₁z + t₁ and q = s₂z + t₂ give e(f) = (s₁/s₂)·f + (t₁ − (s₁/s₂)·t₂). Where s₂ = 0, s₁ must
-    be 0 as well; then e(f) = f + (t₁ − t₂).
+    be 0 as well; then e(f) = f + (t₁ − t₂), or with `scales` e(f) = (t₁/t₂)·f where there is such.
     """
     if q.near(p):
         return identity()
@@ -113,7 +113,13 @@ def quotient(p: Map, q: Map) -> Map | None:
     if np.any(dead & (ps.value != 0)):
         return None
     ones = Real.full(1.0, count)
-    ratio = _patched(ps, dead, ones) * _patched(qs, dead, ones).inverse()
+    above, below = _patched(ps, dead, ones), _patched(qs, dead, ones)
+    if scales:
+        pt, qt = p.shift.spread(count), q.shift.spread(count)
+        both = dead & (pt.value * qt.value > 0)
+        if all(len(qt.exact(int(i))) == 1 for i in np.flatnonzero(both)):
+            above, below = _patched(above, both, pt), _patched(below, both, qt)
+    ratio = above * below.inverse()
     return cleaned(Map(axis, ratio, p.shift + -(ratio * q.shift)))
 
 

@@ -69,11 +69,14 @@ class Numbers:
         return tuple(i + a for i, a in zip(index, self.at or (0,) * len(index), strict=True))
 
 
-def compare(stored: Array, numbers: Numbers, tally: Tally, loose: float = 0.0) -> None:
+def compare(
+    stored: Array, numbers: Numbers, tally: Tally, loose: float = 0.0,
+    step: FloatArray | None = None,
+) -> None:  # fmt: skip
     """Hold what is stored against what it should be.
 
-    With `loose`, numbers may be as far off as `loose`·u·magnitude (files of tools that round more
-    than once).
+    With `loose`, numbers may be as far off as `loose`·u·magnitude (what was rounded more than
+    once), and with `step` by as much more.
     """
     value, magnitude, steps = numbers.value, numbers.magnitude, numbers.steps
     wide = stored.astype(np.float64)
@@ -90,6 +93,8 @@ def compare(stored: Array, numbers: Numbers, tally: Tally, loose: float = 0.0) -
     if np.all(certain):
         return
     allowed = half + 2 * error + _SLACK * UNIT * magnitude + loose * unit * magnitude
+    if step is not None:
+        allowed = allowed + step
     outside = ~(distance <= allowed)  # NaN as well
     _blame(stored, wide, half, outside, numbers, tally)
     between = np.argwhere(~certain & ~outside)

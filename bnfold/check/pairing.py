@@ -18,8 +18,12 @@ from typing import Any
 from onnx import ValueInfoProto
 
 from bnfold.check import sites
+from bnfold.check.branches import JOINS, Tree, trees
 from bnfold.check.counterparts import Counterparts, attributes, trimmed
-from bnfold.check.through import Known, Pairs, Relation, Through, outputs
+from bnfold.check.laid import stands_for
+from bnfold.check.maps import quotient
+from bnfold.check.relations import Known, Pairs, Relation, outputs
+from bnfold.check.through import Through
 from bnfold.graph import Node, Scope
 from bnfold.protos import bodies
 
@@ -32,9 +36,12 @@ _CHANGES = {  # attributes that may come or go with a change of operator
 class Walk(Through):
     """One walk over two models."""
 
+    trees: dict[Node, list[Tree]]  # of branches that may have been merged
+
     def run(self) -> Pairs:
         """Walk the main graphs and all bodies."""
         main, other = self.original.main, self.folded.main
+        self.trees = {}
         known: Known = {}
         for name in main.inputs:
             if self.original.is_constant(main, name):  # IR 3 lists every initializer here
@@ -43,6 +50,7 @@ class Walk(Through):
             if name not in other.inputs and name not in main.initializers:
                 self._wrong("", f"the input {name!r} is gone")
         self._scope(main, other, known)
+        self.pairs.known = known
         for old, new in _outputs(main, other):
             self._output(main, known, old, new)
         if len(main.container.output) != len(other.container.output):
@@ -52,10 +60,16 @@ class Walk(Through):
         return self.pairs
 
     def _merged(self) -> bool:
-        """Whether there are fewer convolutions or sums, so that branches may have been merged."""
-        joins = ("Add", "Conv", "Sub", "Sum")
+        """Whether there are fewer convolutions or sums, so that branches may have been merged.
+
+        Those that are known to be are not counted.
+        """
+        gone = {node for node in self.trees if any(tree.matched for tree in self.trees[node])}
         counts = [
-            sum(n.op in joins and sites.site(view, n) is None for n in view.index.nodes())
+            sum(
+                n.op in ("Conv", *JOINS) and n not in gone and sites.site(view, n) is None
+                for n in view.index.nodes()
+            )
             for view in (self.original, self.folded)
         ]
         return counts[0] > counts[1]
@@ -87,7 +101,9 @@ class Walk(Through):
         self.pairs.scopes.append((scope, other))
         counterparts = Counterparts(self.original, scope, self.folded, other)
         constant: set[str] = set()
-        for node in _in_order(scope):
+        if self._merged():
+            self.trees |= trees(self.original, scope)
+        for node in in_order(scope):
             self._node(node, counterparts, known, constant)
 
     def _node(
@@ -102,6 +118,8 @@ class Walk(Through):
             names and not computed and self.original.is_constant(node.scope, node.output)
         ):
             constant.update(filter(None, node.proto.output))
+            return
+        if self._summed(node, counterparts, known):
             return
         for name in computed:
             if name not in known:  # a sparse initializer, an output that the counterpart has not
@@ -125,6 +143,40 @@ class Walk(Through):
         if difference := _different(node, other):
             self._wrong(node.label, f"{other.label} has another {difference} than in the original")
         known.update(self._through(node, other, inputs, known))
+
+    def _summed(self, node: Node, counterparts: Counterparts, known: Known) -> bool:
+        """Whether one convolution stands for a sum of branches; then it is known what it gives."""
+        for tree in self.trees.get(node, ()):
+            relation = known.get(tree.source)
+            if not tree.tried and relation is not None:
+                tree.tried = True
+                self._sum(tree, relation, counterparts, known)
+            if tree.matched:
+                return True
+        return False
+
+    def _sum(
+        self, tree: Tree, relation: Relation, counterparts: Counterparts, known: Known
+    ) -> None:  # fmt: skip
+        """Look for the convolution that stands for a sum."""
+        e = quotient(relation.p, relation.q)
+        candidates = self.wanted.of(tree.root.scope, tree.root.output)
+        for other in counterparts.scope.nodes:
+            fits = other.op == "Conv" and other.input(0) == relation.f
+            if e is None or not fits or other in counterparts.taken:
+                continue
+            result = stands_for(tree.form, e, self.folded, other, candidates, self.loose)
+            if result is None or any(2 * t.far > t.numbers for t in result.tallies.values()):
+                continue
+            tree.matched = True
+            convs = [node for node in tree.nodes if node.op == "Conv"]
+            kept = next((n for n in convs if n.proto.name == other.proto.name), convs[0])
+            counterparts.taken[other] = kept
+            self.pairs.nodes[kept] = other
+            self.pairs.gone.extend(node for node in tree.nodes if node is not kept)
+            known.update(dict.fromkeys(n for node in tree.nodes for n in node.proto.output))
+            known.update(self._took(tree.root, other, result, other.output))
+            return
 
     def _is_constant(self, scope: Scope, name: str, known: Known, constant: set[str]) -> bool:
         if name in known:
@@ -151,7 +203,11 @@ class Walk(Through):
             self.pairs.gone.append(node)
             return {node.output: self._settled(Relation(relation.f, p, relation.q, relation.maker))}
         first = inputs[0] if inputs else None
-        if node.op in _PASSES_AS_NOTHING and first is not None and self._is_idle(node):
+        if (
+            node.op in _PASSES_AS_NOTHING
+            and first is not None
+            and sites.is_idle(self.original, node)
+        ):
             self.pairs.gone.append(node)
             return {**nothing, node.output: first}
         named = counterparts.named(node)
@@ -164,16 +220,6 @@ class Walk(Through):
         here = [r.f if r is not None else None for r in inputs]
         self._wrong(node.label, _reads_otherwise(node, named, here))
         return nothing | outputs(node, named)
-
-    def _is_idle(self, node: Node) -> bool:
-        if node.op == "Cast":
-            source = self.original.element_type(node.scope, node.input(0))
-            return source is not None and source == node.attribute("to", 0)
-        if node.op == "Dropout":
-            training = self.original.array(node.scope, node.input(2)) if node.input(2) else None
-            inert = not node.input(2) or (training is not None and not training.any())
-            return inert and (node.scope.opset >= 7 or bool(node.attribute("is_test", 0)))
-        return True
 
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
@@ -203,7 +249,7 @@ def _outputs(one: Scope, other: Scope) -> Iterator[tuple[str, str]]:
         yield old.name, new.name
 
 
-def _in_order(scope: Scope) -> Iterator[Node]:
+def in_order(scope: Scope) -> Iterator[Node]:
     """The nodes as they stand, but each after those that it reads: some exporters do not sort."""
     done: set[Node] = set()
     opened: set[Node] = set()
@@ -236,6 +282,8 @@ def _different(node: Node, other: Node) -> str:
         ignored = {"beta"}  # which goes with its C
     if node.op == other.op == "BatchNormalization" or node.op != other.op:
         ignored |= {"epsilon", "momentum", "spatial", "training_mode"}
+    if node.op == other.op == "Pad":
+        ignored = {"value"}  # which is compared as a constant
     for name in sorted({*one, *two} - ignored):
         if one.get(name) != two.get(name):
             return name

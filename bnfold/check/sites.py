@@ -39,6 +39,18 @@ def site(view: View, node: Node) -> tuple[int, Map] | None:
     return (0, Map(axis, c.inverse(), zero)) if slot == 1 and np.all(c.value) else None
 
 
+def is_idle(view: View, node: Node) -> bool:
+    """Whether an Identity, Cast or Dropout gives what it is given."""
+    if node.op == "Cast":
+        source = view.element_type(node.scope, node.input(0))
+        return source is not None and source == node.attribute("to", 0)
+    if node.op == "Dropout":
+        training = view.array(node.scope, node.input(2)) if node.input(2) else None
+        inert = not node.input(2) or (training is not None and not training.any())
+        return inert and (node.scope.opset >= 7 or bool(node.attribute("is_test", 0)))
+    return True
+
+
 def batch_norm(view: View, node: Node) -> tuple[Array, Array, Array, Array, float] | None:
     """γ, β, μ, σ² and ε of a BatchNormalization that infers; None for one that does not.
 

@@ -6,7 +6,7 @@ them, and those that stand behind it (`absorbed`, `kept`, `held`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -15,48 +15,18 @@ from bnfold.check.absorbed import Absorption
 from bnfold.check.counterparts import attributes
 from bnfold.check.exact import Real
 from bnfold.check.held import held
-from bnfold.check.kept import nearest
+from bnfold.check.kept import nearest, raised, repadded
 from bnfold.check.laws import LAWS, carried
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.numbers import told
 from bnfold.check.outcome import CertifiedFold, Finding, Outcome
+from bnfold.check.relations import Known, Pairs, Relation, maker, outputs
 from bnfold.check.shared import shared
 from bnfold.check.view import View, alike
 from bnfold.check.wanted import Wanted
-from bnfold.graph import Node, Scope
-
-Known = dict[str, "Relation | None"]  # by the original's names; None: nothing can be told of it
+from bnfold.graph import Node
 
 _NORMS = ("InstanceNormalization", "GroupNormalization")
-
-
-@dataclass(frozen=True)
-class Relation:
-    """A value o = p(z) of the original, and the value f = q(z) of the folded model, called `f`."""
-
-    f: str
-    p: Map = field(default_factory=identity)
-    q: Map = field(default_factory=identity)
-    maker: str = ""  # the node whose constants have made the difference
-
-    @property
-    def plain(self) -> bool:
-        """Whether o = f."""
-        settled = quotient(self.p, self.q)
-        return settled is not None and settled.is_identity
-
-
-@dataclass
-class Pairs:
-    """What the walk found: who stands for whom, what is gone, what was taken, what is wrong."""
-
-    nodes: dict[Node, Node] = field(default_factory=dict)  # by the original's node
-    gone: list[Node] = field(default_factory=list)  # maps of the original that are no nodes now
-    folds: list[CertifiedFold] = field(default_factory=list)
-    taken: dict[Node, set[str]] = field(default_factory=dict)  # by the folded node: its constants
-    findings: list[Finding] = field(default_factory=list)
-    unexplained: bool = False  # whether something computes in another way than by folds
-    scopes: list[tuple[Scope, Scope]] = field(default_factory=list)
 
 
 class Through:
@@ -65,7 +35,8 @@ class Through:
     def __init__(self, original: View, folded: View, loose: float = 0.0) -> None:
         self.original = original
         self.folded = folded
-        self.wanted = Wanted(original)
+        maxima = any(node.op == "Max" for node in folded.index.nodes())
+        self.wanted = Wanted(original, raises=maxima)
         self.loose = loose
         self.pairs = Pairs()
 
@@ -101,18 +72,17 @@ class Through:
         """What the outputs of a node are, in terms of those of its counterpart."""
         nothing: Known = dict.fromkeys(filter(None, node.proto.output))
         same = outputs(node, other)
+        linear = node.op in kernels.LINEAR and other.op in kernels.LINEAR
         if node.op in ("Shape", "Size"):  # which do not read values
             return dict(same)
         if node.op == "Relu" and other.op == "Max":
-            self._unknown(node.label, "a Relu that became a Max is not certified")
-            return nothing
-        if self._requantized(node, other):
-            self._unknown(node.label, "quantised constants that changed are not certified")
-            return nothing
+            return self._raised(node, other, inputs[0]) or nothing
+        if node.op == other.op == "Pad" and (found := self._repadded(node, other, inputs)):
+            return found
         at = self.wanted.site(node)
         if at is not None and other.op in ("BatchNormalization", "Add", "Sub", "Mul", "Div"):
             return self._kept_map(node, other, at, inputs) or nothing
-        if node.op in kernels.LINEAR and other.op in kernels.LINEAR:
+        if linear:
             found = self._linear(node, other, inputs, same)
             if found is not None:
                 return found
@@ -143,18 +113,52 @@ class Through:
             if isinstance(both, str):
                 return self._stopped(node, both, inputs, nothing)
             p, q = both
-            return {node.output: self._settled(Relation(other.output, p, q, _maker(inputs)))}
+            return {node.output: self._settled(Relation(other.output, p, q, maker(inputs)))}
         if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
             return self._held(node, other, inputs) or nothing
         return self._stopped(node, "an operator that lets no map pass", inputs, nothing)
 
-    def _requantized(self, node: Node, other: Node) -> bool:
-        """Whether a constant comes out of a DequantizeLinear, and is not what it was."""
-        return any(
-            self.original.is_quantized(node.scope, name)
-            and not self._equal(node, name, other, other.input(slot))
-            for slot, name in enumerate(node.proto.input) if name
-        )  # fmt: skip
+    def _raised(self, node: Node, other: Node, relation: Relation | None) -> Known | None:
+        """max(x, 0) as max(u(x), u(0)), which is u(max(x, 0)) where u keeps the order."""
+        u = quotient(relation.q, relation.p) if relation is not None else None
+        result = None
+        if u is not None and u.keeps_order:
+            result = raised(self.folded, other, u, self.loose)
+        if result is None:
+            self._unknown(node.label, f"nothing says what {other.label} makes of it")
+            return None
+        return self._took(node, other, result, other.output)
+
+    def _repadded(
+        self, node: Node, other: Node, inputs: list[Relation | None]
+    ) -> Known | None:  # fmt: skip
+        """Pad(x) with c around it as Pad(u(x)) with u(c), which is u(Pad(x)); else None."""
+        relation = inputs[0]
+        if relation is None or any(r is not None for r in inputs[1:]):
+            return None
+        u = quotient(relation.q, relation.p)
+        constant = node.attribute("mode", b"constant") == b"constant"
+        pads = [self._pads(view, n) for view, n in ((self.original, node), (self.folded, other))]
+        if u is None or u.is_identity or not constant or pads[0] is None or pads[0] != pads[1]:
+            return None
+        result = repadded(self.original, self.folded, node, other, u, self.loose)
+        if result is None or result.faults:
+            return None
+        return self._took(node, other, result, other.output)
+
+    def _pads(self, view: View, node: Node) -> list[Any] | None:
+        """The widths and the axes of a Pad."""
+        if node.scope.opset < 11:
+            return node.numbers("pads")
+        found = [view.array(node.scope, node.input(slot)) for slot in (1, 3) if node.input(slot)]
+        known = [array.tolist() for array in found if array is not None]
+        return known if len(known) == len(found) else None
+
+    def _loose(self, node: Node) -> float:
+        """How far the constants of a node may be off, in u: those that are dequantised by more."""
+        names = (name for name in node.proto.input if name)
+        quantized = any(self.original.is_quantized(node.scope, name) for name in names)
+        return max(self.loose, absorbed.DEQUANTISED) if quantized else self.loose
 
     def _stopped(
         self, node: Node, why: str, inputs: list[Relation | None],
@@ -174,7 +178,9 @@ class Through:
         for place, name in enumerate(node.proto.output):
             if not name:
                 continue
-            for given in (relation, self._divided(relation)):
+            for given in (
+                relation, self._divided(relation), self._divided(relation, scales=True)
+            ):  # fmt: skip
                 p, q = (carried(self.original, node, a, place) for a in (given.p, given.q))
                 if not isinstance(p, str) and not isinstance(q, str):
                     made = Relation(same[name].f, p, q, relation.maker)
@@ -246,7 +252,7 @@ class Through:
         if own is None or new is None:
             self._unknown(node.label, "it works along another axis than the map before it")
             return None
-        result = nearest(self.folded, other, own, relation.q, candidates, self.loose)
+        result = nearest(self.folded, other, own, relation.q, candidates, self._loose(node))
         if result is None:
             self._unknown(node.label, f"no map is known that {other.label} could hold")
             return None
@@ -260,7 +266,8 @@ class Through:
 
     def _held(self, node: Node, other: Node, inputs: list[Relation | None]) -> Known | None:
         """Constants that do not vary along one axis only, and the ends of normalisations."""
-        found = held(self.original, self.folded, node, other, inputs, self.wanted, self.loose)
+        loose = self._loose(node)
+        found = held(self.original, self.folded, node, other, inputs, self.wanted, loose)
         if isinstance(found, str):
             self._unknown(node.label, found)
             return None
@@ -270,13 +277,14 @@ class Through:
         """Record what a node took; the maps it made are now part of what it gives."""
         tallies = result.tallies
         if tallies:
+            k = max(tally.k for tally in tallies.values())
+            self.pairs.changed[other] = 1.0 if result.faults else k
             if result.moved:
                 self.pairs.taken.setdefault(other, set()).update(tallies)
             self.pairs.folds.append(
                 CertifiedFold(
                     other.label, other.op, result.chosen.sites, result.length,
-                    max(t.k for t in tallies.values()),
-                    sum(t.numbers for t in tallies.values()),
+                    k, sum(t.numbers for t in tallies.values()),
                     sum(t.misrounded for t in tallies.values()),
                     sum(t.decided for t in tallies.values()), result.faults,
                 )
@@ -289,8 +297,8 @@ class Through:
                 self._wrong(other.label, told(name, tally, result.chosen.sites))
         return {node.output: self._settled(Relation(f, identity(), result.chosen.map, other.label))}
 
-    def _divided(self, relation: Relation) -> Relation:
-        settled = quotient(relation.p, relation.q)
+    def _divided(self, relation: Relation, *, scales: bool = False) -> Relation:
+        settled = quotient(relation.p, relation.q, scales=scales)
         if settled is None:
             return relation
         return Relation(relation.f, settled, maker=relation.maker)
@@ -332,14 +340,3 @@ class Through:
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
         """Walk the bodies of a node; left to who walks scopes."""
         raise NotImplementedError
-
-
-def _maker(inputs: list[Relation | None]) -> str:
-    """Whose constants have made the difference in what a node reads."""
-    return next((r.maker for r in inputs if r is not None and not r.plain), "")
-
-
-def outputs(node: Node, other: Node) -> dict[str, Relation]:
-    """Each output of a node as that of its counterpart."""
-    both = zip(node.proto.output, other.proto.output, strict=False)
-    return {old: Relation(new) for old, new in both if old}

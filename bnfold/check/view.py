@@ -16,6 +16,7 @@ from bnfold.storage import Storage
 
 Array = npt.NDArray[Any]
 
+_RESHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LONGEST_CHAIN = 200  # operators between a constant and its reader
 
 
@@ -114,6 +115,24 @@ class View:
             if node is not None and node.op in SUPPORTED:
                 pending.extend(node.proto.input)
         return False
+
+    def step(self, scope: Scope, name: str) -> Array | None:
+        """The scale of a constant that a DequantizeLinear makes of 32-bit integers, else None.
+
+        Such integers, of biases, are what shifts are rounded to.
+        """
+        node = self._maker(scope, name)
+        while node is not None and node.op in _RESHAPING:
+            node = self._maker(node.scope, node.input(0))
+        if node is None or node.op != "DequantizeLinear":
+            return None
+        integers = self.array(node.scope, node.input(0))
+        known = integers is not None and integers.dtype == np.int32
+        return self.array(node.scope, node.input(1)) if known else None
+
+    def _maker(self, scope: Scope, name: str) -> Node | None:
+        owner = scope.owner(name) if name else None
+        return owner.producers.get(name) if owner is not None else None
 
     def _computed(self, scope: Scope, name: str, depth: int) -> Array | None:
         owner = scope.owner(name) if name else None

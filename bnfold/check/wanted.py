@@ -32,10 +32,14 @@ class Candidate:
 
 
 class Wanted:
-    """The candidates of each value of one model, found when they are asked for."""
+    """The candidates of each value of one model, found when they are asked for.
 
-    def __init__(self, view: View) -> None:
+    `raises`: a Relu may have become a Max, which lets shifts pass as well.
+    """
+
+    def __init__(self, view: View, *, raises: bool = False) -> None:
         self.view = view
+        self.raises = raises
         self._known: dict[tuple[Scope, str], list[Candidate]] = {}
         self._sites: dict[Node, tuple[int, Map] | None] = {}
 
@@ -53,7 +57,7 @@ class Wanted:
             found = [Candidate(identity())]
             if depth < _DEEPEST:
                 for candidate in self._behind(scope, name, depth):
-                    if len(found) < _MOST and not any(c.map.near(candidate.map) for c in found):
+                    if len(found) < _MOST and not any(_same(c.map, candidate.map) for c in found):
                         found.append(candidate)
             self._known[key] = found
         return self._known[key]
@@ -70,6 +74,7 @@ class Wanted:
                     whole = own.then(after.map)
                     if whole is not None:
                         yield Candidate(whole, (node.label, *after.sites))
+                        yield Candidate(whole.scale_only(), (node.label, *after.sites))
                 yield Candidate(own.scale_only(), (node.label,))
                 if (first := own.shift_first()) is not None:
                     yield Candidate(first, (node.label,))
@@ -85,14 +90,20 @@ class Wanted:
     def _led_back(self, node: Node, depth: int) -> Iterator[Candidate]:
         for output, name in enumerate(node.proto.output):
             for after in self.of(node.scope, name, depth + 1) if name else ():
+                if node.op == "Relu" and self.raises and after.map.keeps_order:
+                    yield after
                 for one in (after.map, after.map.scale_only()):
                     if not one.is_identity and (back := pulled(self.view, node, one, output)):
                         yield Candidate(back, after.sites)
+                        if len(one) == 1 and back.axis is not None:  # what is not read as well
+                            yield Candidate(replace(one, axis=None), after.sites)
 
     def _of_branch(self, node: Node, slot: int, depth: int) -> Iterator[Candidate]:
         """The share of one branch: its piece, or the scale with or without the shift."""
         view, scope = self.view, node.scope
         shape, out = view.shape(scope, node.input(slot)), view.shape(scope, node.output)
+        if node.op == "Concat" and out is None and shape is not None:
+            out = (None,) * len(shape)
         if shape is None or out is None:
             return
         behind = len(out) - len(shape)
@@ -123,6 +134,14 @@ class Wanted:
                 if constant is not None and node.op == "Mul":  # s·(c·x) + t = c·(s·x + t/c)
                     shift = after.map.shift * constant.inverse()
                     yield Candidate(replace(a, shift=shift), after.sites)
+
+
+def _same(a: Map, b: Map) -> bool:
+    """Whether the first can stand for both: alike, and as uncertain."""
+    if not a.near(b):
+        return False
+    one, other = (float(np.max(m.shift.magnitude, initial=0.0)) for m in (a, b))
+    return other <= 4 * one
 
 
 def _piece(view: View, node: Node, slot: int, axis: int) -> tuple[int, int] | None:

@@ -4,7 +4,8 @@ x.npz                    one array for each input, under its name
 x.json                   polygraphy's --save-inputs: a list of such sets
 folder/NAME.npy          one array for each input, in files of their names
 folder/*.npz             a set in each
-test_data_set_0/         ONNX's own: input_0.pb, input_1.pb, … in the order of the model's inputs
+test_data_set_0/         ONNX's own: input_0.pb, … in the order of the model's inputs, and
+                         output_0.pb, … with what is expected of its outputs
 folder/test_data_set_*/  several of these
 """
 
@@ -14,6 +15,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -29,37 +31,49 @@ _REMEDY = (
 )
 
 
-def read(path: Path, inputs: list[InputSpec]) -> list[Feed]:
-    """All sets of inputs at `path`, in the model's own types.
+@dataclass(frozen=True)
+class Set:
+    """One set of inputs, and the outputs that are expected of it, if any are known."""
+
+    feed: Feed
+    expected: Feed = field(default_factory=dict)
+
+
+def read(path: Path, inputs: list[InputSpec], outputs: list[str]) -> list[Set]:
+    """All sets of inputs at `path`, in the model's own types, for a model with these outputs.
 
     Raises UsageError where they cannot be read or do not fit the model.
     """
     try:
-        sets = list(_sets(path, inputs))
+        sets = list(_sets(path, inputs, outputs))
     except (MemoryError, UsageError):
         raise
     except Exception as error:  # of many kinds, by what is wrong with the file
         raise UsageError(f"cannot read the inputs in {path}: {error}", _REMEDY) from error
     if not sets:
         raise UsageError(f"there are no inputs in {path}", _REMEDY)
-    return [_fitted(where, arrays, inputs) for where, arrays in sets]
+    return [Set(_fitted(where, s.feed, inputs), s.expected) for where, s in sets]
 
 
-def _sets(path: Path, inputs: list[InputSpec]) -> Iterator[tuple[Path, Feed]]:
+def _sets(
+    path: Path, inputs: list[InputSpec], outputs: list[str]
+) -> Iterator[tuple[Path, Set]]:  # fmt: skip
     if not path.is_dir():
         reader = _from_json if path.suffix == ".json" else _from_npz
         for arrays in reader(path):
-            yield path, arrays
+            yield path, Set(arrays)
         return
     sets = sorted(path.glob("test_data_set_*"), key=_number) or [path]
     for folder in sets:
         if any(folder.glob("input_*.pb")):
-            yield folder, _from_protos(folder, inputs)
+            names = [spec.name for spec in inputs]
+            feed = _from_protos(folder, "input", names)
+            yield folder, Set(feed, _from_protos(folder, "output", outputs))
     for archive in sorted(path.glob("*.npz")):
         for arrays in _from_npz(archive):
-            yield archive, arrays
+            yield archive, Set(arrays)
     if arrays := {file.stem: _load(file) for file in sorted(path.glob("*.npy"))}:
-        yield path, arrays
+        yield path, Set(arrays)
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -85,12 +99,12 @@ def _load(path: Path) -> Array:
     return np.asarray(np.load(path, allow_pickle=False))
 
 
-def _from_protos(folder: Path, inputs: list[InputSpec]) -> Feed:
+def _from_protos(folder: Path, kind: str, names: list[str]) -> Feed:
     arrays = {}
-    for number, spec in enumerate(inputs):
-        file = folder / f"input_{number}.pb"
+    for number, name in enumerate(names):
+        file = folder / f"{kind}_{number}.pb"
         if file.exists():
-            arrays[spec.name] = numpy_helper.to_array(TensorProto.FromString(file.read_bytes()))
+            arrays[name] = numpy_helper.to_array(TensorProto.FromString(file.read_bytes()))
     return arrays
 
 
@@ -110,9 +124,12 @@ def _fitting(where: Path, spec: InputSpec, array: Array) -> Array:
             f"the array {spec.name!r} in {where} is {array.dtype}, the model wants {spec.dtype}",
             "convert it as the model's user would, with the same scaling",
         )
-    fits = len(array.shape) == len(spec.dims) and all(
-        isinstance(dim, str) or dim == size
-        for dim, size in zip(spec.dims, array.shape, strict=True)
+    fits = spec.open_rank or (
+        len(array.shape) == len(spec.dims)
+        and all(
+            isinstance(dim, str) or dim == size
+            for dim, size in zip(spec.dims, array.shape, strict=True)
+        )
     )
     if not fits:
         raise UsageError(

@@ -23,11 +23,15 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class InputSpec:
-    """A required input. A dimension is a number, a symbol, or "" if it has no name."""
+    """A required input. A dimension is a number, a symbol, or "" if it has no name.
+
+    `open_rank`: not even the number of dimensions is declared.
+    """
 
     name: str
     dtype: np.dtype[np.generic]
     dims: tuple[int | str, ...]
+    open_rank: bool = False
 
     def symbol(self, axis: int) -> str:
         """What names the dimension in an assignment: its symbol, or a name of its own."""
@@ -49,15 +53,20 @@ class Drawing:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def specs(model: ModelProto, shapes: Mapping[str, Shape]) -> list[InputSpec]:
-    """The inputs a caller must give: those without an initializer behind them."""
+def specs(
+    model: ModelProto, shapes: Mapping[str, Shape], *, given: bool = False
+) -> list[InputSpec]:
+    """The inputs a caller must give: those without an initializer behind them.
+
+    Raises UndecidedError for an input that cannot be made up, unless all are `given`.
+    """
     defaults = {tensor.name for tensor in model.graph.initializer}
     required = [value for value in model.graph.input if value.name not in defaults]
     _reject_unknown(shapes, [value.name for value in required], "--input-shape", "input")
-    return [_spec(value, shapes.get(value.name)) for value in required]
+    return [_spec(value, shapes.get(value.name), given=given) for value in required]
 
 
-def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
+def _spec(value: ValueInfoProto, shape: Shape | None, *, given: bool) -> InputSpec:
     kind = value.type.WhichOneof("value")
     tensor = value.type.tensor_type
     if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
@@ -65,7 +74,10 @@ def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
             f"the input {value.name!r} is no tensor of numbers, which bnfold cannot make up",
             "write without comparison: --verify none",
         )
+    dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if shape is None and not tensor.HasField("shape"):
+        if given:
+            return InputSpec(value.name, dtype, (), open_rank=True)
         raise UndecidedError(
             f"the input {value.name!r} has no declared shape",
             f"give it with --input-shape {value.name}:1,3,224,224, or data with --inputs",
@@ -74,7 +86,7 @@ def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
     declared = [d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim]
     if shape is not None and tensor.HasField("shape"):
         fits = len(shape) == len(declared) and all(
-            given == dim or isinstance(dim, str) for given, dim in zip(shape, declared, strict=True)
+            size == dim or isinstance(dim, str) for size, dim in zip(shape, declared, strict=True)
         )
         if not fits:
             raise UsageError(
@@ -82,7 +94,7 @@ def _spec(value: ValueInfoProto, shape: Shape | None) -> InputSpec:
                 f"declares {shown(declared)}"
             )
     dims = tuple(shape) if shape is not None else tuple(declared)
-    return InputSpec(value.name, helper.tensor_dtype_to_np_dtype(tensor.elem_type), dims)
+    return InputSpec(value.name, dtype, dims)
 
 
 def feeds(
@@ -97,6 +109,22 @@ def feeds(
     _reject_unknown({n: r for n, r in drawing.ranges.items() if n}, names, "--val-range", "input")
     for assignment in _assignments(model, inputs, dims):
         yield [_draw(inputs, assignment, drawing, k) for k in range(drawing.runs)]
+
+
+def flags(inputs: list[InputSpec]) -> str:
+    """Which options settle what had to be guessed."""
+    dims = [
+        f"--dim {spec.symbol(axis)}=N"
+        for spec in inputs
+        for axis, dim in enumerate(spec.dims)
+        if not isinstance(dim, int)
+    ]
+    ranges = [
+        f"--val-range {spec.name}:LOW,HIGH" for spec in inputs if spec.dtype.kind in "iub"
+    ]  # fmt: skip
+    guessed = ", ".join(dict.fromkeys([*dims, *ranges]))
+    say = f"say what had to be guessed: {guessed}; or " if guessed else ""
+    return f"{say}give real inputs with --inputs FILE.npz"
 
 
 def _assignments(

@@ -9,9 +9,13 @@ from typing import Any
 from bnfold import model_file
 from bnfold.check.certificate import Static, certify
 from bnfold.check.outcome import Certificate, Finding, Frame, Outcome
+from bnfold.comparison import Comparison
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.model_file import ModelFile
 
+_OF_RUN = (
+    "outputs", "inputs", "runs", "mismatch", "folds", "folds_not_run", "deployed", "counterexample",
+)  # fmt: skip
 FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: five roundings, and more
 
 
@@ -24,25 +28,25 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
     foreign = request["foreign"]
     static = _certified(original, folded, request)
-    told: dict[str, Any] = {
-        "frame": asdict(static.frame), "certificate": asdict(static.certificate), "not_run": "",
-        "outputs": [], "inputs": [], "runs": 0, "mismatch": "",
-    }  # fmt: skip
-    if request["level"] != "full":
+    found = Comparison((), (), 0, frame=static.frame, certificate=static.certificate)
+    told = asdict(found)
+    if request["level"] in ("frame", "certificate"):
         if request["level"] == "frame":
             told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
         _require_decided(static, request["level"], foreign=foreign)
         return told
     from bnfold.child.judge import judge
 
+    if request["level"] == "folds":
+        _require_decided(static, "certificate", foreign=foreign)
     try:
-        run = judge(request, folder)
-        return told | {name: run[name] for name in ("outputs", "inputs", "runs", "mismatch")}
+        run = judge(request, folder, static.regions)
     except UndecidedError as error:
         checks = [static.certificate.verdict, *([] if foreign else [static.frame.verdict])]
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise
         return told | {"not_run": str(error)}
+    return told | {name: value for name, value in run.items() if name in _OF_RUN}
 
 
 def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) -> Static:

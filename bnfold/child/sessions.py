@@ -2,36 +2,62 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from bnfold.errors import BnfoldError, ModelError, UndecidedError
+from bnfold.errors import BnfoldError, ModelError, UndecidedError, UsageError
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = dict[str, Array]
 
+CPU = ("CPUExecutionProvider",)
 _MEMORY_WORDS = ("bad_alloc", "failed to allocate", "out of memory", "cannot allocate")
 
 
-def open_session(model: str | bytes) -> ort.InferenceSession:
-    """A CPU session with all graph optimisations off.
+@dataclass(frozen=True)
+class Opener:
+    """How sessions are opened: on which execution providers, the first that can do it first."""
 
-    With the default level onnxruntime folds Conv + BatchNormalization itself, and one would compare
-    its fold with ours.
-    """
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    providers: tuple[str, ...] = CPU
+
+    @classmethod
+    def of(cls, names: Sequence[str]) -> Opener:
+        """With these providers. Raises UsageError for one that this onnxruntime has not."""
+        for name in names:
+            if name not in ort.get_available_providers():
+                raise UsageError(
+                    f"--providers: this onnxruntime has no {name!r}",
+                    f"it has {', '.join(ort.get_available_providers())}",
+                )
+        return cls(tuple(names) or CPU)
+
+    def open(self, model: str | bytes, *, optimised: bool = False) -> ort.InferenceSession:
+        """A session, with all graph optimisations off, or all on.
+
+        With the default level onnxruntime folds Conv + BatchNormalization itself, and one would
+        compare its fold with ours.
+        """
+        levels = ort.GraphOptimizationLevel
+        options = ort.SessionOptions()
+        options.graph_optimization_level = (
+            levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
+        )
+        options.log_severity_level = 4
+        return ort.InferenceSession(model, options, providers=list(self.providers))
 
 
-def run(session: ort.InferenceSession, feed: Feed) -> dict[str, Any]:
-    """All outputs by name."""
-    names = [output.name for output in session.get_outputs()]
-    return dict(zip(names, session.run(names, feed), strict=True))
+def run(
+    session: ort.InferenceSession, feed: Feed, names: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Outputs by name; all of them where no names are given."""
+    if names is None:
+        names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(list(names), feed), strict=True)) if names else {}
 
 
 def load_error(error: Exception) -> BnfoldError:
