@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types fuzz mutants bench samples clean
+.PHONY: demo test lint types fuzz mutants bench samples finetune clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -28,6 +28,9 @@ types: $(STAMP)
 
 bench: .venv-bench/.installed  ## side by side with the peers: needs an idle machine, 20 GB, an hour
 	.venv-bench/bin/python benchmarks/run.py
+
+finetune: .venv-samples/.installed  ## the example with PyTorch: freeze, learn, assign, fold
+	.venv-samples/bin/python examples/finetune_frozen_bn.py
 
 samples: .venv-samples/.installed  ## train and export sample_models/ again
 	.venv-samples/bin/python sample_models/build.py

@@ -4,6 +4,8 @@
     result = bnfold.fold(model)                   # a ModelProto or an onnx-graphsurgeon Graph
     comparison = bnfold.verify("model.onnx", "model.folded.onnx")
     inspection = bnfold.inspect("model.onnx")     # the verdicts, nothing written
+    frozen = bnfold.freeze("model.onnx")          # BatchNormalizations as γ′x + β′, to be learned
+    result = bnfold.stats("model.onnx", bnfold.Data("data.npz"))  # do the statistics fit?
 
 Heavy modules are imported on first use, so that `import bnfold` and `bnfold --help` stay fast.
 """
@@ -28,17 +30,21 @@ if TYPE_CHECKING:
     from bnfold.compare import Trial
     from bnfold.comparison import Comparison, OutputDifference
     from bnfold.counts import Counts
+    from bnfold.drift import ChannelDrift, Fit, Limits
     from bnfold.errors import (
         BnfoldError,
         ChildError,
         ModelError,
+        NotBetterError,
         NotEqualError,
         UndecidedError,
         UsageError,
     )
     from bnfold.options import Options
     from bnfold.plan import Verdict
+    from bnfold.population import Data, RecalibrateResult, StatsResult, recalibrate, stats
     from bnfold.reasons import Reason, Refusal
+    from bnfold.tuning import AssignResult, FreezeResult, assign, freeze
 
 _HOME = {
     "bnfold.api": (
@@ -47,37 +53,54 @@ _HOME = {
     "bnfold.compare": ("Trial",),
     "bnfold.comparison": ("Comparison", "OutputDifference"),
     "bnfold.counts": ("Counts",),
+    "bnfold.drift": ("ChannelDrift", "Fit", "Limits"),
     "bnfold.errors": (
-        "BnfoldError", "ChildError", "ModelError", "NotEqualError", "UndecidedError", "UsageError",
+        "BnfoldError", "ChildError", "ModelError", "NotBetterError", "NotEqualError",
+        "UndecidedError", "UsageError",
     ),
     "bnfold.options": ("Options",),
     "bnfold.plan": ("Verdict",),
+    "bnfold.population": ("Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats"),
     "bnfold.reasons": ("Reason", "Refusal"),
+    "bnfold.tuning": ("AssignResult", "FreezeResult", "assign", "freeze"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "AssignResult",
     "BnfoldError",
+    "ChannelDrift",
     "ChildError",
     "Comparison",
     "Counts",
+    "Data",
+    "Fit",
     "FoldResult",
+    "FreezeResult",
     "Inspection",
+    "Limits",
     "ModelError",
+    "NotBetterError",
     "NotEqualError",
     "OptimizeResult",
     "Options",
     "OutputDifference",
     "Reason",
+    "RecalibrateResult",
     "Refusal",
+    "StatsResult",
     "Trial",
     "UndecidedError",
     "UsageError",
     "Verdict",
     "__version__",
+    "assign",
     "fold",
+    "freeze",
     "inspect",
     "optimize",
+    "recalibrate",
+    "stats",
     "verify",
 ]
 

@@ -176,7 +176,7 @@ def optimize(
                 source, output.candidate, trial or Trial(), level=verify,
                 freeze_initializers=freeze,
             )  # fmt: skip
-            _require_equal(comparison)
+            require_equal(comparison)
         old = set(model_file.data_names(target)) if target.exists() else set()
         output.publish()
     data = [target.with_name(name) for name in output.names]
@@ -257,7 +257,15 @@ def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
         if path_out is not None:
             raise UsageError("--in-place and -o exclude each other", "give one of them")
         return Path(os.path.realpath(source))  # a link stays a link to the new file
-    target = Path(path_out) if path_out is not None else source.with_suffix(".folded.onnx")
+    return target_of(source, path_out, ".folded.onnx")
+
+
+def target_of(source: Path, path_out: PathLike | None, suffix: str) -> Path:
+    """Where to write: `path_out`, a file in that folder, or the source's name with the suffix.
+
+    Raises UsageError where that is the source itself, or there is no such folder.
+    """
+    target = Path(path_out) if path_out is not None else source.with_suffix(suffix)
     if target.is_dir():
         target = target / source.name
     elif path_out is not None and os.fspath(path_out).endswith(os.sep):
@@ -283,7 +291,8 @@ def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> 
     return model_file.save(model, Storage(), folder / "model.onnx")
 
 
-def _require_equal(comparison: Comparison) -> None:
+def require_equal(comparison: Comparison) -> None:
+    """Raises NotEqualError, with what is wrong in one sentence, unless the models are equal."""
     if comparison.equal:
         return
     worst = comparison.worst

@@ -11,10 +11,10 @@ import dataclasses
 from collections import Counter, defaultdict
 from typing import Any
 
-from onnx import GraphProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from bnfold.constants import Constant
-from bnfold.edits import Drop, Remove, Rescale, SetOperator, Supply, effective
+from bnfold.edits import Drop, Insert, Remove, Rescale, SetOperator, Supply, effective
 from bnfold.graph import Index, Node, Scope
 from bnfold.plan import Plan
 from bnfold.recipe import Recipe
@@ -46,6 +46,7 @@ class _Surgery:
         self.released: dict[tuple[Scope, str], int] = defaultdict(int)
         self.initializers: dict[Scope, list[TensorProto]] = defaultdict(list)  # to be added
         self.added: list[tuple[Node, TensorProto]] = []  # Constant nodes to put before a reader
+        self.inserted: list[tuple[Node, NodeProto]] = []  # other nodes, likewise
         self.new: Counter[str] = Counter()  # the readers of both, by name
         self.made: dict[tuple[Scope, str, bytes], str] = {}  # what may serve another reader
         self.copied = 0  # bytes
@@ -61,6 +62,8 @@ class _Surgery:
                 self._set_operator(edit)
             elif isinstance(edit, Remove):
                 self._remove(edit)
+            elif isinstance(edit, Insert):
+                self._insert(edit)
         for scope in self.index.scopes:
             self._sweep(scope)
 
@@ -225,6 +228,17 @@ class _Surgery:
             self._release(edit.node.scope, proto.input[slot])
             del proto.input[slot]
 
+    def _insert(self, edit: Insert) -> None:
+        node, constant = edit.node, edit.constant
+        recipe = Recipe(None, (constant,), constant.dtype)
+        tensor = self._tensor(recipe, self.index.fresh_name(constant.name))
+        self._hold(node, tensor)
+        output = self.index.fresh_name(f"{edit.name}_output")
+        inputs = [node.input(edit.slot), tensor.name]
+        inserted = helper.make_node(edit.op_type, inputs, [output], edit.name)
+        node.proto.input[edit.slot] = output
+        self.inserted.append((node, inserted))
+
     def _uses_left(self, scope: Scope, name: str) -> int:
         return len(scope.uses[name]) - self.released[scope, name]
 
@@ -260,9 +274,12 @@ class _Surgery:
         """Take out of the scope what is gone, and put in the new Constant nodes."""
         container, gone = scope.container, self.gone[scope]
         position = {node: number for number, node in enumerate(scope.nodes)}
-        new = [(position[n], n, tensor) for n, tensor in self.added if n.scope is scope]
-        for place, _, tensor in sorted(new, key=lambda entry: entry[0], reverse=True):
-            node = helper.make_node("Constant", [], [tensor.name], value=tensor)
+        new = [(position[n], proto) for n, proto in self.inserted if n.scope is scope]
+        new += [
+            (position[n], helper.make_node("Constant", [], [tensor.name], value=tensor))
+            for n, tensor in self.added if n.scope is scope
+        ]  # fmt: skip
+        for place, node in sorted(new, key=lambda entry: entry[0], reverse=True):
             container.node.insert(place, node)
             scope.nodes.insert(place, Node(container.node[place], scope))
         for place in reversed(range(len(scope.nodes))):

@@ -11,13 +11,14 @@ from typing import Any
 import click
 
 from bnfold import __version__
+from bnfold.cli_tuning import COMMANDS
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
-from bnfold.parameters import fold_options, make_trial, trial_options
+from bnfold.parameters import debug_option, fold_options, make_trial, trial_options
 
 EXIT_CODES = """\b
 Exit codes:
   0  done and verified, also where there was nothing to fold
-  1  not equal: the folded model differs by more than rounding explains
+  1  not equal: the folded model differs by more than rounding explains; or no better
   2  wrong usage
   3  unreadable or invalid model
   4  could not be decided: neither certified nor runnable
@@ -71,17 +72,6 @@ def _complain(message: str, remedy: str) -> None:
         if text:
             clean = "".join(c if c.isprintable() else " " for c in text)
             click.echo(head + clean, err=True)
-
-
-def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta["bnfold.debug"] = True
-
-
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_set_debug,
-    help="Show the traceback of an error.",
-)  # fmt: skip
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES)
@@ -220,3 +210,7 @@ def verify(
         console.print("equal" if comparison.equal else "not equal", style="bold")
     if not comparison.equal:
         raise click.exceptions.Exit(NotEqualError.exit_code)
+
+
+for command in COMMANDS:
+    main.add_command(command)

@@ -1,31 +1,17 @@
-"""Two models on the same inputs in onnxruntime, from outside: starts the child, reads its answer.
-
-onnxruntime runs in a process of its own, because a model can crash it (an opset-9
-BatchNormalization with trailing empty outputs does), hang it or eat all memory. A child that does
-not answer is a ChildError, never a pass. What the child does is in `bnfold.child`.
-"""
+"""Two models on the same inputs in onnxruntime, from outside: asks the child, reads its answer."""
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bnfold import errors
 from bnfold.check.outcome import Certificate, CertifiedFold, Finding, Frame, Outcome
 from bnfold.comparison import Comparison, Deployed, FoldRun, InputUsed, OutputDifference
-from bnfold.errors import ChildError, UsageError
-
-_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
-_STDERR_LINES = 3
+from bnfold.errors import UsageError
+from bnfold.process import ask
 
 
 @dataclass(frozen=True)
@@ -74,6 +60,7 @@ def compare(
     it crashed, ran out of time or hit the memory limit.
     """
     request = {
+        "task": "verify",
         "level": level,
         "foreign": foreign,
         "freeze": freeze_initializers,
@@ -84,15 +71,10 @@ def compare(
         "inputs": os.path.abspath(trial.inputs) if trial.inputs else None,
         "counterexample": _new_folder(trial.counterexample),
     }
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
-        Path(folder, "request.json").write_text(json.dumps(request))
-        ended = _run_child(folder, trial.timeout)
-        answer = _answer(Path(folder, "answer.json"))
-        if answer is None:
-            raise _crash(ended, Path(folder, "stage"))
-    if "error" in answer:
-        kind = getattr(errors, answer["error"])
-        raise kind(answer["message"], answer["remedy"])
+    return ask(request, trial.timeout, lambda answer, _: _comparison(answer, foreign=foreign))
+
+
+def _comparison(answer: dict[str, Any], *, foreign: bool) -> Comparison:
     return Comparison(
         outputs=tuple(OutputDifference(**_tupled(o, "shape", "place")) for o in answer["outputs"]),
         inputs=tuple(InputUsed(**_tupled(i, "shape")) for i in answer["inputs"]),
@@ -129,57 +111,6 @@ def _certificate(said: dict[str, Any]) -> Certificate:
 
 def _findings(said: list[dict[str, Any]]) -> tuple[Finding, ...]:
     return tuple(Finding(**finding | {"verdict": Outcome(finding["verdict"])}) for finding in said)
-
-
-def _run_child(folder: str, timeout: float) -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-P", "-m", "bnfold.child", folder]
-    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment["TMPDIR"] = folder
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as child:  # fmt: skip
-        try:
-            _, errors_text = child.communicate(timeout=timeout)
-        except BaseException as error:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            raise ChildError(
-                f"onnxruntime had not finished {_stage(Path(folder, 'stage'))} after {timeout:g} s",
-                "give it longer with --timeout, or smaller inputs with --input-shape",
-            ) from error
-    return subprocess.CompletedProcess(command, child.returncode, b"", errors_text)
-
-
-def _answer(path: Path) -> dict[str, Any] | None:
-    try:
-        answer: dict[str, Any] = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return None
-    return answer
-
-
-def _crash(ended: subprocess.CompletedProcess[bytes], stage: Path) -> ChildError:
-    how = f"exit code {ended.returncode}"
-    if ended.returncode < 0:
-        how = f"signal {-ended.returncode}"
-        with contextlib.suppress(ValueError):
-            how += f", {signal.Signals(-ended.returncode).name}"
-    lines = ended.stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
-    said = f": {' / '.join(lines)}" if lines else ""
-    return ChildError(
-        f"onnxruntime crashed while {_stage(stage)} ({how}){said}",
-        "nothing was decided; try another onnxruntime version or a higher --memory-limit",
-    )
-
-
-def _stage(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return "starting"
 
 
 def _tupled(values: dict[str, Any], *names: str) -> dict[str, Any]:

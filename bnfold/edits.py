@@ -90,6 +90,20 @@ class SetOperator:
 
 
 @dataclass(frozen=True, eq=False)
+class Insert:
+    """A new node of two inputs stands between the node and what it reads at `slot`.
+
+    Its second input is a new constant. Names are wanted ones, made unique when it is applied.
+    """
+
+    node: Node
+    slot: int
+    op_type: str
+    name: str
+    constant: Supply
+
+
+@dataclass(frozen=True, eq=False)
 class Remove:
     """The node goes, and its readers get what it reads at `slot`.
 
@@ -108,7 +122,7 @@ class Drop:
     node: Node
 
 
-Edit = Rescale | Supply | SetOperator | Remove | Drop
+Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop
 
 
 def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:

@@ -35,6 +35,12 @@ class NotEqualError(BnfoldError):
         self.comparison = comparison
 
 
+class NotBetterError(BnfoldError):
+    """New statistics would not raise the accuracy; nothing was written."""
+
+    exit_code = 1
+
+
 class UsageError(BnfoldError):
     """The call cannot be carried out as it was given: a path, a flag or an input does not fit."""
 

@@ -95,6 +95,17 @@ def _shape(text: str) -> tuple[int, ...]:
     return tuple(_natural(part) for part in text.split(",")) if text else ()
 
 
+def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta["bnfold.debug"] = True
+
+
+debug_option = click.option(
+    "--debug", is_flag=True, expose_value=False, callback=_set_debug,
+    help="Show the traceback of an error.",
+)  # fmt: skip
+
+
 def trial_options(command: F) -> F:
     """The options that say on which inputs, and within which limits, two models are run."""
     options = (

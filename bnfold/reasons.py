@@ -39,6 +39,13 @@ class Reason(Enum):
         "batch",
         "export in inference mode, or with opset 7 or newer",
     )
+    DUMMY_STATISTICS = (
+        "dummy-statistics",
+        "{node} is in training mode, and its running statistics are mean 0 and variance 1 in all "
+        "{detail} channels: what an exporter writes where it has none",
+        "export in inference mode, or estimate the statistics on data: bnfold recalibrate "
+        "--assume-inference",
+    )
     SPATIAL_ZERO = (
         "spatial-0",
         "{node} has spatial=0: its statistics differ from pixel to pixel",
@@ -222,6 +229,11 @@ class Reason(Enum):
         "more-nodes",
         "in a function {node} would need more new Constant nodes than go",
         "inline the local functions first: onnx.inliner.inline_local_functions",
+    )
+    OLD_BROADCASTING = (
+        "old-broadcasting",
+        "{node} is of opset {detail}, in which Mul and Add do not broadcast by NumPy's rules",
+        "freeze it as a BatchNormalization: --as batchnorm, or convert the model to a newer opset",
     )
     UNKNOWN_RANK = (
         "unknown-rank",

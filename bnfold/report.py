@@ -127,7 +127,7 @@ def _folded(verdicts: tuple[Verdict, ...]) -> str:
     norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
     others = [v for v in verdicts if v.op != BATCH_NORM and v.folded]
     joins = sum(verdict.branches > 0 for verdict in others)
-    parts = [f"{sum(norms)} of {count(len(norms), BATCH_NORM)}"]
+    parts = [f"{sum(norms)} of {count(len(norms), BATCH_NORM)}"] if norms or not others else []
     if chains := len(others) - joins:
         parts.append(f"{count(chains, 'chain')} of constants")
     if joins:

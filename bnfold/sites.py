@@ -85,7 +85,7 @@ def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     """The map that an inference BatchNormalization applies, or why it is none or not constant."""
-    mode = _training(node)
+    mode = training(node)
     if mode is not None:
         return mode
     epsilon = node.attribute("epsilon", DEFAULT_EPSILON)
@@ -109,7 +109,7 @@ def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     return Affine.of_batch_norm(gamma, beta, mean, variance, epsilon)
 
 
-def _training(node: Node) -> Refusal | None:
+def training(node: Node) -> Refusal | None:
     """Why the node is no inference BatchNormalization by the rules of its opset, else None.
 
     Opset 1 and 6 have is_test (default 0: training). Up to 13 the number of outputs tells, from 14

@@ -195,3 +195,39 @@ def test_a_padding_value_that_was_moved_is_certified(tmp_path: Path) -> None:
     name = folded.graph.node[1].input[2]
     replace(folded, name, values_of(folded, name) * np.float32(1.001))
     assert judged(model, folded, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_the_value_of_an_old_pad_may_not_change_by_itself(tmp_path: Path) -> None:
+    text = """g (float[1,3,8,8] x) => (float[1,4,10,10] y) {
+      d = Pad <mode = "constant", pads = [0,0,1,1,0,0,1,1], value = 0.5> (x)
+      c = Conv (d, w)
+      y = BatchNormalization (c, s, b, m, v)
+    }"""
+    model = parse(text, 9, 8, w=real(4, 3, 1, 1), **norm(4))
+    folded = bnfold.fold(model).model
+    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.VALID
+    (value,) = (a for a in folded.graph.node[0].attribute if a.name == "value")
+    value.f = 0.25
+    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.INVALID
+
+
+def test_a_max_may_not_make_its_result_larger(tmp_path: Path) -> None:
+    text = RAISED.replace("[1,3,8,8]", "[1,3,1,8]").replace("[1,5,8,8]", "[1,5,1,8]")
+    model = parse(text, w=real(4, 3, 1, 1), w2=real(5, 4, 3, 3, seed=1), **norm(4))
+    folded = bnfold.fold(model, options=bnfold.Options(allow_max=True)).model
+    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.VALID
+    (tensor,) = (t for t in folded.graph.initializer if t.name == folded.graph.node[1].input[1])
+    wide = np.broadcast_to(numpy_helper.to_array(tensor).reshape(4, 1, 1), (4, 6, 1)).copy()
+    tensor.CopyFrom(numpy_helper.from_array(wide, tensor.name))
+    assert judged(model, folded, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_a_bias_may_not_be_made_of_wider_steps(tmp_path: Path) -> None:
+    model = quantised()
+    wrong = bnfold.fold(model).model
+    for name, factor in (("qb", 0.01), ("kb", 100)):
+        tensor = tensor_like(wrong, name)
+        values = numpy_helper.to_array(tensor)
+        changed = np.rint(values * factor).astype(values.dtype) if name == "qb" else values * factor
+        tensor.CopyFrom(numpy_helper.from_array(changed.astype(values.dtype), tensor.name))
+    assert judged(model, wrong, tmp_path).certificate.verdict is Outcome.INVALID

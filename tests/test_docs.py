@@ -14,24 +14,27 @@ from bnfold.cli import EXIT_CODES, main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"<!-- run -->\n```(\w+)\n(.*?)```", README, re.S)
+BLOCKS = re.findall(
+    r"<!-- run -->\n```(\w+)\n(.*?)```(?:\n```text\n(.*?)```)?", README, re.S
+)  # the language, what is run, and what a program prints
 
 
 def comparable(text: str) -> str:
     """Without what differs from machine to machine: measured figures and the widths they take."""
-    text = re.sub(r"\d\.\d\de[+-]\d\d", "#", text)
+    text = re.sub(r"\d\.\d\de[+-]\d\d|\d+\.\d+ ± \d+\.\d+|× [\d.e-]+|\d+%", "#", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
 def test_the_readme_shows_what_really_happens(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "sample_models").symlink_to(ROOT / "sample_models")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    for language, block in BLOCKS:  # in order: what one writes, another reads
+    for language, block, printed in BLOCKS:  # in order: what one writes, another reads
         if language == "python":
             exec(compile(block, "README.md", "exec"), {})
+            assert capsys.readouterr().out == printed
             continue
         first, _, shown = block.partition("\n")
         assert first.startswith("$ bnfold ")

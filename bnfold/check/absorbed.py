@@ -230,12 +230,20 @@ def _bias(
         total = total * u.scale + u.shift
         if folded.beta != 1:
             total = total * Real.full(folded.beta).inverse()
-        compare(after[row], Numbers.of(total), tally, loose, _half_step(folded))
+        compare(after[row], Numbers.of(total), tally, loose, _half_step(original, folded, u))
 
 
-def _half_step(of: Linear) -> FloatArray:
-    """How far rounding to integers may move a bias."""
-    return np.zeros(1) if of.step is None else np.abs(of.step.astype(np.float64)) / 2
+def _half_step(original: Linear, folded: Linear, u: Map) -> FloatArray:
+    """How far rounding to integers may move a bias: half a step, which a map makes s times as wide.
+
+    No wider than that, and not at all where the original's bias is not made of integers.
+    """
+    if original.step is None or folded.step is None:
+        return np.zeros(1)
+    before, after = (np.abs(s.astype(np.float64)) for s in (original.step, folded.step))
+    scale = np.abs(u.scale.value)
+    widest = before * np.where(scale == 0, 1.0, scale) * (1 + 2.0**-20)
+    return np.asarray(np.where(after <= widest, after / 2, 0.0), np.float64)
 
 
 # --- constants that are added and multiplied -----------------------------------------------------

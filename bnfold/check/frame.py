@@ -49,15 +49,15 @@ class _Frame:
         Whoever else reads one of these is compared by its value.
         """
         claimed: set[str] = set()
-        scopes = {node.scope for node in self.pairs.taken}
-        pending = [name for names in self.pairs.taken.values() for name in names]
+        pending = [(node.scope, n) for node, names in self.pairs.taken.items() for n in names]
         while pending:
-            name = pending.pop()
-            if name and name not in claimed:
-                claimed.add(name)
-                makers = (scope.producers.get(name) for scope in scopes)
-                pending.extend(n for maker in makers if maker for n in maker.proto.input)
-        return claimed
+            scope, name = pending.pop()
+            owner = scope.owner(name) if name and name not in claimed else None
+            claimed.add(name)
+            maker = owner.producers.get(name) if owner is not None else None
+            if maker is not None:
+                pending.extend((maker.scope, read) for read in maker.proto.input)
+        return claimed - {""}
 
     def _for_taken(self, node: Node | None) -> bool:
         """Whether a node of the folded model took maps, or computes constants of one that did."""
@@ -134,6 +134,8 @@ class _Frame:
         for node in new.nodes:
             before = self.back.get(node) or by_output.get(node.output)
             if before is None:
+                if node in self.pairs.taken:  # which the walk has come by
+                    continue
                 readers = {use.node for name in node.proto.output if name for use in new.uses[name]}
                 if not self._makes_constants(node) or not all(map(self._for_taken, readers)):
                     yield _wrong(node.label, "it is new")

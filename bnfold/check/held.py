@@ -57,7 +57,7 @@ def _arithmetic(
     data_rank = original.rank(node.scope, node.input(1 - slot))
     if c is None or stored is None or len(axes) > 1 or (axes and data_rank != rank):
         return None
-    if not _grow_alike(original.shape(node.scope, node.input(1 - slot)), c.shape, stored.shape):
+    if not grow_alike(original.shape(node.scope, node.input(1 - slot)), c.shape, stored.shape):
         return None
     one, none = Real.full(1.0), Real.full(0.0)
     if node.op in ("Add", "Sub"):
@@ -88,7 +88,7 @@ def _arithmetic(
     return absorbed.constant(new, old, axis, scale, shift, name, candidate, loose)
 
 
-def _grow_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+def grow_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
     """Whether a constant of either shape makes results of the same shape of the data."""
     if before == after:
         return True

@@ -7,7 +7,8 @@ from onnx import helper
 
 from bnfold.check import absorbed, sites
 from bnfold.check.absorbed import Absorption
-from bnfold.check.maps import Map, quotient
+from bnfold.check.held import grow_alike
+from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.view import Array, View
 from bnfold.check.wanted import Candidate
 from bnfold.graph import Node
@@ -67,6 +68,28 @@ def _holds(
     return absorbed.constant(lifted, zero, total.axis, value, value, name, candidate, loose)
 
 
+def written_out(
+    folded: View, mul: Node, add: Node, a: Map, site: str, loose: float
+) -> Absorption | None:
+    """Whether Mul and then Add, each by a constant at its second input, hold the map `a`."""
+    if (mul.op, add.op) != ("Mul", "Add") or len(folded.main.uses.get(mul.output, ())) > 1:
+        return None
+    chosen = Candidate(identity(), (site,))
+    result = Absorption(chosen, 1)
+    for node, value in ((mul, a.scale), (add, a.shift)):
+        stored = folded.array(node.scope, node.input(1))
+        shape = folded.shape(node.scope, node.input(0))
+        if stored is None or shape is None or not grow_alike(shape, (), stored.shape):
+            return None
+        lifted = stored.reshape((1,) * (len(shape) - stored.ndim) + stored.shape)
+        zero = np.zeros((), stored.dtype)
+        found = absorbed.constant(lifted, zero, a.axis, value, value, node.input(1), chosen, loose)
+        if found is None:
+            return None
+        result.tallies.update(found.tallies)
+    return result
+
+
 def repadded(
     original: View, folded: View, node: Node, other: Node, u: Map, loose: float
 ) -> Absorption | None:
@@ -98,9 +121,9 @@ def raised(folded: View, other: Node, u: Map, loose: float) -> Absorption | None
         return None
     name = other.input(slots[0])
     stored = folded.array(other.scope, name)
-    rank = folded.rank(other.scope, other.input(1 - slots[0]))
-    if stored is None or rank is None or stored.ndim > rank:
+    shape = folded.shape(other.scope, other.input(1 - slots[0]))
+    if stored is None or shape is None or not grow_alike(shape, (), stored.shape):
         return None
-    lifted = stored.reshape((1,) * (rank - stored.ndim) + stored.shape)
+    lifted = stored.reshape((1,) * (len(shape) - stored.ndim) + stored.shape)
     zero = np.zeros((), stored.dtype)
     return absorbed.constant(lifted, zero, u.axis, u.scale, u.shift, name, Candidate(u), loose)

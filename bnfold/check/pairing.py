@@ -20,8 +20,9 @@ from onnx import ValueInfoProto
 from bnfold.check import sites
 from bnfold.check.branches import JOINS, Tree, trees
 from bnfold.check.counterparts import Counterparts, attributes, trimmed
+from bnfold.check.kept import written_out
 from bnfold.check.laid import stands_for
-from bnfold.check.maps import quotient
+from bnfold.check.maps import Map, quotient
 from bnfold.check.relations import Known, Pairs, Relation, outputs
 from bnfold.check.through import Through
 from bnfold.graph import Node, Scope
@@ -174,7 +175,8 @@ class Walk(Through):
             counterparts.taken[other] = kept
             self.pairs.nodes[kept] = other
             self.pairs.gone.extend(node for node in tree.nodes if node is not kept)
-            known.update(dict.fromkeys(n for node in tree.nodes for n in node.proto.output))
+            inner = (name for node in tree.nodes for name in node.proto.output if name)
+            known.update(dict.fromkeys(inner))
             known.update(self._took(tree.root, other, result, other.output))
             return
 
@@ -196,6 +198,8 @@ class Walk(Through):
         at = self.wanted.site(node)
         nothing: Known = dict.fromkeys(filter(None, node.proto.output))
         if at is not None and (relation := inputs[at[0]]) is not None:
+            if found := self._written_out(node, at[1], relation, counterparts):
+                return found
             p = relation.p.then(at[1])
             if p is None:
                 self._unknown(node.label, "it works along another axis than the map before it")
@@ -220,6 +224,24 @@ class Walk(Through):
         here = [r.f if r is not None else None for r in inputs]
         self._wrong(node.label, _reads_otherwise(node, named, here))
         return nothing | outputs(node, named)
+
+    def _written_out(
+        self, node: Node, a: Map, relation: Relation, counterparts: Counterparts
+    ) -> Known | None:  # fmt: skip
+        """A BatchNormalization that is a Mul and an Add now: they must hold its map."""
+        add = counterparts.scope.producers.get(node.output)
+        if node.op != "BatchNormalization" or add is None or not relation.plain:
+            return None
+        mul = counterparts.scope.producers.get(add.input(0))
+        if mul is None or {add, mul} & counterparts.taken.keys() or mul.input(0) != relation.f:
+            return None
+        result = written_out(self.folded, mul, add, a, node.label, self.loose)
+        if result is None:
+            return None
+        counterparts.taken.update({add: node, mul: node})
+        self.pairs.nodes[node] = add
+        self.pairs.taken.setdefault(mul, set()).add(mul.input(1))
+        return self._took(node, add, result, add.output)
 
     def _bodies(self, node: Node, other: Node, known: Known) -> None:
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))

@@ -77,8 +77,11 @@ class Through:
             return dict(same)
         if node.op == "Relu" and other.op == "Max":
             return self._raised(node, other, inputs[0]) or nothing
-        if node.op == other.op == "Pad" and (found := self._repadded(node, other, inputs)):
-            return found
+        if node.op == other.op == "Pad":
+            if found := self._repadded(node, other, inputs):
+                return found
+            if attributes(node).get("value") != attributes(other).get("value"):
+                self._wrong(node.label, f"{other.label} has another value than in the original")
         at = self.wanted.site(node)
         if at is not None and other.op in ("BatchNormalization", "Add", "Sub", "Mul", "Div"):
             return self._kept_map(node, other, at, inputs) or nothing
@@ -246,7 +249,8 @@ class Through:
         if self._types(node) != self._types(other, self.folded) and node.op == other.op:
             self._wrong(node.label, "its constants are of another type")
             return None
-        equal = relation.plain and at[1].near(theirs[1])
+        same = attributes(node) == attributes(other) and not self._changed_constant(node, other, {})
+        equal = relation.plain and at[1].near(theirs[1]) and same
         if equal:
             return {node.output: Relation(other.output)}
         if own is None or new is None:

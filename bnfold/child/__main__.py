@@ -1,4 +1,4 @@
-"""Entry of the child: limits first, then the comparison, then one JSON answer."""
+"""Entry of the child: limits first, then what is asked for, then one JSON answer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,9 @@ def main(folder: Path) -> None:
     request = json.loads((folder / "request.json").read_text())
     answer: dict[str, Any]
     try:
-        from bnfold.child.levels import verify  # before the limit: a failing import is no verdict
-
+        carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
         _limit(request)
-        answer = verify(request, folder)
+        answer = carry_out(request, folder)
     except BnfoldError as error:
         answer = {
             "error": _public(error), "message": error.message, "remedy": error.remedy,
@@ -44,6 +44,16 @@ def main(folder: Path) -> None:
     os.replace(folder / "answer.tmp", folder / "answer.json")
 
 
+def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+    if name == "verify":
+        from bnfold.child.levels import verify
+
+        return verify
+    from bnfold.child import population
+
+    return population.stats if name == "stats" else population.recalibrate
+
+
 def _public(error: BnfoldError) -> str:
     """The name under which the parent knows the error."""
     return next(c.__name__ for c in type(error).__mro__ if c.__module__ == BnfoldError.__module__)
@@ -56,7 +66,7 @@ def _limit(request: dict[str, Any]) -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    sizes = [_size(Path(request[which])) for which in ("original", "folded")]
+    sizes = [_size(Path(request[w])) for w in ("original", "folded") if w in request]
     limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
     with contextlib.suppress(ValueError, OSError):  # a lower hard limit stays in force
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))

@@ -71,7 +71,12 @@ def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, 
     if request["level"] == "folds":
         comparison = runner.comparison((), mismatch)
     else:
-        comparison = _in_the_end(runner, whole, truth, mismatch)
+        try:
+            comparison = _in_the_end(runner, whole, truth, mismatch)
+        except UndecidedError:
+            if found.failure is None:
+                raise
+            comparison = runner.comparison((), mismatch)
     comparison = replace(comparison, folds=found.runs, folds_not_run=found.beyond)
     if request["counterexample"] and not comparison.equal:
         path = Path(request["counterexample"])

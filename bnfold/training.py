@@ -1,0 +1,76 @@
+"""BatchNormalization that was exported in training mode, taken for inference.
+
+In training mode a BatchNormalization normalises with the statistics of each batch, and hands on
+running means of them. Where these are the statistics of a training that has taken place, inference
+with them is what was meant. Where they are 0 and 1 throughout there was no training, or the
+exporter has left them out: then nothing is known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, helper
+
+from bnfold.constants import Constants
+from bnfold.graph import Index, Node
+from bnfold.inference import Inferred
+from bnfold.options import Options
+from bnfold.reasons import Reason, Refusal
+from bnfold.sites import BATCH_NORM, training
+
+
+def assume_inference(index: Index, *, even_dummies: bool = False) -> dict[str, Refusal]:
+    """Put every BatchNormalization in training mode into inference mode, in place.
+
+    Gives, by the node's label, why some stay: they are read for the statistics of a batch, or their
+    running statistics are dummies (unless `even_dummies`, for who is about to estimate them).
+    """
+    constants = Constants(index, Inferred(index.model, index.storage), Options())
+    refused = {}
+    for node in index.nodes():
+        if node.op != BATCH_NORM or training(node) is None:
+            continue
+        refusal = _objection(node, constants, even_dummies=even_dummies)
+        if refusal is None:
+            _to_inference(node)
+        else:
+            refused[node.label] = refusal
+    return refused
+
+
+def _objection(node: Node, constants: Constants, *, even_dummies: bool) -> Refusal | None:
+    mode = training(node)
+    if mode is None or mode.reason not in (
+        Reason.TRAINING_MODE, Reason.TRAINING_OUTPUTS, Reason.IS_TEST_ZERO,
+    ):  # fmt: skip
+        return mode
+    read = [name for name in node.proto.output[1:] if name and node.scope.uses[name]]
+    if read:
+        return Refusal(Reason.TRAINING_OUTPUTS, node.label, ", ".join(read))
+    found = [constants.find(node, slot) for slot in (3, 4)]
+    for constant in found:
+        if isinstance(constant, Refusal):
+            return constant
+    mean, variance = (c.array() for c in found if not isinstance(c, Refusal))
+    if not even_dummies and np.all(mean == 0) and np.all(variance == 1):
+        return Refusal(Reason.DUMMY_STATISTICS, node.label, str(len(mean)))
+    return None
+
+
+def _to_inference(node: Node) -> None:
+    proto, more = node.proto, set(node.proto.output[1:])
+    del proto.output[1:]
+    infos = node.scope.container.value_info
+    for place in reversed(range(len(infos))):
+        if infos[place].name in more:
+            del infos[place]
+    _drop(proto, "training_mode")
+    if node.scope.opset < 7:
+        _drop(proto, "is_test")
+        proto.attribute.append(helper.make_attribute("is_test", 1))
+
+
+def _drop(proto: NodeProto, name: str) -> None:
+    for place in reversed(range(len(proto.attribute))):
+        if proto.attribute[place].name == name:
+            del proto.attribute[place]
