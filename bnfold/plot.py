@@ -73,7 +73,10 @@ def _shapes(
     yield Box(0, 0, _WIDTH, height, "#ffffff")
     yield Label(12, 20, "Do the stored statistics fit the data?")
     panels = (
-        ("shift of the mean, in stored standard deviations", [d.shift for d in drifts], limits.shift, str),
+        (
+            "shift of the mean, in stored standard deviations", [d.shift for d in drifts],
+            limits.shift, str,
+        ),
         (
             "variance of the data / stored", [np.log2(d.ratio) for d in drifts],
             float(np.log2(limits.ratio)), _power,

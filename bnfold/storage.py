@@ -132,6 +132,9 @@ class Storage:
         Raises ModelError where the tensor's data does not fit its own dims.
         """
         source = self.source(tensor)
+        if source is None and is_external(tensor) and tensor.HasField("raw_data"):
+            # new values, which the external file gets when it is written
+            return _decoded(_inline(tensor, tensor.raw_data))
         if source is None:
             return _decoded(tensor)
         data = (
@@ -142,9 +145,7 @@ class Storage:
         dtype = plain_dtype(tensor.data_type)
         if dtype is not None and len(data) == math.prod(tensor.dims) * dtype.itemsize:
             return data.view(dtype).reshape(tuple(tensor.dims))
-        whole = TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        whole.raw_data = data.tobytes()
-        return _decoded(whole)
+        return _decoded(_inline(tensor, data.tobytes()))
 
     def part(self, tensor: TensorProto, start: int, stop: int) -> npt.NDArray[Any]:
         """The values from `start` to `stop`, counted row by row, as a vector."""
@@ -184,6 +185,12 @@ def _require_size(tensor: TensorProto, length: int, needed: int | None) -> None:
             f"{list(tensor.dims)} need {needed}",
             "export the model again",
         )
+
+
+def _inline(tensor: TensorProto, data: bytes) -> TensorProto:
+    return TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=data
+    )
 
 
 def _decoded(tensor: TensorProto) -> npt.NDArray[Any]:

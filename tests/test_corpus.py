@@ -64,6 +64,19 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
     assert_frame(model, bnfold.fold(model))
 
 
+@pytest.mark.parametrize("form", ["mul-add", "batchnorm"])
+@pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))
+def test_what_is_frozen_is_certified(path: Path, form: str, tmp_path: Path) -> None:
+    result = bnfold.freeze(path, tmp_path / "out.onnx", form=form, verify="certificate")
+    norms = sum(verdict.refusal is None for verdict in result.verdicts)
+    assert len(result.frozen) == norms
+    if norms:
+        assert result.comparison is not None
+        assert result.comparison.certificate is not None
+        assert result.comparison.certificate.verdict is Outcome.VALID
+        assert result.comparison.certificate.k <= 1
+
+
 def test_the_table_in_the_documentation_is_of_today() -> None:
     docs = Path(__file__).parents[1] / "docs"
     spec = importlib.util.spec_from_file_location("corpus_table", docs / "corpus_table.py")

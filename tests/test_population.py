@@ -110,6 +110,16 @@ def test_only_means_and_variances_change(tmp_path: Path) -> None:
     assert before == after
 
 
+def test_statistics_in_a_data_file_are_replaced_there(tmp_path: Path) -> None:
+    onnx.save(net(), tmp_path / "net.onnx", save_as_external_data=True, size_threshold=0)
+    own = data(tmp_path)
+    result = recalibrate(tmp_path / "net.onnx", own, tmp_path / "out.onnx")
+    np.testing.assert_allclose(
+        constant(result.model, "m2"), in_one_batch(np.load(own.path)["x"])["m2"], rtol=3e-6,
+        atol=1e-6,
+    )  # fmt: skip
+
+
 def test_momentum_blends_with_what_is_stored(tmp_path: Path) -> None:
     source, own = saved(tmp_path), data(tmp_path)
     whole = constant(recalibrate(source, own, tmp_path / "a.onnx").model, "m")
