@@ -187,7 +187,13 @@ def save_json(comparison: Comparison, models: Sequence[str], path: str) -> None:
 
 
 def _data(comparison: Comparison) -> dict[str, Any]:
-    return {"equal": comparison.equal, **asdict(comparison)}
+    data = {"equal": comparison.equal, **asdict(comparison)}
+    if comparison.certificate is not None:
+        for told, fold in zip(
+            data["certificate"]["folds"], comparison.certificate.folds, strict=True
+        ):  # fmt: skip
+            told["c"] = fold.c
+    return data
 
 
 def _plain_value(value: object) -> object:

@@ -135,6 +135,11 @@ def recalibrate(
     request |= {"momentum": momentum, "holdout": holdout}
     answer, estimates = ask(request, data.timeout, _estimates, progress)
     before, after = answer["before"], answer["after"]
+    if answer["samples"] < 2:
+        raise UsageError(
+            "there is one sample, and one sample has no spread",
+            "give as many as the model would see in a batch, at least",
+        )
     if require_improvement and not after > before:
         raise NotBetterError(
             f"the accuracy was {before:.4f} and would be {after:.4f}",

@@ -26,7 +26,8 @@ class Reason(Enum):
     TRAINING_MODE = (
         "training-mode",
         "{node} has training_mode=1: it normalises with the statistics of each batch",
-        "export in inference mode: call model.eval() before torch.onnx.export",
+        "export in inference mode: call model.eval() before torch.onnx.export; or, where its "
+        "running statistics are real, bnfold freeze --assume-inference",
     )
     TRAINING_OUTPUTS = (
         "training-outputs",

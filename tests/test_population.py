@@ -154,6 +154,15 @@ def test_training_mode_without_statistics_gets_some(tmp_path: Path) -> None:
     )
 
 
+def test_one_sample_is_no_population(tmp_path: Path) -> None:
+    with pytest.raises(bnfold.UsageError, match="one sample has no spread"):
+        recalibrate(saved(tmp_path), data(tmp_path, samples=1), tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+    assert {d.fit for d in stats(saved(tmp_path), data(tmp_path, samples=1)).drifts} == {
+        Fit.TOO_LITTLE
+    }
+
+
 def spoiled_digits(tmp_path: Path, **more: Any) -> tuple[Path, Data]:
     """The trained classifier, and dim images of little contrast."""
     with np.load(SAMPLES / "digits_test.npz") as archive:
