@@ -54,12 +54,12 @@ class Sizes:
 
     def of(self, name: str) -> str:
         """The name of the size of a value that is computed."""
-        return f"|{name}|"
+        return f"bnfold:|{name}|"
 
     def _read(self, name: str) -> str:
         """The name of the size of a value that a node reads."""
         own = name in self._starts or self.view.is_constant(self.view.main, name)
-        return f"Abs({name})" if own else self.of(name)
+        return f"bnfold:Abs({name})" if own else self.of(name)
 
     def add(self, part: Part) -> None:
         """Add what computes the size of a part's end. Raises UnfitError, and then adds nothing."""

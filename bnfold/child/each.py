@@ -190,7 +190,7 @@ class _Judge:
 
 def _called(start: str) -> str:
     """What a start is called where another region may end in it."""
-    return f"{start}/fed"
+    return f"bnfold:fed:{start}"
 
 
 def _label(region: Region) -> str:

@@ -53,7 +53,7 @@ def of_parts(
 
 def passed(end: str) -> str:
     """What the end of a part without nodes is called."""
-    return f"{end}/passed"
+    return f"bnfold:passed:{end}"
 
 
 def of_nodes(

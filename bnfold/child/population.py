@@ -109,6 +109,11 @@ class _Runner:
                 if len(part.means) == len(held):
                     keep = ~held
                     part = type(part)(part.means[keep], part.spreads[keep], part.positions)
+                elif np.any(held):
+                    raise UsageError(
+                        f"{name} has no row for each sample, so that none can be held out",
+                        "leave --holdout away",
+                    )
                 found[name].add(part)
             self.step()
         (self.folder / f"probe{self.done}.onnx").unlink(missing_ok=True)

@@ -43,7 +43,7 @@ def probed(index: Index, values: dict[str, int], folder: Path, number: int) -> P
             del graph.input[place]
     del graph.output[:]
     del graph.value_info[:]
-    opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
+    opset = index.scopes[0].opset
     for name, rank in values.items():
         graph.node.extend(_moments(graph, name, rank, opset))
         graph.output.extend(ValueInfoProto(name=n) for n in _outputs(name, rank))
@@ -75,32 +75,39 @@ def _read(nodes: Iterable[NodeProto]) -> set[str]:
     return found
 
 
+def _named(name: str, what: str) -> str:
+    """What a value is called that is computed of another: by no name that exporters give."""
+    return f"bnfold:{what}:{name}"
+
+
 def _outputs(name: str, rank: int) -> Sequence[str]:
-    return [f"{name}/{what}" for what in ("mean", "spread", "shape")[: 3 if rank > 2 else 1]]
+    return [_named(name, what) for what in ("mean", "spread", "shape")[: 3 if rank > 2 else 1]]
 
 
 def _moments(graph: Any, name: str, rank: int, opset: int) -> list[NodeProto]:
     """Mean over the positions of each sample, and mean squared deviation from it."""
-    wide = f"{name}/wide"
+    wide = _named(name, "wide")
     nodes = [helper.make_node("Cast", [name], [wide], to=TensorProto.DOUBLE)]
     if rank == 2:
-        return [*nodes, helper.make_node("Identity", [wide], [f"{name}/mean"])]
+        return [*nodes, helper.make_node("Identity", [wide], [_named(name, "mean")])]
     axes = list(range(2, rank))
 
     def mean(source: str, result: str) -> NodeProto:
         if opset < _AXES_AS_INPUT:
             return helper.make_node("ReduceMean", [source], [result], axes=axes, keepdims=1)
-        along = f"{result}/axes"
+        along = f"{result}:axes"
         graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), along))
         return helper.make_node("ReduceMean", [source, along], [result], keepdims=1)
 
     return [
         *nodes,
-        mean(wide, f"{name}/mean"),
-        helper.make_node("Sub", [wide, f"{name}/mean"], [f"{name}/off"]),
-        helper.make_node("Mul", [f"{name}/off", f"{name}/off"], [f"{name}/square"]),
-        mean(f"{name}/square", f"{name}/spread"),
-        helper.make_node("Shape", [name], [f"{name}/shape"]),
+        mean(wide, _named(name, "mean")),
+        helper.make_node("Sub", [wide, _named(name, "mean")], [_named(name, "off")]),
+        helper.make_node(
+            "Mul", [_named(name, "off"), _named(name, "off")], [_named(name, "square")]
+        ),
+        mean(_named(name, "square"), _named(name, "spread")),
+        helper.make_node("Shape", [name], [_named(name, "shape")]),
     ]
 
 
@@ -112,13 +119,13 @@ def sample_moments(
     Where the model has made several rows of each sample, they are put together. None where its rows
     are no samples, and some must be left out.
     """
-    means = results[f"{name}/mean"]
+    means = results[_named(name, "mean")]
     means = means.reshape(means.shape[0], -1)
     if rank == 2:
         spreads, positions = np.zeros_like(means), 1
     else:
-        spreads = results[f"{name}/spread"].reshape(means.shape)
-        positions = int(np.prod(results[f"{name}/shape"][2:]))
+        spreads = results[_named(name, "spread")].reshape(means.shape)
+        positions = int(np.prod(results[_named(name, "shape")][2:]))
     several, rest = divmod(len(means), size)
     if rest or not several:
         return SampleMoments(means, spreads, positions) if rows == size else None
