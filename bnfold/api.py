@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import os
 import tempfile
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -28,7 +30,7 @@ from bnfold.graph import Index
 from bnfold.options import Options
 from bnfold.output import Output
 from bnfold.plan import Verdict, plan
-from bnfold.sites import BATCH_NORM
+from bnfold.sites import ARITHMETIC, BATCH_NORM
 from bnfold.storage import Storage
 
 Model = TypeVar("Model")
@@ -120,8 +122,12 @@ def inspect(
         file = model_file.read(Path(model))
         proto, storage = file.model, file.storage
     index = Index(proto, storage)
+    _require_sites(index, options)
     before, planned = Counts.of(index), plan(index, options)
-    if inlined(proto, planned.verdicts) is not None:  # whether that pays shows only when it is done
+    named = options is not None and (options.skip or options.only)
+    if (
+        not named and inlined(proto, planned.verdicts) is not None
+    ):  # whether that pays shows only when it is done
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         return Inspection(_fold_in_place(copy, storage, options).verdicts, before)
@@ -223,7 +229,9 @@ def _fold_in_place(
     model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True
 ) -> FoldResult[onnx.ModelProto]:
     index = Index(model, storage)
+    _require_sites(index, options)
     before, planned = Counts.of(index), plan(index, options)
+    may_inline &= options is None or not (options.skip or options.only)  # which changes names
     if may_inline and (copy := inlined(model, planned.verdicts)) is not None:
         inner = _fold_in_place(copy, storage, options, may_inline=False)
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
@@ -232,6 +240,27 @@ def _fold_in_place(
             return dataclasses.replace(inner, model=model, before=before)
     copied = apply(index, planned)
     return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)), copied)
+
+
+def _require_sites(index: Index, options: Options | None) -> None:
+    """Raises UsageError for a pattern of `skip` or `only` that no node's name fits.
+
+    `only` must name what can be folded.
+    """
+    if options is None or not (options.skip or options.only):
+        return
+    nodes = list(index.nodes())
+    sites = [node for node in nodes if node.op in (BATCH_NORM, *ARITHMETIC)]
+    for patterns, among in ((options.skip, nodes), (options.only, sites)):
+        names = [node.label for node in among]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                close = difflib.get_close_matches(pattern, names, 3, 0.4)
+                what = "node" if among is nodes else "BatchNormalization, Mul, Add, Sub or Div"
+                raise UsageError(
+                    f"the model has no {what} {pattern!r}",
+                    f"did you mean {', '.join(close)}?" if close else "see bnfold inspect",
+                )
 
 
 def _require_own_data(file: model_file.ModelFile, target: Path) -> None:

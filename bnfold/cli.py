@@ -13,7 +13,7 @@ import click
 from bnfold import __version__
 from bnfold.cli_tuning import COMMANDS
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
-from bnfold.parameters import debug_option, fold_options, make_trial, trial_options
+from bnfold.parameters import debug_option, fold_options, make_options, make_trial, trial_options
 
 EXIT_CODES = """\b
 Exit codes:
@@ -111,23 +111,23 @@ def main() -> None:
 @trial_options
 @debug_option
 def optimize(
-    model: str, output: str | None, in_place: bool, verify: str, external_data: str,
-    freeze_initializers: bool, allow_max: bool, merge_branches: bool, **trial: Any,
-) -> None:  # fmt: skip
+    model: str, output: str | None, in_place: bool, verify: str, external_data: str, **others: Any
+) -> None:
     """Fold, compare with the original in onnxruntime, and write.
 
     \b
     Examples:
       bnfold optimize model.onnx
       bnfold optimize model.onnx -o deploy/model.onnx --dim batch=1
+      bnfold optimize model.onnx --only-batchnorm
     """
     import bnfold
     from bnfold import report
 
-    options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
+    options = make_options(others)
     result = bnfold.optimize(
         model, output, in_place=in_place, verify=verify, external_data=external_data,
-        options=options, trial=make_trial(**trial),
+        options=options, trial=make_trial(**others),
     )  # fmt: skip
     report.console().print(report.of_optimize(result, model))
 
@@ -136,9 +136,7 @@ def optimize(
 @click.argument("model", type=click.Path())
 @fold_options
 @debug_option
-def inspect(
-    model: str, freeze_initializers: bool, allow_max: bool, merge_branches: bool
-) -> None:  # fmt: skip
+def inspect(model: str, **others: Any) -> None:
     """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
 
     \b
@@ -148,8 +146,7 @@ def inspect(
     import bnfold
     from bnfold import report
 
-    options = bnfold.Options(freeze_initializers, allow_max, merge_branches)
-    inspection = bnfold.inspect(model, options=options)
+    inspection = bnfold.inspect(model, options=make_options(others))
     report.console().print(report.of_inspection(inspection, model))
 
 

@@ -166,7 +166,12 @@ class Draft:
     # --- planning --------------------------------------------------------------------------------
 
     def objection(self, edit: Edit) -> Refusal | None:
-        """Why the edit must not be made: values that overflow, vanish or were never finite."""
+        """Why the edit must not be made: values that overflow, vanish or were never finite.
+
+        Or the node is to stay as it is.
+        """
+        if self.options.skips(edit.node.label):
+            return Refusal(Reason.LEFT_OUT, edit.node.label)
         if not isinstance(edit, Rescale | Supply):
             return None
         if isinstance(edit, Supply):

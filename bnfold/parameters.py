@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from bnfold.compare import Trial
+    from bnfold.options import Options
 
     _ParamType = click.ParamType[tuple[str, Any]]
 else:  # a generic class only in newer releases of click
@@ -186,10 +187,34 @@ def fold_options(command: F) -> F:
             "--merge-branches", is_flag=True,
             help="Make one convolution of parallel branches that are added up (RepVGG, MobileOne).",
         ),
+        click.option(
+            "--skip", multiple=True, metavar="NAME",
+            help="A node that is not folded, nor folded into. NAME may have * and ?. Repeatable.",
+        ),
+        click.option(
+            "--only", multiple=True, metavar="NAME",
+            help="A node that may be folded, where no other may. Likewise; repeatable.",
+        ),
+        click.option(
+            "--only-batchnorm", "only_batch_norm", is_flag=True,
+            help="Leave constant Muls, Adds, Subs and Divs alone.",
+        ),
     )  # fmt: skip
     for option in reversed(options):
         command = option(command)
     return command
+
+
+FOLD_OPTIONS = (
+    "freeze_initializers", "allow_max", "merge_branches", "skip", "only", "only_batch_norm",
+)  # fmt: skip
+
+
+def make_options(given: dict[str, Any]) -> Options:
+    """What the options of `fold_options` were given, taken out of `given`."""
+    from bnfold.options import Options
+
+    return Options(**{name: given.pop(name) for name in FOLD_OPTIONS})
 
 
 def make_trial(

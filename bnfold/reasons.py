@@ -52,6 +52,11 @@ class Reason(Enum):
         "{node} has spatial=0: its statistics differ from pixel to pixel",
         "export with spatial=1, one statistic per channel",
     )
+    LEFT_OUT = (
+        "left-out",
+        "{node} was to stay as it is",
+        "nothing is wrong: --skip or --only says so",
+    )
     ATTRIBUTE_FROM_CALL = (
         "attribute-from-call",
         "{node} takes its attribute {detail} from the call of the function it stands in",

@@ -30,7 +30,10 @@ def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None
     if op == BATCH_NORM:
         own = batch_norm(draft, node)
         return own if isinstance(own, Refusal) else (0, own)
-    if op not in ARITHMETIC or (slot := constant_slot(draft, node)) is None:
+    options = draft.options
+    if op not in ARITHMETIC or options.only_batch_norm or options.leaves(node.label):
+        return None
+    if (slot := constant_slot(draft, node)) is None:
         return None
     constant = per_channel(draft, node, slot)
     if constant is None:
@@ -85,6 +88,8 @@ def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     """The map that an inference BatchNormalization applies, or why it is none or not constant."""
+    if draft.options.leaves(node.label):
+        return Refusal(Reason.LEFT_OUT, node.label)
     mode = training(node)
     if mode is not None:
         return mode

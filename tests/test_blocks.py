@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -121,7 +122,7 @@ def test_a_process_that_was_forked_has_threads_of_its_own() -> None:
 # --- models --------------------------------------------------------------------------------------
 
 
-def through_a_file(model: ModelProto, folder: Path, **options: bool) -> ModelProto:
+def through_a_file(model: ModelProto, folder: Path, **options: Any) -> ModelProto:
     onnx.save(model, folder / "m.onnx")
     result = bnfold.optimize(
         folder / "m.onnx", folder / "f.onnx", verify="none", options=bnfold.Options(**options)
@@ -166,6 +167,6 @@ def test_every_kind_of_weight(
 def test_a_random_model_from_a_file_is_the_one_folded_in_memory(seed: int, tmp_path: Path) -> None:
     rng = np.random.default_rng(seed)
     model = build([str(name) for name in rng.choice(sorted(OPERATORS), 8)], seed)
-    options = {"merge_branches": seed % 3 > 0, "allow_max": seed % 2 == 1}
+    options: dict[str, Any] = {"merge_branches": seed % 3 > 0, "allow_max": seed % 2 == 1}
     expected = bnfold.fold(model, options=bnfold.Options(**options)).model
     assert through_a_file(model, tmp_path, **options) == expected
