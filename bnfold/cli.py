@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from bnfold import __version__
+from bnfold.cli_gate import check
 from bnfold.cli_tuning import COMMANDS
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
 from bnfold.parameters import debug_option, fold_options, make_options, make_trial, trial_options
@@ -209,5 +210,5 @@ def verify(
         raise click.exceptions.Exit(NotEqualError.exit_code)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, check):
     main.add_command(command)

@@ -39,11 +39,11 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return height, width
 
 
-def data_options(command: F) -> F:
+def data_options(command: F, *, required: bool = True) -> F:
     """The options that say on what data, and how it is read."""
     options = (
         click.option(
-            "--inputs", required=True, metavar="PATH", type=click.Path(),
+            "--inputs", required=required, metavar="PATH", type=click.Path(),
             help="An .npz file with an array [N, …] per input, a folder of .npz or .npy files, "
             "test_data_set_* folders, or a folder of images.",
         ),
@@ -83,7 +83,7 @@ def data_options(command: F) -> F:
     return command
 
 
-def _data(
+def make_data(
     inputs: str, batch: int, mean: str | None, std: str | None, layout: str, resize: str | None,
     providers: str, timeout: float, memory_limit: int | None,
 ) -> Data:  # fmt: skip
@@ -245,7 +245,7 @@ def stats(
     limits = Limits(shift, ratio, training_batch)
     bar = _Bar("running the data")
     result = population.stats(
-        model, _data(**data), limits=limits, assume_inference=assume_inference, progress=bar
+        model, make_data(**data), limits=limits, assume_inference=assume_inference, progress=bar
     )
     bar.close()
     if plot is not None:
@@ -298,7 +298,7 @@ def recalibrate(
 
     bar = _Bar("estimating")
     result = population.recalibrate(
-        model, _data(**data), output, momentum=momentum, holdout=holdout,
+        model, make_data(**data), output, momentum=momentum, holdout=holdout,
         require_improvement=require_improvement, assume_inference=assume_inference, progress=bar,
     )  # fmt: skip
     bar.close()

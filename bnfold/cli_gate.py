@@ -1,0 +1,61 @@
+"""The command that pipelines call. Heavy imports stay inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnfold.cli_tuning import data_options, make_data
+from bnfold.parameters import debug_option, fold_options, make_options
+
+
+@click.command()
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path())
+@click.option(
+    "--fail-on", type=click.Choice(["foldable", "any", "drifted"]), default="foldable",
+    show_default=True,
+    help="What must not be: something that would fold, any BatchNormalization, or one whose "
+    "statistics do not fit the data of --inputs.",
+)  # fmt: skip
+@click.option("--baseline", metavar="FILE", type=click.Path(dir_okay=False),
+              help="JSON file with what is accepted.")  # fmt: skip
+@click.option("--write-baseline", is_flag=True, help="Write what is found there, and accept it.")
+@fold_options
+@lambda command: data_options(command, required=False)
+@debug_option
+@click.pass_context
+def check(
+    ctx: click.Context, /, models: tuple[str, ...], fail_on: str, baseline: str | None,
+    write_baseline: bool, inputs: str | None, assume_inference: bool, **others: Any,
+) -> None:  # fmt: skip
+    """The gate of a pipeline: fail where something is left to fold. Writes no model.
+
+    \b
+    Exit codes: 0 where all models are as they should be, 1 where one is not, or that of the error.
+
+    \b
+    Examples:
+      bnfold check model.onnx
+      bnfold check model.onnx --fail-on any --baseline accepted.json --write-baseline
+    """
+    from pathlib import Path
+
+    from bnfold import gate, report
+    from bnfold.gated import of_check
+
+    options = make_options(others)
+    if write_baseline and baseline is None:
+        raise click.UsageError("--write-baseline needs --baseline FILE to write to")
+    file = None if baseline is None else Path(baseline)
+    accepted = gate.read_baseline(file) if file is not None and not write_baseline else None
+    data = None if inputs is None else make_data(inputs, **others)
+    checked = gate.check(
+        models, fail_on=fail_on, options=options, baseline=accepted, data=data,
+        assume_inference=assume_inference,
+    )  # fmt: skip
+    if write_baseline and file is not None:
+        gate.write_baseline(file, checked)
+        checked = gate.accepting(checked)
+    report.console().print(of_check(checked))
+    ctx.exit(gate.worst(checked))
