@@ -87,6 +87,7 @@ def make_data(
     inputs: str, batch: int, mean: str | None, std: str | None, layout: str, resize: str | None,
     providers: str, timeout: float, memory_limit: int | None,
 ) -> Data:  # fmt: skip
+    """What the options of `data_options` were given, as Data."""
     from bnfold.population import Data
 
     limit = None if memory_limit is None else memory_limit * 1_000_000
@@ -242,6 +243,8 @@ def stats(
     from bnfold import population, report, tuned
     from bnfold.drift import Limits
 
+    if plot is not None:
+        plots.require_drawable(Path(plot))
     limits = Limits(shift, ratio, training_batch)
     bar = _Bar("running the data")
     result = population.stats(

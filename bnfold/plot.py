@@ -52,17 +52,24 @@ class Label:
     colour: str = "#222222"
 
 
+def require_drawable(path: Path) -> None:
+    """Raises UsageError for a file that could not be drawn."""
+    if path.suffix.lower() not in (".svg", ".png"):
+        raise UsageError(f"{path} is neither .svg nor .png", "name the picture out.svg")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", "make it, or draw elsewhere")
+
+
 def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
     """Draw all BatchNormalizations into an .svg or .png file. Raises UsageError."""
+    require_drawable(path)
     height = _TOP + _ROW * len(drifts) + 48
     shapes = list(_shapes(drifts, limits, height))
     try:
         if path.suffix.lower() == ".svg":
             path.write_text(_svg(shapes, height), encoding="utf-8")
-        elif path.suffix.lower() == ".png":
-            _png(shapes, height, path)
         else:
-            raise UsageError(f"{path} is neither .svg nor .png", "name the picture out.svg")
+            _png(shapes, height, path)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 

@@ -131,6 +131,7 @@ def recalibrate(
         raise UsageError("--require-improvement needs --holdout, to measure it on")
     source = Path(path_in)
     target = target_of(source, path_out, ".recalibrated.onnx")
+    _require_not_data(target, Path(data.path))
     request = _request("recalibrate", source, data, assume_inference=assume_inference)
     request |= {"momentum": momentum, "holdout": holdout}
     answer, estimates = ask(request, data.timeout, _estimates, progress)
@@ -156,6 +157,15 @@ def recalibrate(
     return RecalibrateResult(
         target, len(estimates), answer["layers"], answer["samples"], _left(answer), before, after
     )
+
+
+def _require_not_data(target: Path, data: Path) -> None:
+    """Raises UsageError where what would be written is (a file of) the data."""
+    if not target.exists() or not data.exists():
+        return
+    inside = data.is_dir() and data.resolve() in target.resolve().parents
+    if target.samefile(data) or (inside and target.suffix.lower() != ".onnx"):
+        raise UsageError(f"the output {target} is the data itself", "choose another name")
 
 
 def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:

@@ -86,6 +86,9 @@ def freeze(
             "save the model with ir_version 4 or newer",
         )
     target = target_of(source, path_out, ".frozen.onnx")
+    listed = target.with_suffix(".learnable.json") if learnable else None
+    if listed is not None and listed.is_dir():
+        raise UsageError(f"{listed} is a folder, and would be the list of parameters")
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         reference, refused = source, {}
         if assume_inference:
@@ -109,7 +112,8 @@ def freeze(
         Verdict(v.site, v.op, v.scope, v.output, refusal=refused.get(v.site, v.refusal))
         for v in plan.verdicts
     )
-    listed = _list(file.model, done, target) if learnable else None
+    if listed is not None:
+        _list(file.model, done, target, listed)
     return FreezeResult(target, done, verdicts, comparison, listed)
 
 
@@ -120,57 +124,71 @@ def _to_inference(file: model_file.ModelFile) -> dict[str, Any]:
 # --- learnable parameters ------------------------------------------------------------------------
 
 
-def _parameters(done: tuple[Frozen, ...]) -> list[str]:
-    return [name for one in done for name in (one.gamma_prime, one.beta_prime)]
-
-
 def _make_learnable(model: ModelProto, done: tuple[Frozen, ...]) -> None:
-    """Graph inputs with the initializers as their defaults, and a list in metadata_props."""
+    """Graph inputs with the initializers as their defaults, and a list in metadata_props.
+
+    What an earlier freeze has listed stays.
+    """
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    names = [name for name in _parameters(done) if name in tensors]  # not those of bodies
+    earlier = _listed(model) or []
+    found = [name for one in done for name in (one.gamma_prime, one.beta_prime)]
+    names = [name for name in found if name in tensors]  # not those of bodies
     for name in names:
         tensor = tensors[name]
         model.graph.input.append(
             helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims))
         )
-    entry = model.metadata_props.add()
-    entry.key, entry.value = LEARNABLE, json.dumps(names)
+    entries = [entry for entry in model.metadata_props if entry.key == LEARNABLE]
+    entry = entries[0] if entries else model.metadata_props.add()
+    entry.key, entry.value = LEARNABLE, json.dumps([*earlier, *names])
 
 
-def _list(model: ModelProto, done: tuple[Frozen, ...], target: Path) -> Path:
+def _list(model: ModelProto, done: tuple[Frozen, ...], target: Path, path: Path) -> None:
     """A JSON file with what a training loop needs to know of each parameter."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    entries = [
-        {
-            "batchnorm": one.site,
-            "name": name,
-            "role": role,
-            "shape": list(tensors[name].dims),
-            "dtype": helper.tensor_dtype_to_np_dtype(tensors[name].data_type).name,
-        }
-        for one in done
-        for role, name in (("gamma_prime", one.gamma_prime), ("beta_prime", one.beta_prime))
-        if name in tensors
-    ]
-    path = target.with_suffix(".learnable.json")
-    path.write_text(json.dumps({"model": target.name, "parameters": entries}, indent=2) + "\n")
-    return path
+    sites = {name: one.site for one in done for name in (one.gamma_prime, one.beta_prime)}
+    entries = []
+    for name in filter(tensors.__contains__, _listed(model) or []):
+        site, _, role = name.rpartition(".")
+        entries.append(
+            {
+                "batchnorm": sites.get(name, site),
+                "name": name,
+                "role": "gamma_prime" if role.startswith("gamma") else "beta_prime",
+                "shape": list(tensors[name].dims),
+                "dtype": helper.tensor_dtype_to_np_dtype(tensors[name].data_type).name,
+            }
+        )
+    text = json.dumps({"model": target.name, "parameters": entries}, indent=2)
+    try:
+        path.write_text(text + "\n")
+    except OSError as error:
+        raise UsageError(
+            f"{target} is written, its list of parameters {path} cannot be: {error.strerror}"
+        ) from error
 
 
 def learnable_names(model: ModelProto) -> list[str]:
     """The parameters that `freeze` made learnable. Raises UsageError where there are none."""
+    names = _listed(model)
+    if names is None:
+        raise UsageError(
+            "the model lists no learnable parameters",
+            "make it with: bnfold freeze MODEL --learnable",
+        )
+    return names
+
+
+def _listed(model: ModelProto) -> list[str] | None:
     for entry in model.metadata_props:
         if entry.key == LEARNABLE:
             try:
                 names = json.loads(entry.value)
             except ValueError:
-                names = None
+                return None
             if isinstance(names, list) and all(isinstance(name, str) for name in names):
                 return names
-    raise UsageError(
-        "the model lists no learnable parameters",
-        "make it with: bnfold freeze MODEL --learnable",
-    )
+    return None
 
 
 def assign(path_in: PathLike, params: PathLike, path_out: PathLike) -> AssignResult:
@@ -200,6 +218,8 @@ def assign(path_in: PathLike, params: PathLike, path_out: PathLike) -> AssignRes
     _replace(file.model.graph.input, inputs)
     _replace(file.model.metadata_props, kept)
     target = target_of(source, path_out, "")
+    if target.exists() and target.samefile(params):
+        raise UsageError(f"the output {target} is {params} itself", "choose another name")
     with Output(target, [source, *(data.path for data in file.data_files)]) as output:
         model_file.write(file.model, file.storage, output, origin=source.name)
         output.publish()

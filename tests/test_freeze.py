@@ -365,3 +365,36 @@ def test_the_commands(saved: Path, tmp_path: Path) -> None:
     assert "2 parameters written" in done.output
     told = json.loads(runner.invoke(main, ["freeze", str(saved), "--json"]).output)
     assert told["frozen"][0]["gamma_prime"] == "norm.gamma_prime"
+
+
+def test_what_was_learnable_before_stays_on_the_list(tmp_path: Path) -> None:
+    text = """g (float[N,3,6,6] x) => (float[N,4,6,6] y) {
+      c = Conv (x, w) [first] d = BatchNormalization (c, s, b, m, v)
+      [second] y, mean_out, var_out = BatchNormalization <training_mode = 1> (d, s2, b2, m2, v2)
+    }"""
+    onnx.save(net(text, **norm(4, "2")), tmp_path / "net.onnx")
+    once = freeze(tmp_path / "net.onnx", tmp_path / "once.onnx", learnable=True).model
+    twice = freeze(once, tmp_path / "twice.onnx", learnable=True, assume_inference=True).model
+    onnx.checker.check_model(twice)
+    names = [f"{n}.{role}_prime" for n in ("first", "second") for role in ("gamma", "beta")]
+    assert json.loads(onnx.load(twice).metadata_props[0].value) == names
+    listed = json.loads((tmp_path / "twice.learnable.json").read_text())["parameters"]
+    assert [(e["batchnorm"], e["name"]) for e in listed] == [(n.split(".")[0], n) for n in names]
+    np.savez(tmp_path / "p.npz", **{n: real(4, 1, 1) for n in names})  # type: ignore[arg-type]
+    tuned = onnx.load(assign(twice, tmp_path / "p.npz", tmp_path / "tuned.onnx").model)
+    assert [value.name for value in tuned.graph.input] == ["x"]
+
+
+def test_parameters_are_not_overwritten(learnable: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "params.npz", **learned())  # type: ignore[arg-type]
+    before = (tmp_path / "params.npz").read_bytes()
+    with pytest.raises(bnfold.UsageError, match="itself"):
+        assign(learnable, tmp_path / "params.npz", tmp_path / "params.npz")
+    assert (tmp_path / "params.npz").read_bytes() == before
+
+
+def test_a_folder_where_the_list_would_be(saved: Path) -> None:
+    saved.with_suffix(".frozen.learnable.json").mkdir()
+    with pytest.raises(bnfold.UsageError, match="is a folder"):
+        freeze(saved, learnable=True)
+    assert not saved.with_suffix(".frozen.onnx").exists()

@@ -487,3 +487,27 @@ def test_progress_is_told(tmp_path: Path) -> None:
     assert seen
     assert all(done <= total for done, total in seen)
     assert max(total for _, total in seen) == 6000
+
+
+def test_data_is_not_overwritten(tmp_path: Path) -> None:
+    source, own = saved(tmp_path), data(tmp_path)
+    before = Path(own.path).read_bytes()
+    for where in (own, Data(tmp_path)):
+        with pytest.raises(bnfold.UsageError, match="is the data itself"):
+            recalibrate(source, where, tmp_path / "data.npz")
+    assert Path(own.path).read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_drawn_is_said_before_anything_is_run(tmp_path: Path) -> None:
+    for plot in ("out.pdf", "nowhere/out.svg"):
+        words = (
+            "stats",
+            tmp_path / "missing.onnx",
+            "--inputs",
+            "missing",
+            "--plot",
+            tmp_path / plot,
+        )
+        done = bnfold_(*words)
+        assert done.exit_code == 2
+        assert "neither .svg nor .png" in done.stderr or "there is no folder" in done.stderr

@@ -10,7 +10,7 @@ where e is known from what was checked before and u is one of the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -53,12 +53,23 @@ def fitting(candidates: list[Candidate], axis: int, channels: int) -> list[Candi
 
 
 def linear(
-    original: Linear, folded: Linear, e: Map, candidates: list[Candidate], loose: float
-) -> Absorption | str:
-    """Check a pair of linear nodes; or why there is nothing to check."""
-    shapes = [(of.weight.shape, of.view, of.outputs) for of in (original, folded)]
+    original: Linear, folded: Linear, e: Map, candidates: list[Candidate], loose: float,
+    present: Collection[str] = (),
+) -> Absorption | str:  # fmt: skip
+    """Check a pair of linear nodes; or why there is nothing to check.
+
+    `present` are the names of nodes that the folded model still has.
+    """
+    shapes = [
+        (of.weight.shape, of.view, of.outputs, of.data_axis, of.out_axis)
+        for of in (original, folded)
+    ]
     if shapes[0] != shapes[1]:
         return "a weight of another shape"
+    rows = [of.bias.shape[0] if of.bias is not None and of.bias.ndim > 1 else 1
+            for of in (original, folded)]  # fmt: skip
+    if rows[1] not in (1, rows[0]):
+        return "a bias with more rows, which only batches of that size have"
     types = {of.dtype for of in (original.weight, folded.weight)}
     biases = {of.bias.dtype for of in (original, folded) if of.bias is not None}
     if len(types) > 1 or (folded.bias is not None and len(biases) > 1):
@@ -72,7 +83,7 @@ def linear(
     e = e.over(original.data_axis, original.inputs)
     choices = fitting(candidates, original.out_axis, original.channels)
     inner = response(original, e.shift) if e.shifts else None
-    chosen = _with_doubt(_chosen(original, folded, e, inner, choices), choices)
+    chosen = _with_doubt(_chosen(original, folded, e, inner, choices), choices, present)
     u = chosen.map
     if folded.quantized:
         loose = max(loose, DEQUANTISED)
@@ -118,15 +129,23 @@ def _chosen(
         return min(choices, key=misfit)
 
 
-def _with_doubt(chosen: Candidate, choices: list[Candidate]) -> Candidate:
+def _with_doubt(
+    chosen: Candidate, choices: list[Candidate], present: Collection[str]
+) -> Candidate:  # fmt: skip
     """The candidate, with a shift as uncertain as that of any that float64 cannot tell from it.
 
-    Where terms of a shift cancel, one candidate has 0 and another 10⁻¹⁷.
+    Where terms of a shift cancel, one candidate has 0 and another 10⁻¹⁷. That is an excuse only if
+    the nodes that these terms come from are gone: else the terms are not what was folded.
     """
     a = chosen.map
-    alike = [c.map.shift for c in choices if c.map.near(a)]
-    magnitude = np.max([shift.magnitude for shift in alike], axis=0)
-    steps = max(shift.steps for shift in alike)
+    if any(site in present for site in chosen.sites):
+        a = replace(a, shift=a.shift.settled())
+    alike = [
+        c.map.shift for c in choices
+        if c.map.near(a) and not any(site in present for site in c.sites)
+    ]  # fmt: skip
+    magnitude = np.max([a.shift.magnitude, *(shift.magnitude for shift in alike)], axis=0)
+    steps = max([a.shift.steps, *(shift.steps for shift in alike)])
     shift = replace(a.shift, magnitude=magnitude, steps=steps)
     return replace(chosen, map=replace(a, shift=shift))
 

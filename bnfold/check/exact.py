@@ -172,6 +172,17 @@ class Real:
         value = 1 / self.value
         return Real(value, np.abs(value), self.steps + 1, lambda i: inverse(self.exact(i)))
 
+    def settled(self) -> Real:
+        """The same, with entries whose terms cancel computed from their exact values."""
+        wide = np.flatnonzero(self.magnitude > 2.0**20 * np.abs(self.value))
+        if not wide.size:
+            return self
+        value, magnitude = self.value.copy(), self.magnitude.copy()
+        for i in wide:
+            value[i] = float(sum(map(_approximate, self.exact(int(i))), Fraction(0)))
+            magnitude[i] = abs(value[i])
+        return Real(value, magnitude, self.steps + 1, self.exact)
+
     def take(self, indices: npt.NDArray[np.int64]) -> Real:
         """The entries at these places."""
         where = np.asarray(indices)

@@ -43,26 +43,33 @@ class _Frame:
         self.lost = self._unread()
         self.renamed = {name for node in pairs.gone for name in node.proto.output if name}
 
-    def _claimed(self) -> set[str]:
-        """The constants that were folded into, and what computes them.
+    def _claimed(self) -> set[tuple[Scope, str]]:
+        """The constants that were folded into, and what computes them, by where they are.
 
         Whoever else reads one of these is compared by its value.
         """
-        claimed: set[str] = set()
-        pending = [(node.scope, n) for node, names in self.pairs.taken.items() for n in names]
+        claimed: set[tuple[Scope, str]] = set()
+        pending = [
+            (node.scope, name)
+            for node, names in self.pairs.taken.items()
+            for name in names
+            if name in node.proto.input
+        ]
         while pending:
             scope, name = pending.pop()
-            owner = scope.owner(name) if name and name not in claimed else None
-            claimed.add(name)
-            maker = owner.producers.get(name) if owner is not None else None
+            owner = scope.owner(name) if name else None
+            if owner is None or (owner, name) in claimed:
+                continue
+            claimed.add((owner, name))
+            maker = owner.producers.get(name)
             if maker is not None:
                 pending.extend((maker.scope, read) for read in maker.proto.input)
-        return claimed - {""}
+        return claimed
 
     def _for_taken(self, node: Node | None) -> bool:
         """Whether a node of the folded model took maps, or computes constants of one that did."""
         return node in self.pairs.taken or (
-            node is not None and not self.claimed.isdisjoint(filter(None, node.proto.output))
+            node is not None and any((node.scope, n) in self.claimed for n in node.proto.output)
         )
 
     def findings(self) -> Iterator[Finding]:
@@ -185,11 +192,11 @@ class _Frame:
                     yield _wrong("", f"the initializer {name!r} is gone")
                 continue
             one, two = _described(tensor), _described(other)
-            if name in self.claimed:
+            if (new, name) in self.claimed:
                 del one.dims[:], two.dims[:]
             if one != two:
                 yield _wrong("", f"the {_field(one, two)} of initializer {name!r} has changed")
-            elif name not in self.claimed and not _same_data(
+            elif (new, name) not in self.claimed and not _same_data(
                 self.original, tensor, self.folded, other
             ):
                 yield _wrong("", f"the initializer {name!r} has changed, which no fold read")

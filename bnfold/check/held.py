@@ -9,7 +9,7 @@ import numpy as np
 from bnfold.check import absorbed
 from bnfold.check.absorbed import Absorption
 from bnfold.check.exact import Real
-from bnfold.check.maps import Map, identity
+from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.shared import Related
 from bnfold.check.view import Array, View
 from bnfold.check.wanted import Candidate, Wanted
@@ -27,6 +27,8 @@ def held(
         rank = original.rank(node.scope, node.input(0))
     if node.op != other.op:
         return f"what {other.label} holds cannot be read"
+    if "Normalization" in node.op and inputs[0] is not None and not _alike(inputs[0]):
+        return "a normalisation, whose results do not follow what it reads"
     best: Absorption | None = None
     found: Absorption | None = None
     for candidate in wanted.of(node.scope, node.output):
@@ -37,6 +39,12 @@ def held(
         if found is not None and (best is None or found.faults < best.faults):
             best = found
     return best or f"no map is known that {other.label} could hold"
+
+
+def _alike(relation: Related) -> bool:
+    """Whether the value is the same in both models."""
+    settled = quotient(relation.p, relation.q)
+    return settled is not None and settled.is_identity
 
 
 def _arithmetic(
@@ -59,7 +67,7 @@ def _arithmetic(
         return None
     if not grow_alike(original.shape(node.scope, node.input(1 - slot)), c.shape, stored.shape):
         return None
-    one, none = Real.full(1.0), Real.full(0.0)
+    none = Real.full(0.0)
     if node.op in ("Add", "Sub"):
         if not (u.scale * p.scale).near(q.scale):
             return None
@@ -76,7 +84,9 @@ def _arithmetic(
             return None
         if node.op == "Div" and slot == 1:
             scale = u.scale * p.scale * q.scale.inverse()
-            scale = scale.inverse() if np.all(scale.value) else one
+            if not np.all(scale.value):
+                return None
+            scale = scale.inverse()
         elif node.op == "Div":
             scale = u.scale * q.scale * p.scale.inverse()
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from onnx import helper
 
@@ -102,6 +104,23 @@ def repadded(
     name = other.input(2) or "value"
     one = (after.reshape(()), before.reshape(()))
     return absorbed.constant(*one, along, u.scale, u.shift, name, Candidate(u), loose)
+
+
+def paddings(view: View, node: Node) -> dict[int, tuple[int, int]] | None:
+    """How much a Pad adds before and behind each axis; None where that is not known."""
+    rank = view.rank(node.scope, node.input(0))
+    widths = node.numbers("pads")
+    axes: Any = range(rank or 0)
+    if node.scope.opset >= 11:
+        array = view.array(node.scope, node.input(1))
+        widths = None if array is None else array.reshape(-1).tolist()
+        if node.input(3):
+            chosen = view.array(node.scope, node.input(3))
+            axes = [] if chosen is None else chosen.reshape(-1).tolist()
+    if rank is None or widths is None or len(widths) != 2 * len(axes):
+        return None
+    both = zip(widths[: len(axes)], widths[len(axes) :], strict=True)
+    return {int(k) % rank: (int(b), int(e)) for k, (b, e) in zip(axes, both, strict=True)}
 
 
 def _padding(view: View, node: Node) -> Array | None:

@@ -11,10 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from onnx import TensorProto
 
 from bnfold.check.exact import Real, joined
 from bnfold.check.flow import Indices, flow, origin
 from bnfold.check.maps import Map, identity
+from bnfold.check.sites import is_idle
 from bnfold.check.view import View
 from bnfold.graph import Node
 from bnfold.inference import Shape
@@ -26,14 +28,18 @@ class Law:
 
     `order`: no scale may be negative. `linear`: no shift, as far as `linear` says of the node.
     `stays`: whether the channels along an axis stay what and where they are; None: it is tried.
+    `passes`: whether any map passes at all; None: it does.
     """
 
     stays: Callable[[View, Node, int, int], bool] | None = None
+    passes: Callable[[View, Node], bool] | None = None
     order: bool = False
     linear: Callable[[View, Node], bool] | None = None
 
     def objection(self, view: View, node: Node, a: Map) -> str:
         """What of the map the operator does not let pass, "" for nothing."""
+        if self.passes is not None and not self.passes(view, node):
+            return "an operator that rounds"
         if self.order and not a.keeps_order:
             return "a negative scale"
         if self.linear is not None and self.linear(view, node) and a.shifts:
@@ -43,6 +49,25 @@ class Law:
 
 def _always(_view: View, _node: Node) -> bool:
     return True
+
+
+def _drops(view: View, node: Node) -> bool:
+    """Whether a Dropout may put zeros in the place of values."""
+    return not is_idle(view, node)
+
+
+_WIDTH: dict[int, int] = {
+    TensorProto.BFLOAT16: 8, TensorProto.FLOAT16: 11, TensorProto.FLOAT: 24, TensorProto.DOUBLE: 53,
+}  # fmt: skip
+
+
+def _widens(view: View, node: Node) -> bool:
+    """Whether a Cast keeps every number: from a float type to one that has all of its numbers."""
+    before, after = view.element_type(node.scope, node.input(0)), node.attribute("to", 0)
+    if before == after and before in _WIDTH:
+        return True
+    wide = after in (TensorProto.FLOAT, TensorProto.DOUBLE)
+    return wide and _WIDTH.get(before or 0, 99) < _WIDTH[int(after)]
 
 
 def _averages_zeros(_view: View, node: Node) -> bool:
@@ -77,9 +102,9 @@ _MOVES = Law()
 
 LAWS: dict[str, Law] = {
     "AveragePool": Law(_second, linear=_averages_zeros),
-    "Cast": Law(_stays),
+    "Cast": Law(_stays, passes=_widens),
     "DepthToSpace": _MOVES,
-    "Dropout": Law(_stays),
+    "Dropout": Law(_stays, linear=_drops),
     "Expand": _MOVES,
     "Flatten": _MOVES,
     "Gather": _MOVES,

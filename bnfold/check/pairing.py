@@ -25,6 +25,7 @@ from bnfold.check.laid import stands_for
 from bnfold.check.maps import Map, quotient
 from bnfold.check.relations import Known, Pairs, Relation, outputs
 from bnfold.check.through import Through
+from bnfold.check.view import alike
 from bnfold.graph import Node, Scope
 from bnfold.protos import bodies
 
@@ -53,7 +54,7 @@ class Walk(Through):
         self._scope(main, other, known)
         self.pairs.known = known
         for old, new in _outputs(main, other):
-            self._output(main, known, old, new)
+            self._output(main, other, known, old, new)
         if len(main.container.output) != len(other.container.output):
             self._wrong("", "the models have not the same number of outputs")
         if self._merged():
@@ -75,11 +76,11 @@ class Walk(Through):
         ]
         return counts[0] > counts[1]
 
-    def _output(self, scope: Scope, known: Known, old: str, new: str) -> None:
+    def _output(self, scope: Scope, other: Scope, known: Known, old: str, new: str) -> None:
         relation, said = known.get(old), old in known  # what is known to be undecided has been said
         if relation is None:
             if self.original.is_constant(scope, old):
-                self._constant_output(scope, old, new)
+                self._constant_output(scope, other, old, new)
             elif not said:
                 self._unknown(old, f"of the output {old!r} nothing is known")
             return
@@ -90,10 +91,9 @@ class Walk(Through):
         elif not relation.plain:
             self._wrong(relation.maker or label, f"the output {old!r} {self._apart(relation)}")
 
-    def _constant_output(self, scope: Scope, old: str, new: str) -> None:
-        one = self.original.array(scope, old)
-        other = self.folded.array(self.folded.main, new)
-        if one is None or other is None or one.tobytes() != other.tobytes():
+    def _constant_output(self, scope: Scope, other: Scope, old: str, new: str) -> None:
+        one, two = self.original.array(scope, old), self.folded.array(other, new)
+        if one is None or two is None or not alike(one, two):
             self._unknown(old, f"the constant output {old!r} is not the same constant")
 
     # --- one scope -------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Walk(Through):
         inside.update({a: Relation(b) for a, b in zip(inner.inputs, other.inputs, strict=True)})
         self._scope(inner, other, inside)
         for a, b in _outputs(inner, other):
-            self._output(inner, inside, a, b)
+            self._output(inner, other, inside, a, b)
 
 
 def _outputs(one: Scope, other: Scope) -> Iterator[tuple[str, str]]:

@@ -6,8 +6,6 @@ them, and those that stand behind it (`absorbed`, `kept`, `held`).
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from bnfold.check import absorbed, kernels, sites
@@ -15,7 +13,7 @@ from bnfold.check.absorbed import Absorption
 from bnfold.check.counterparts import attributes
 from bnfold.check.exact import Real
 from bnfold.check.held import held
-from bnfold.check.kept import nearest, raised, repadded
+from bnfold.check.kept import nearest, paddings, raised, repadded
 from bnfold.check.laws import LAWS, carried
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.numbers import told
@@ -38,6 +36,7 @@ class Through:
         maxima = any(node.op == "Max" for node in folded.index.nodes())
         self.wanted = Wanted(original, raises=maxima)
         self.loose = loose
+        self.present = {node.label for node in folded.index.nodes()}
         self.pairs = Pairs()
 
     # --- findings --------------------------------------------------------------------------------
@@ -141,21 +140,15 @@ class Through:
             return None
         u = quotient(relation.q, relation.p)
         constant = node.attribute("mode", b"constant") == b"constant"
-        pads = [self._pads(view, n) for view, n in ((self.original, node), (self.folded, other))]
+        pads = [paddings(view, n) for view, n in ((self.original, node), (self.folded, other))]
         if u is None or u.is_identity or not constant or pads[0] is None or pads[0] != pads[1]:
             return None
+        if u.axis is not None and any(pads[0].get(u.axis, (0, 0))):
+            return None  # the channels are no longer where they were
         result = repadded(self.original, self.folded, node, other, u, self.loose)
         if result is None or result.faults:
             return None
         return self._took(node, other, result, other.output)
-
-    def _pads(self, view: View, node: Node) -> list[Any] | None:
-        """The widths and the axes of a Pad."""
-        if node.scope.opset < 11:
-            return node.numbers("pads")
-        found = [view.array(node.scope, node.input(slot)) for slot in (1, 3) if node.input(slot)]
-        known = [array.tolist() for array in found if array is not None]
-        return known if len(known) == len(found) else None
 
     def _loose(self, node: Node) -> float:
         """How far the constants of a node may be off, in u: those that are dequantised by more."""
@@ -219,8 +212,9 @@ class Through:
             candidates = [c for c in candidates if not c.map.shifts]
         passed = e.shift if other.op == "MatMul" and e.shifts else None
         result = absorbed.linear(
-            one, two, e.scale_only() if passed is not None else e, candidates, self.loose
-        )
+            one, two, e.scale_only() if passed is not None else e, candidates, self.loose,
+            self.present,
+        )  # fmt: skip
         if isinstance(result, str):
             self._wrong(node.label, f"{other.label} cannot stand for it: {result}")
             return nothing

@@ -259,6 +259,8 @@ def _shapes(feed: Feed) -> list[tuple[int, ...]]:
 
 
 def _joined(held: list[tuple[Feed, Array | None]]) -> tuple[Feed, Array | None]:
+    if len(held) == 1:
+        return held[0]
     feed = {name: np.concatenate([entry[name] for entry, _ in held]) for name in held[0][0]}
     labels = [own for _, own in held if own is not None]
     return feed, np.concatenate(labels) if len(labels) == len(held) else None

@@ -1,0 +1,155 @@
+"""Pairs of models that compute different functions and were once called equal.
+
+Each was found by somebody who set out to deceive the checker. None may be called equal again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import bnfold
+from bnfold.check.outcome import Outcome
+from tests.support import Array, parse
+from tests.test_certificate import judged, norm, real
+
+W = real(3, 3, 1, 1)
+SQUARE = real(4, 4, seed=3)
+IMAGE = "g (float[1,3,4,4] x) => (float[1,3,4,4] y)"
+TWICE = "g (float[1,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] q)"
+TABLE = "g (float[2,4] x) => (float[2,4] y)"
+
+
+def channels(*values: float) -> Array:
+    return np.array(values, np.float32).reshape(-1, 1, 1)
+
+
+def vector(*values: float) -> Array:
+    return np.array(values, np.float32)
+
+
+PAIRS: dict[str, tuple[str, dict[str, Array], str, dict[str, Array]]] = {
+    "a scale before a LayerNormalization": (
+        f"{TABLE} {{ m = Mul (x, s) y = LayerNormalization (m, k, b) }}",
+        {"s": vector(1, 2, 3, 4), "k": vector(1, 1, 1, 1), "b": vector(0, 0, 0, 0)},
+        f"{TABLE} {{ y = LayerNormalization (x, k, b) }}",
+        {"k": vector(1, 1, 1, 1), "b": vector(0, 0, 0, 0)},
+    ),
+    "a scale before an InstanceNormalization": (
+        f"{IMAGE} {{ m = Mul (x, s) y = InstanceNormalization (m, k, b) }}",
+        {"s": channels(1, -1, 0.001), "k": vector(1, 1, 1), "b": vector(0, 0, 0)},
+        f"{IMAGE} {{ y = InstanceNormalization (x, k, b) }}",
+        {"k": vector(1, 1, 1), "b": vector(0, 0, 0)},
+    ),
+    "a scale through a Cast to integers": (
+        f"{IMAGE} {{ m = Mul (x, s) i = Cast <to = 7> (m) f = Cast <to = 1> (i) y = Mul (f, t) }}",
+        {"s": np.array(2, np.float32), "t": np.array(3, np.float32)},
+        f"{IMAGE} {{ i = Cast <to = 7> (x) f = Cast <to = 1> (i) y = Mul (f, t) }}",
+        {"t": np.array(6, np.float32)},
+    ),
+    "a Pad that moves channels": (
+        f"{IMAGE} {{ m = Mul (x, s) p = Pad (m, pads, z) y = Mul (p, t) }}",
+        {
+            "s": channels(2, 3, 5), "t": channels(1, 7, 2), "z": np.array(0, np.float32),
+            "pads": np.array([0, 1, 0, 0, 0, -1, 0, 0]),
+        },
+        f"{IMAGE} {{ p = Pad (x, pads, z) y = Mul (p, t) }}",
+        {
+            "t": channels(2, 21, 10), "z": np.array(0, np.float32),
+            "pads": np.array([0, 1, 0, 0, 0, -1, 0, 0]),
+        },
+    ),
+    "a MatMul that became a transposed Gemm": (
+        "g (float[4,4] x) => (float[4,4] y) { y = MatMul (x, w) }", {"w": SQUARE},
+        "g (float[4,4] x) => (float[4,4] y) { y = Gemm <transA = 1> (x, w) }", {"w": SQUARE},
+    ),
+    "a division before a dead channel": (
+        "g (float[1,2,4,4] x) => (float[1,2,4,4] y) {"
+        " m = Mul (x, two) d = Div (m, c) y = Mul (d, s) }",
+        {"two": np.array(2, np.float32), "c": np.abs(real(1, 2, 4, 1)) + 1, "s": channels(0, 1)},
+        "g (float[1,2,4,4] x) => (float[1,2,4,4] y) { y = Div (x, c) }",
+        {"c": np.abs(real(1, 2, 4, 1)) + 1},
+    ),
+    "a shift through a Dropout that drops": (
+        f"{IMAGE} {{ r = Add (x, t) d = Dropout <seed = 1> (r, ratio, training) y = Sub (d, t) }}",
+        {"t": channels(10, 20, 30), "ratio": np.array(0.5, np.float32), "training": np.array(True)},
+        f"{IMAGE} {{ y = Dropout <seed = 1> (x, ratio, training) }}",
+        {"ratio": np.array(0.5, np.float32), "training": np.array(True)},
+    ),
+    "a bias with rows of its own": (
+        "g (float[N,4] x) => (float[N,4] y) { m = MatMul (x, w) y = Add (m, c) }",
+        {"w": SQUARE, "c": vector(1, 2, 3, 4)},
+        "g (float[N,4] x) => (float[N,4] y) { y = Gemm (x, w, c) }",
+        {"w": SQUARE, "c": np.stack([vector(1, 2, 3, 4)] * 2)},
+    ),
+    "a shift that hides behind the terms of another reader": (
+        TWICE + """ {
+          o = Conv (x, w, k) m = Mul (o, s)
+          y = Identity (m) p = Add (m, huge) q = Sub (p, huge) }""",
+        {
+            "w": W, "k": vector(1, 2, 3), "s": np.array(2, np.float32),
+            "huge": np.array(1e20, np.float32),
+        },
+        TWICE + """ {
+          m = Conv (x, w, k) y = Identity (m) p = Add (m, huge) q = Sub (p, huge) }""",
+        {"w": 2 * W, "k": vector(1000, 4, 6), "huge": np.array(1e20, np.float32)},
+    ),
+    "a default that is called as nothing is": (
+        """g (float[1,3,4,4] x, float[1] bias) => (float[1,3,4,4] y) {
+          o = Conv (x, w) m = Mul (o, s) y = Add (m, bias) }""",
+        {"w": W, "s": channels(2, 2, 4), "bias": vector(5)},
+        """g (float[1,3,4,4] x, float[1] bias) => (float[1,3,4,4] y) {
+          m = Conv (x, w) y = Add (m, bias) }""",
+        {"w": W * channels(2, 2, 4)[..., None], "bias": vector(7)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_different_functions_are_not_called_equal(name: str, tmp_path: Path) -> None:
+    one, first, other, second = PAIRS[name]
+    static = judged(parse(one, **first), parse(other, **second), tmp_path)
+    verdicts = {static.certificate.verdict, static.frame.verdict}
+    assert verdicts != {Outcome.VALID}, static
+
+
+def with_branch_output(values: Array, folded: bool, bias: Array) -> ModelProto:
+    """An If whose first branch gives a constant that has the name of a bias outside."""
+    head = "m = Conv (x, w, c)" if folded else "o = Conv (x, w, c) m = Mul (o, s)"
+    text = f"""g (float[1,3,4,4] x, bool yes, float[3] z) => (float[1,3,4,4] m, float[3] y) {{
+      {head}
+      y = If (yes) <
+        then_branch = one () => (float[3] c) {{ d = Identity (z) }},
+        else_branch = two () => (float[3] e) {{ e = Neg (z) }}
+      > }}"""
+    given = {"w": W * channels(2, 2, 4)[..., None] if folded else W, "c": bias}
+    model = parse(text, **given, **({} if folded else {"s": channels(2, 2, 4)}))
+    (branch,) = (a.g for n in model.graph.node for a in n.attribute if a.name == "then_branch")
+    branch.initializer.append(numpy_helper.from_array(values, "c"))
+    return model
+
+
+def test_a_constant_of_a_branch_is_not_one_outside(tmp_path: Path) -> None:
+    before = with_branch_output(vector(2, 4, 12), False, vector(1, 2, 3))
+    same = with_branch_output(vector(2, 4, 12), True, vector(2, 4, 12))
+    wrong = with_branch_output(vector(9, 9, 9), True, vector(2, 4, 12))
+    assert judged(before, same, tmp_path).certificate.verdict is Outcome.VALID
+    assert judged(before, wrong, tmp_path).certificate.verdict is not Outcome.VALID
+
+
+def test_branches_that_give_constants_do_not_stand_in_the_way(tmp_path: Path) -> None:
+    text = """g (float[1,3,4,4] x, bool yes) => (float[1,3,4,4] m, float[2] y) {
+      o = Conv (x, w) m = BatchNormalization (o, s, b, m0, v)
+      y = If (yes) <
+        then_branch = one () => (float[2] c) { c = Constant <value = float[2] {1, 2}> () },
+        else_branch = two () => (float[2] d) { d = Constant <value = float[2] {3, 4}> () }
+      > }"""
+    given = norm(3)
+    model = parse(text, w=W, m0=given.pop("m"), **given)
+    onnx.save(model, tmp_path / "model.onnx")
+    result = bnfold.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", verify="certificate")
+    assert result.folded
