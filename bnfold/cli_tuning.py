@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from bnfold.parameters import debug_option, make_trial, trial_options
+from bnfold.parameters import debug_option, listed, make_trial, trial_options, with_options
 
 if TYPE_CHECKING:
     from bnfold.population import Data
@@ -78,9 +78,7 @@ def data_options(command: F, *, required: bool = True) -> F:
             help="Address space of the runs.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def make_data(
@@ -91,9 +89,16 @@ def make_data(
     from bnfold.population import Data
 
     limit = None if memory_limit is None else memory_limit * 1_000_000
-    names = tuple(name.strip() for name in providers.split(",") if name.strip())
     return Data(
-        inputs, batch, _floats(mean), _floats(std), layout, _size(resize), names, timeout, limit
+        inputs,
+        batch,
+        _floats(mean),
+        _floats(std),
+        layout,
+        _size(resize),
+        listed(providers),
+        timeout,
+        limit,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -107,6 +107,18 @@ debug_option = click.option(
 )  # fmt: skip
 
 
+def with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
+    """The command with these options, in this order in its help."""
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 def trial_options(command: F) -> F:
     """The options that say on which inputs, and within which limits, two models are run."""
     options = (
@@ -167,9 +179,7 @@ def trial_options(command: F) -> F:
             help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 def fold_options(command: F) -> F:
@@ -200,9 +210,7 @@ def fold_options(command: F) -> F:
             help="Leave constant Muls, Adds, Subs and Divs alone.",
         ),
     )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(command, options)
 
 
 FOLD_OPTIONS = (
@@ -236,7 +244,7 @@ def make_trial(
         dict(val_range),
         dict(rtol),
         dict(atol),
-        tuple(name.strip() for name in providers.split(",") if name.strip()),
+        listed(providers),
         timeout,
         limit,
         counterexample,
