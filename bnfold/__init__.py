@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         UndecidedError,
         UsageError,
     )
+    from bnfold.fleet import Done, optimize_many
     from bnfold.options import Options
     from bnfold.plan import Verdict
     from bnfold.population import Data, RecalibrateResult, StatsResult, recalibrate, stats
@@ -58,6 +59,7 @@ _HOME = {
         "BnfoldError", "ChildError", "ModelError", "NotBetterError", "NotEqualError",
         "UndecidedError", "UsageError",
     ),
+    "bnfold.fleet": ("Done", "optimize_many"),
     "bnfold.options": ("Options",),
     "bnfold.plan": ("Verdict",),
     "bnfold.population": ("Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats"),
@@ -74,6 +76,7 @@ __all__ = [
     "Comparison",
     "Counts",
     "Data",
+    "Done",
     "Fit",
     "FoldResult",
     "FreezeResult",
@@ -99,6 +102,7 @@ __all__ = [
     "freeze",
     "inspect",
     "optimize",
+    "optimize_many",
     "recalibrate",
     "stats",
     "verify",

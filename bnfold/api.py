@@ -286,10 +286,12 @@ def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
         if path_out is not None:
             raise UsageError("--in-place and -o exclude each other", "give one of them")
         return Path(os.path.realpath(source))  # a link stays a link to the new file
-    return target_of(source, path_out, ".folded.onnx")
+    return target_of(source, path_out, ".folded.onnx", or_in_place=True)
 
 
-def target_of(source: Path, path_out: PathLike | None, suffix: str) -> Path:
+def target_of(
+    source: Path, path_out: PathLike | None, suffix: str, *, or_in_place: bool = False
+) -> Path:
     """Where to write: `path_out`, a file in that folder, or the source's name with the suffix.
 
     Raises UsageError where that is the source itself, or there is no such folder.
@@ -302,7 +304,7 @@ def target_of(source: Path, path_out: PathLike | None, suffix: str) -> Path:
     if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(
             f"the output {target} is the input itself",
-            "choose another name, or say --in-place to replace it",
+            f"choose another name{', or say --in-place to replace it' if or_in_place else ''}",
         )
     return target
 

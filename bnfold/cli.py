@@ -93,10 +93,17 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("model", type=click.Path())
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path())
 @click.option("-o", "--output", metavar="PATH", type=click.Path(),
-              help="Where to write.  [default: MODEL.folded.onnx beside it]")  # fmt: skip
+              help="Where to write one model.  [default: MODEL.folded.onnx beside it]")  # fmt: skip
+@click.option("--out-dir", metavar="FOLDER", type=click.Path(file_okay=False),
+              help="Where to write several models, under their own names.")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace MODEL by the folded model.")
+@click.option("-r", "--recursive", is_flag=True,
+              help="Of folders also the models in their folders.")  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, metavar="N", type=click.IntRange(min=1),
+              help="How many models are worked on at a time.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Of several models, show those that failed.")
 @click.option(
     "--verify", type=click.Choice(["full", "certificate", "none"]), default="full",
     show_default=True,
@@ -111,26 +118,47 @@ def main() -> None:
 @fold_options
 @trial_options
 @debug_option
+@click.pass_context
 def optimize(
-    model: str, output: str | None, in_place: bool, verify: str, external_data: str, **others: Any
-) -> None:
+    ctx: click.Context, /, models: tuple[str, ...], output: str | None, out_dir: str | None,
+    recursive: bool, jobs: int, quiet: bool, in_place: bool, **others: Any,
+) -> None:  # fmt: skip
     """Fold, compare with the original in onnxruntime, and write.
+
+    MODEL is a file, a pattern or a folder. Of several models one that fails does not stop the
+    others; the exit code is that of the worst.
 
     \b
     Examples:
       bnfold optimize model.onnx
       bnfold optimize model.onnx -o deploy/model.onnx --dim batch=1
       bnfold optimize model.onnx --only-batchnorm
+      bnfold optimize model.onnx other.onnx --out-dir folded --jobs 2
     """
     import bnfold
-    from bnfold import report
+    from bnfold import fleet, report
 
+    many = out_dir is not None or fleet.is_many(models)
+    if output is not None and many:
+        raise UsageError("-o names one output, of one model", "give --out-dir for several")
+    if in_place and out_dir is not None:
+        raise UsageError("--in-place and --out-dir exclude each other", "give one of them")
     options = make_options(others)
-    result = bnfold.optimize(
-        model, output, in_place=in_place, verify=verify, external_data=external_data,
-        options=options, trial=make_trial(**others),
+    given = {
+        "options": options, "in_place": in_place, "verify": others.pop("verify"),
+        "external_data": others.pop("external_data"), "trial": make_trial(**others),
+    }  # fmt: skip
+    console = report.console()
+    if not many:
+        console.print(report.of_optimize(bnfold.optimize(models[0], output, **given), models[0]))
+        return
+    done = bnfold.optimize_many(
+        models, out_dir=out_dir, recursive=recursive, jobs=jobs,
+        on_done=lambda one: console.print(report.of_done(one)) if one.error or not quiet else None,
+        **given,
     )  # fmt: skip
-    report.console().print(report.of_optimize(result, model))
+    console.print(report.of_many(done))
+    ctx.exit(fleet.worst(done))
 
 
 @main.command()

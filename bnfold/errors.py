@@ -24,6 +24,10 @@ class BnfoldError(Exception):
         self.message = message
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type[BnfoldError], tuple[object, ...]]:
+        """So that it comes through from another process as it was."""
+        return type(self), (self.message, self.remedy)
+
 
 class NotEqualError(BnfoldError):
     """The result differs from the original by more than rounding explains; nothing was written."""
@@ -33,6 +37,10 @@ class NotEqualError(BnfoldError):
     def __init__(self, message: str, comparison: Comparison, remedy: str = "") -> None:
         super().__init__(message, remedy)
         self.comparison = comparison
+
+    def __reduce__(self) -> tuple[type[BnfoldError], tuple[object, ...]]:
+        """Likewise."""
+        return type(self), (self.message, self.comparison, self.remedy)
 
 
 class NotBetterError(BnfoldError):

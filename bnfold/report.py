@@ -6,7 +6,7 @@ nothing in a name is read as markup.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -14,11 +14,13 @@ from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.compared import as_json, count, number, of_comparison, plain, save_json
+from bnfold.fleet import Done
 from bnfold.plan import Verdict
 from bnfold.sites import BATCH_NORM
 
 __all__ = [
-    "as_json", "console", "of_comparison", "of_inspection", "of_optimize", "plain", "save_json",
+    "as_json", "console", "of_comparison", "of_done", "of_inspection", "of_many", "of_optimize",
+    "plain", "save_json",
 ]  # fmt: skip
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
@@ -48,6 +50,39 @@ def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
     parts.extend(Text(left + plain(str(path))) for path in result.left_behind)
     parts.append(Text(_closing(result), style="bold"))
     return Group(*parts)
+
+
+def of_done(done: Done) -> RenderableType:
+    """One of several models, in one line."""
+    where = plain(str(done.source))
+    if done.error is not None:
+        return Text(f"{where}: {plain(done.error.message)}", style="red")
+    assert done.result is not None
+    return Text(f"{where} → {plain(str(done.result.model))}: {_closing(done.result)}")
+
+
+def of_many(done: Sequence[Done]) -> RenderableType:
+    """What became of several models, all together."""
+    results = [one.result for one in done if one.result is not None]
+    folded = sum(bool(result.folded) for result in results)
+    gone = sum(result.before.batch_norms - result.after.batch_norms for result in results)
+    kept = sum(result.after.batch_norms for result in results)
+    parts = [
+        f"{count(len(done), 'model')}: {folded} folded, {len(results) - folded} with nothing to "
+        f"fold, {len(done) - len(results)} failed",
+        f"{count(gone, BATCH_NORM)} gone, {kept} kept",
+    ]
+    failed = [one for one in done if one.error is not None]
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    for one in failed:
+        assert one.error is not None
+        table.add_row(
+            Text(plain(str(one.source))), str(one.error.exit_code), plain(one.error.remedy)
+        )
+    head: list[RenderableType] = []
+    if failed:
+        head = [Text("\nfailed, with exit codes and what to do:", style="red"), table]
+    return Group(*head, Text("\n" + "\n".join(parts), style="bold"))
 
 
 def of_inspection(inspection: Inspection, source: str) -> RenderableType:

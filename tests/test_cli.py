@@ -55,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         TEXT.replace("(x, w)", "(x, w)").replace("=> (", "=> (float[N,3,4,4] c, "), **constants
     )
     onnx.save(kept, "kept.onnx")
+    Path("empty").mkdir()
     onnx.save(endless(), "endless.onnx")
     onnx.save(bnfold.fold(endless()).model, "endless2.onnx")
     Path("garbage.onnx").write_bytes(b"not a model at all")
@@ -102,7 +103,7 @@ def bnfold_(line: str) -> Result:
         ("no-such-command", 2),
         ("optimize missing.onnx", 3),
         ("optimize garbage.onnx", 3),
-        ("optimize .", 3),
+        ("optimize empty", 2),
         ("inspect missing.onnx", 3),
         ("verify model.onnx missing.onnx", 3),
         ("verify garbage.onnx model.onnx", 3),

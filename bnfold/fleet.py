@@ -1,0 +1,192 @@
+"""Many models in one call: each folded, verified and written like a single one.
+
+A model that fails does not stop the others. They run in any `concurrent.futures` Executor; by
+default in a pool of processes, in which large models do not run side by side.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnfold.api import OptimizeResult, PathLike, optimize
+from bnfold.errors import BnfoldError, NotEqualError, UsageError
+
+_TOGETHER = 512_000_000  # bytes of model files that run side by side; a larger one runs alone
+_FOLDED = ".folded.onnx"
+_WILD = frozenset("*?[")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model, and where its folded form goes; None: beside it."""
+
+    source: Path
+    target: Path | None
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one model: its result, or the error."""
+
+    source: Path
+    result: OptimizeResult | None = None
+    error: BnfoldError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or that of the error."""
+        return 0 if self.error is None else self.error.exit_code
+
+
+def jobs_of(
+    paths: Sequence[PathLike], *, out_dir: PathLike | None = None, recursive: bool = False
+) -> list[Job]:
+    """The models that files, patterns and folders stand for, in order and each once.
+
+    A folder stands for the .onnx files in it, with `recursive` also for those in its folders. Below
+    `out_dir` the tree is kept, from the folder that was given. Raises UsageError where nothing is
+    found, or two models would be written to one file.
+    """
+    found: dict[Path, Path] = {}  # to what it is called below out_dir
+    for path in paths:
+        own = list(_models(os.fspath(path), recursive=recursive))
+        if not own:
+            raise UsageError(
+                f"there is no model in {path}",
+                "" if recursive else "for those in its folders say --recursive",
+            )
+        for source, below in own:
+            found.setdefault(source, below)
+    jobs = [
+        Job(s, None if out_dir is None else Path(out_dir) / below) for s, below in found.items()
+    ]
+    targets: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target is not None and targets.setdefault(job.target, job.source) != job.source:
+            raise UsageError(
+                f"{targets[job.target]} and {job.source} would both be written to {job.target}",
+                "give the folder that both are in",
+            )
+    return jobs
+
+
+def is_many(paths: Sequence[PathLike]) -> bool:
+    """Whether paths may stand for other than one model each."""
+    return len(paths) > 1 or any(Path(p).is_dir() or _WILD & set(os.fspath(p)) for p in paths)
+
+
+def _models(path: str, *, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """Models, and what they are called below the output folder."""
+    if _WILD & set(path) and not os.path.lexists(path):
+        for match in sorted(glob.glob(path, recursive=recursive)):  # noqa: PTH207
+            if not _is_ours(Path(match)):
+                yield from _models(match, recursive=recursive)
+        return
+    folder = Path(path)
+    if not folder.is_dir():
+        yield folder, Path(folder.name)
+        return
+    for source in sorted(folder.rglob("*.onnx") if recursive else folder.glob("*.onnx")):
+        if source.is_file() and not _is_ours(source):
+            yield source, source.relative_to(folder)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a model is the folded form of one beside it."""
+    return (
+        path.name.endswith(_FOLDED)
+        and path.with_name(f"{path.name.removesuffix(_FOLDED)}.onnx").exists()
+    )
+
+
+def optimize_many(
+    paths: Sequence[PathLike],
+    *,
+    out_dir: PathLike | None = None,
+    recursive: bool = False,
+    jobs: int = 1,
+    executor: Executor | None = None,
+    on_done: Callable[[Done], None] | None = None,
+    **options: Any,
+) -> tuple[Done, ...]:
+    """Optimize many models; the results in the order of the models.
+
+    `paths` are files, patterns and folders. `options` are those of `optimize`, but for where to
+    write. `jobs` processes work at a time, or whatever the `executor` makes of it; `on_done` is
+    called for each model as it ends. Raises UsageError for paths that stand for no model.
+    """
+    todo = jobs_of(paths, out_dir=out_dir, recursive=recursive)
+    for job in todo:
+        if job.target is not None:
+            job.target.parent.mkdir(parents=True, exist_ok=True)
+    if executor is not None:
+        return _together(todo, executor, options, on_done, limit=None)
+    if jobs == 1 or len(todo) == 1:
+        return tuple(_told(_optimize(job, options), on_done) for job in todo)
+    with ProcessPoolExecutor(min(jobs, len(todo))) as pool:
+        return _together(todo, pool, options, on_done, limit=_TOGETHER)
+
+
+def _optimize(job: Job, options: dict[str, Any]) -> Done:
+    try:
+        return Done(job.source, optimize(job.source, job.target, **options))
+    except BnfoldError as error:
+        return Done(job.source, error=error)
+    except Exception as error:
+        failure = BnfoldError(f"bnfold itself failed: {type(error).__name__}: {error}")
+        return Done(job.source, error=failure)
+
+
+def _together(
+    todo: Sequence[Job], executor: Executor, options: dict[str, Any],
+    on_done: Callable[[Done], None] | None, limit: int | None,
+) -> tuple[Done, ...]:  # fmt: skip
+    """All in an executor; at most `limit` bytes of models at a time, but one in any case."""
+    results: dict[int, Done] = {}
+    running: dict[Future[Done], int] = {}
+    sizes = [_size(job.source) for job in todo]
+    waiting = list(range(len(todo)))
+    while waiting or running:
+        load = sum(sizes[number] for number in running.values())
+        while waiting and (limit is None or not running or load + sizes[waiting[0]] <= limit):
+            number = waiting.pop(0)
+            running[executor.submit(_optimize, todo[number], options)] = number
+            load += sizes[number]
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            number = running.pop(future)
+            results[number] = _told(_result(future, todo[number]), on_done)
+    return tuple(results[number] for number in range(len(todo)))
+
+
+def _result(future: Future[Done], job: Job) -> Done:
+    try:
+        return future.result()
+    except Exception as error:  # the worker died
+        told = f"{type(error).__name__}: {error}"
+        failure = BnfoldError(f"the process that worked on it ended: {told}")
+        return Done(job.source, error=failure)
+
+
+def _told(done: Done, on_done: Callable[[Done], None] | None) -> Done:
+    if on_done is not None:
+        on_done(done)
+    return done
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
+
+
+def worst(done: Sequence[Done]) -> int:
+    """The exit code of all together: not equal counts most, then the largest."""
+    codes = [one.exit_code for one in done]
+    return NotEqualError.exit_code if NotEqualError.exit_code in codes else max(codes, default=0)

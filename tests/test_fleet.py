@@ -1,0 +1,147 @@
+"""Many models in one call."""
+
+from __future__ import annotations
+
+import pickle
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner, Result
+
+import bnfold
+from bnfold.cli import main
+from bnfold.fleet import Done, jobs_of, optimize_many, worst
+from tests.support import bn, numbers, parse
+from tests.test_choice import two
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two models, one in a folder below, one that is none and one that crashes onnxruntime."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    Path("models/inner").mkdir(parents=True)
+    onnx.save(two(), "models/a.onnx")
+    onnx.save(two(), "models/inner/b.onnx")
+    Path("models/garbage.onnx").write_text("no model")
+    text = "g (float[1,3,4,4] x) => (float[1,3,4,4] y) {"
+    text += " c = Conv (x, w) y = BatchNormalization (c, s, b, m, v) }"
+    crashing = parse(text, 9, w=numbers(3, 3, 1, 1), **bn(3))
+    crashing.graph.node[1].output.extend(["", "", "", ""])
+    onnx.save(crashing, "models/inner/crash.onnx")
+
+
+def bnfold_(*words: str) -> Result:
+    return CliRunner().invoke(main, ["optimize", *words])
+
+
+def names(folder: str) -> set[str]:
+    return {str(path.relative_to(folder)) for path in Path(folder).rglob("*.onnx")}
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_folder_keeps_its_tree_and_failures_stop_nothing(jobs: str) -> None:
+    before = names("models")
+    done = bnfold_("models", "-r", "--out-dir", "out", "--jobs", jobs)
+    assert done.exit_code == 5
+    assert names("out") == {"a.onnx", "inner/b.onnx"}
+    assert names("models") == before
+    assert "4 models: 2 folded, 0 with nothing to fold, 2 failed" in done.output
+    assert "models/garbage.onnx: models/garbage.onnx is not an ONNX model" in done.output
+    assert "onnxruntime crashed" in done.output
+    assert "4 BatchNormalizations gone, 0 kept" in done.output
+
+
+def test_quiet_tells_what_failed_only() -> None:
+    text = bnfold_("models", "-r", "--out-dir", "out", "--quiet").output
+    assert "a.onnx →" not in text
+    assert "garbage.onnx" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        (("models/a.onnx", "models/inner/b.onnx", "--out-dir", "out"), {"a.onnx", "b.onnx"}),
+        (("models/a*.onnx", "--out-dir", "out"), {"a.onnx"}),
+        (("models/**/b.onnx", "-r", "--out-dir", "out"), {"b.onnx"}),
+        (("models/a.onnx", "--out-dir", "out"), {"a.onnx"}),
+    ],
+)
+def test_files_and_patterns(words: tuple[str, ...], written: set[str]) -> None:
+    assert bnfold_(*words).exit_code == 0
+    assert names("out") == written
+
+
+def test_beside_themselves_and_not_twice() -> None:
+    Path("models/garbage.onnx").unlink()
+    for _ in range(2):
+        assert bnfold_("models").exit_code == 0
+        assert names("models") == {
+            "a.onnx", "a.folded.onnx", "inner/b.onnx", "inner/crash.onnx",
+        }  # fmt: skip
+
+
+def test_in_place() -> None:
+    assert bnfold_("models/a.onnx", "models/inner/b.onnx", "--in-place").exit_code == 0
+    assert len(onnx.load("models/inner/b.onnx").graph.node) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("models", "-o", "x.onnx"), "-o names one output"),
+        (("models/a.onnx", "models/a.onnx", "-o", "x.onnx"), "-o names one output"),
+        (("models", "--in-place", "--out-dir", "out"), "exclude each other"),
+        (("nothing*.onnx",), "there is no model in nothing"),
+    ],
+)
+def test_what_cannot_be_asked(words: tuple[str, ...], message: str) -> None:
+    done = bnfold_(*words)
+    assert done.exit_code == 2
+    assert message in done.stderr
+
+
+def test_two_models_of_one_name_are_not_written_to_one_file() -> None:
+    onnx.save(two(), "a.onnx")
+    with pytest.raises(bnfold.UsageError, match=r"would both be written to out/a\.onnx"):
+        jobs_of(["a.onnx", "models/a.onnx"], out_dir="out")
+
+
+def test_a_model_that_is_named_twice_is_folded_once() -> None:
+    assert len(jobs_of(["models/a.onnx", "models", "models/a.onnx"])) == 2
+
+
+@pytest.mark.parametrize("kind", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_any_executor_gives_what_one_process_gives(kind: type[Executor]) -> None:
+    alone = optimize_many(["models"], recursive=True, out_dir="one")
+    with kind(2) as executor:  # type: ignore[call-arg]
+        together = optimize_many(["models"], recursive=True, out_dir="two", executor=executor)
+    for one, other in zip(alone, together, strict=True):
+        assert one.source == other.source
+        assert one.exit_code == other.exit_code
+        assert str(one.error) == str(other.error)
+        if one.result is not None and other.result is not None:
+            assert one.result.verdicts == other.result.verdicts
+            assert one.result.model.read_bytes() == other.result.model.read_bytes()
+
+
+def test_errors_come_through_from_other_processes() -> None:
+    error = bnfold.UsageError("a sentence", "a remedy")
+    again = pickle.loads(pickle.dumps(error))
+    assert (again.message, again.remedy, str(again)) == ("a sentence", "a remedy", str(error))
+    original, wrong = two(), two()
+    (tensor,) = (t for t in wrong.graph.initializer if t.name == "w2")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w2"))
+    comparison = bnfold.verify(original, wrong)
+    unequal = pickle.loads(pickle.dumps(bnfold.NotEqualError("no", comparison)))
+    assert unequal.comparison == comparison
+
+
+def test_not_equal_counts_most() -> None:
+    errors = [bnfold.ChildError("x"), bnfold.NotBetterError("y"), None]
+    assert worst([Done(Path("a"), error=error) for error in errors]) == 1
+    assert worst([Done(Path("a"), error=errors[0]), Done(Path("b"))]) == 5
+    assert worst([]) == 0
