@@ -58,11 +58,11 @@ def judged(regions: Regions, feeds: Sequence[Feed], opener: Opener, folder: Path
         try:
             judge.run(session, some, feeds)
         except UnfitError as unfit:  # of none of these is a size known
-            beyond += [f"{_label(region)}: no bound is known for {unfit}" for region in some]
+            beyond += [f"{label(region)}: no bound is known for {unfit}" for region in some]
         except Exception as error:
             check_memory(error)
             why = str(error).strip().splitlines()[0][:800]
-            beyond += [f"{_label(region)}: onnxruntime does not run it alone: {why}"
+            beyond += [f"{label(region)}: onnxruntime does not run it alone: {why}"
                        for region in some]  # fmt: skip
     failed = [best for best in judge.worst.values() if not best.run.valid]
     worst = max(failed, key=lambda best: best.run.c / best.run.gate, default=None)
@@ -110,7 +110,7 @@ class _Judge:
         try:
             sizes.add(region.original)
         except UnfitError as unfit:
-            self.unfit.append(f"{_label(region)}: no bound is known for {unfit}")
+            self.unfit.append(f"{label(region)}: no bound is known for {unfit}")
             return False
         return True
 
@@ -142,12 +142,12 @@ class _Judge:
         truth = values[region.original.end]
         starts = [values[name] for name in region.original.starts]
         if truth.shape != result.shape or size.shape != truth.shape:
-            self.unfit.append(f"{_label(region)}: its values have not the same shape")
+            self.unfit.append(f"{label(region)}: its values have not the same shape")
             return
         unit = max(unit_roundoff(a.dtype) for a in (truth, *starts) if a.dtype.kind in "fV")
         told = np.isfinite(truth)  # where it is not, the fold may give something else
         if not np.all(np.isfinite(size[told])):
-            self.unfit.append(f"{_label(region)}: the sizes of what it adds overflow")
+            self.unfit.append(f"{label(region)}: the sizes of what it adds overflow")
             return
         wide = [np.where(told, a, 0).astype(np.float64) for a in (result, truth, size)]
         apart = np.abs(wide[0] - wide[1])
@@ -162,7 +162,7 @@ class _Judge:
         bound = gate(self.original, region.original, spatial) + region.k
         excused = most > bound and self._excused(region, values, result)
         found = FoldRun(
-            node=_label(region), sites=region.sites, output=region.original.end, c=most,
+            node=label(region), sites=region.sites, output=region.original.end, c=most,
             gate=bound, valid=most <= bound or excused, place=tuple(int(i) for i in place),
             channel=_channel(region, place), excused=excused,
             original=float(truth[place]) if c.size else 0.0,
@@ -193,7 +193,8 @@ def _called(start: str) -> str:
     return f"bnfold:fed:{start}"
 
 
-def _label(region: Region) -> str:
+def label(region: Region) -> str:
+    """The nodes of a region that took something, or that went."""
     return ", ".join(region.took or region.sites)
 
 

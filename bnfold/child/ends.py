@@ -80,8 +80,11 @@ class Ends:
     def _in_float64(self, place: int) -> dict[str, Exact]:
         if place not in self._exact:
             self.stage("evaluating the original in float64")
-            self._evaluator = self._evaluator or float64.Both(self.original.loaded)
-            self._exact[place] = self._evaluator.run(self.feeds[place])
+            try:
+                self._evaluator = self._evaluator or float64.Both(self.original.loaded)
+                self._exact[place] = self._evaluator.run(self.feeds[place])
+            except MemoryError:  # then this measure is not to be had
+                self._exact[place] = {}
         return self._exact[place]
 
     def _noise(self) -> dict[str, Noise]:

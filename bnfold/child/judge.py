@@ -67,7 +67,11 @@ def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, 
     if regions is not None and not mismatch:
         runner.stage("running every fold by itself")
         feeds = [{n: a for n, a in feed.items() if n not in pair.cut} for feed in runner.feeds]
-        found = each.judged(regions, feeds, runner.opener, folder)
+        try:
+            found = each.judged(regions, feeds, runner.opener, folder)
+        except MemoryError:  # the other levels may do with less
+            labels = tuple(f"{each.label(r)}: the memory limit was reached" for r in regions.found)
+            found = each.Each((), labels, None)
     if request["level"] == "folds":
         comparison = runner.comparison((), mismatch)
     else:
