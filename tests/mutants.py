@@ -66,7 +66,12 @@ class Mutant:
     text: str
 
     def asked(self, reached: dict[tuple[str, int], set[str]]) -> set[str]:
-        """The tests that run the line; of a default, those of its function; else all of them."""
+        """The tests that run the line; of a default, those of its function; else all of them.
+
+        A number of the module is run where the module is first imported, and used anywhere in it.
+        """
+        if not self.around:
+            return set().union(*(names for (m, _), names in reached.items() if m == self.module))
         here = reached.get((self.module, self.line), set())
         inside = (reached.get((self.module, line), set()) for line in self.around)
         return here or set().union(*inside) or set().union(*reached.values())

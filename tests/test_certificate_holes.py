@@ -6,6 +6,7 @@ Each was found by somebody who set out to deceive the checker. None may be calle
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,6 +25,16 @@ TWICE = "g (float[1,3,4,4] x) => (float[1,3,4,4] y, float[1,3,4,4] q)"
 TABLE = "g (float[2,4] x) => (float[2,4] y)"
 
 
+NEAREST = (
+    'Resize <mode = "nearest", nearest_mode = "floor", '
+    'coordinate_transformation_mode = "asymmetric">'
+)
+CROP = (
+    'Resize <mode = "linear", coordinate_transformation_mode = "tf_crop_and_resize", '
+    "extrapolation_value = 5.0>"
+)
+
+
 def channels(*values: float) -> Array:
     return np.array(values, np.float32).reshape(-1, 1, 1)
 
@@ -32,7 +43,7 @@ def vector(*values: float) -> Array:
     return np.array(values, np.float32)
 
 
-PAIRS: dict[str, tuple[str, dict[str, Array], str, dict[str, Array]]] = {
+PAIRS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
     "a scale before a LayerNormalization": (
         f"{TABLE} {{ m = Mul (x, s) y = LayerNormalization (m, k, b) }}",
         {"s": vector(1, 2, 3, 4), "k": vector(1, 1, 1, 1), "b": vector(0, 0, 0, 0)},
@@ -105,6 +116,77 @@ PAIRS: dict[str, tuple[str, dict[str, Array], str, dict[str, Array]]] = {
         """g (float[1,3,4,4] x, float[1] bias) => (float[1,3,4,4] y) {
           m = Conv (x, w) y = Add (m, bias) }""",
         {"w": W * channels(2, 2, 4)[..., None], "bias": vector(7)},
+    ),
+    "indices that are computed": (
+        "g (float[1,3] x, int64[2] i) => (float[1,2] y) {"
+        " m = Mul (x, s) t = Gather <axis = 1> (m, i) y = Mul (t, k) }",
+        {"s": vector(1, 2, 4), "k": vector(3)},
+        "g (float[1,3] x, int64[2] i) => (float[1,2] y) {"
+        " t = Gather <axis = 1> (x, i) y = Mul (t, k) }",
+        {"k": vector(12)},
+    ),
+    "many indices": (
+        "g (float[1,3] x) => (float[1,1026] y) {"
+        " m = Mul (x, s) t = Gather <axis = 1> (m, i) y = Mul (t, k) }",
+        {"s": vector(1, 2, 4), "k": vector(3), "i": np.array([0, 1, 2] * 342)},
+        "g (float[1,3] x) => (float[1,1026] y) { t = Gather <axis = 1> (x, i) y = Mul (t, k) }",
+        {"k": vector(12), "i": np.array([0, 1, 2] * 342)},
+    ),
+    "fewer outputs of a Split": (
+        "g (float[1,4] x) => (float[1,N] y) { a, b = Split <axis = 1> (x) y = Relu (a) }", {},
+        "g (float[1,4] x) => (float[1,N] y) { a = Split <axis = 1> (x) y = Relu (a) }", {},
+    ),
+    "a mask that nobody makes any more": (
+        f"{IMAGE} {{ d, mask = Dropout (x) f = Cast <to = 1> (mask) y = Mul (d, f) }}", {},
+        f"{IMAGE} {{ f = Cast <to = 1> (x) y = Mul (x, f) }}", {},
+    ),
+    "a Pad of a constant by a computed value": (
+        'g (float x) => (float[4] y) { v = Mul (x, s) p = Pad <mode = "edge"> (k, pads, v)'
+        " y = Mul (p, t) }",
+        {
+            "s": np.array(2, np.float32), "t": np.array(3, np.float32), "k": vector(1, 2),
+            "pads": np.array([1, 1]),
+        },
+        'g (float x) => (float[4] y) { p = Pad <mode = "edge"> (k, pads, x) y = Mul (p, t) }',
+        {"t": np.array(6, np.float32), "k": vector(1, 2), "pads": np.array([1, 1])},
+    ),
+    "a Resize that moves channels and keeps their number": (
+        f"{IMAGE.replace('1,3,4,4] y', '1,3,8,8] y')} {{ m = Mul (x, s) r = {NEAREST} (m, , sc)"
+        " y = Mul (r, t) }",
+        {"s": channels(2, 3, 5), "t": channels(1, 7, 2), "sc": vector(1, 1.2, 2, 2)},
+        f"{IMAGE.replace('1,3,4,4] y', '1,3,8,8] y')} {{ r = {NEAREST} (x, , sc)"
+        " y = Mul (r, t) }",
+        {"t": channels(2, 21, 10), "sc": vector(1, 1.2, 2, 2)},
+    ),
+    "a Resize that puts a value of its own around": (
+        f"{IMAGE.replace('1,3,4,4] y', '1,3,6,6] y')} {{ m = Mul (x, s)"
+        f" r = {CROP} (m, roi, , sizes) y = Mul (r, t) }}",
+        {
+            "s": np.array(2, np.float32), "t": np.array(3, np.float32),
+            "roi": vector(0, 0, 0, 0, 1, 1, 2, 2), "sizes": np.array([1, 3, 6, 6]),
+        },
+        f"{IMAGE.replace('1,3,4,4] y', '1,3,6,6] y')} {{ r = {CROP} (x, roi, , sizes)"
+        " y = Mul (r, t) }",
+        {
+            "t": np.array(6, np.float32), "roi": vector(0, 0, 0, 0, 1, 1, 2, 2),
+            "sizes": np.array([1, 3, 6, 6]),
+        },
+    ),
+    "integers that float64 cannot tell apart": (
+        "g (int64[1] x) => (int64[1] y) { y = Add (x, c) }", {"c": np.array([2**53 + 1])},
+        "g (int64[1] x) => (int64[1] y) { y = Add (x, c) }", {"c": np.array([2**53])},
+    ),
+    "windows of padding alone": (
+        "g (float[1,1,1] x) => (float[1,1,1] y) { m = Mul (x, s)"
+        " r = MaxPool <kernel_shape = [2], dilations = [2], pads = [1,1]> (m) y = Mul (r, t) }",
+        {"s": np.array(0.5, np.float32), "t": np.array(1, np.float32)},
+        "g (float[1,1,1] x) => (float[1,1,1] y) {"
+        " r = MaxPool <kernel_shape = [2], dilations = [2], pads = [1,1]> (x) y = Mul (r, t) }",
+        {"t": np.array(0.5, np.float32)},
+    ),
+    "a division by another zero": (
+        "g (float[1,2] x) => (float[1,2] y) { y = Div (x, c) }", {"c": vector(0, 1)},
+        "g (float[1,2] x) => (float[1,2] y) { y = Div (x, c) }", {"c": vector(-0.0, 1)},
     ),
 }  # fmt: skip
 

@@ -276,7 +276,7 @@ def constant(
 
     None where the shapes do not go together.
     """
-    if stored.dtype != expected.dtype:
+    if stored.dtype != expected.dtype or stored.dtype.kind not in "fV":
         return None
     axis = 0 if along is None else along
     rank = max(stored.ndim, expected.ndim, axis + 1)

@@ -125,9 +125,11 @@ def _run(
         if not name:
             continue
         value = None if place == slot else view.array(node.scope, name)
-        if value is not None and value.dtype.kind not in "fc" and value.size < 1024:
+        if value is not None and value.dtype.kind not in "fc":
             feed[f"input{place}"] = value
             continue
+        if place != slot and value is None and node.op != "Concat":
+            return None  # indices, shapes or axes that are not known
         shape = view.shape(node.scope, name)
         if shape is None:
             return None

@@ -11,7 +11,7 @@ from bnfold.check.absorbed import Absorption
 from bnfold.check.exact import Real
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.shared import Related
-from bnfold.check.view import Array, View
+from bnfold.check.view import Array, View, alike
 from bnfold.check.wanted import Candidate, Wanted
 from bnfold.graph import Node
 from bnfold.inference import Shape
@@ -27,6 +27,8 @@ def held(
         rank = original.rank(node.scope, node.input(0))
     if node.op != other.op:
         return f"what {other.label} holds cannot be read"
+    if node.op in ("Add", "Sub", "Mul", "Div") and node.scope.opset < 7:
+        return f"an {node.op} that broadcasts in another way"
     if "Normalization" in node.op and inputs[0] is not None and not _alike(inputs[0]):
         return "a normalisation, whose results do not follow what it reads"
     best: Absorption | None = None
@@ -65,6 +67,8 @@ def _arithmetic(
     data_rank = original.rank(node.scope, node.input(1 - slot))
     if c is None or stored is None or len(axes) > 1 or (axes and data_rank != rank):
         return None
+    if node.op == "Div" and slot == 1 and np.any(c == 0) and not alike(c, stored):
+        return None  # 1/0 and 1/−0 differ
     if not grow_alike(original.shape(node.scope, node.input(1 - slot)), c.shape, stored.shape):
         return None
     none = Real.full(0.0)

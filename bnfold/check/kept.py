@@ -74,6 +74,8 @@ def written_out(
     folded: View, mul: Node, add: Node, a: Map, site: str, loose: float
 ) -> Absorption | None:
     """Whether Mul and then Add, each by a constant at its second input, hold the map `a`."""
+    if mul.scope.opset < 7:
+        return None
     if (mul.op, add.op) != ("Mul", "Add") or len(folded.main.uses.get(mul.output, ())) > 1:
         return None
     chosen = Candidate(identity(), (site,))

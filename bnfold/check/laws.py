@@ -39,7 +39,7 @@ class Law:
     def objection(self, view: View, node: Node, a: Map) -> str:
         """What of the map the operator does not let pass, "" for nothing."""
         if self.passes is not None and not self.passes(view, node):
-            return "an operator that rounds"
+            return "an operator that is no law for it"
         if self.order and not a.keeps_order:
             return "a negative scale"
         if self.linear is not None and self.linear(view, node) and a.shifts:
@@ -70,6 +70,42 @@ def _widens(view: View, node: Node) -> bool:
     return wide and _WIDTH.get(before or 0, 99) < _WIDTH[int(after)]
 
 
+def _pools_values(_view: View, node: Node) -> bool:
+    """Whether every window of a pool has a value in it, and not padding alone."""
+    kernel = node.numbers("kernel_shape") or []
+    pads = node.numbers("pads") or [0] * (2 * len(kernel))
+    same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    dilated = any(d != 1 for d in node.numbers("dilations") or ())
+    wide = any(pad >= k for pad, k in zip(pads, [*kernel, *kernel], strict=False))
+    return not wide and not (dilated and (same or any(pads)))
+
+
+def _keeps_channels(view: View, node: Node, axis: int, output: int) -> bool:
+    """Whether a Resize or Upsample leaves an axis alone; a scale that rounds to 1 does not."""
+    if not _stays(view, node, axis, output):
+        return False
+    if node.attribute("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return False
+    slot = 1 if node.op == "Upsample" or node.scope.opset < 11 else 2
+    scales = node.numbers("scales") if node.op == "Upsample" and node.scope.opset < 9 else None
+    if scales is None and node.input(slot):
+        array = view.array(node.scope, node.input(slot))
+        if array is None:
+            return False
+        scales = array.reshape(-1).tolist()
+    if not scales:
+        return True  # by sizes, which `_stays` has compared
+    rank = view.rank(node.scope, node.input(0)) or 0
+    axes = [a % rank for a in node.numbers("axes") or range(rank)]
+    return bool(dict(zip(axes, scales, strict=False)).get(axis, 1.0) == 1.0)
+
+
+def _uncropped(_view: View, node: Node) -> bool:
+    """Whether a Resize makes its output of its input alone."""
+    mode = node.attribute("coordinate_transformation_mode", b"half_pixel")
+    return bool(mode != b"tf_crop_and_resize")
+
+
 def _averages_zeros(_view: View, node: Node) -> bool:
     same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
     padded = same or any(node.numbers("pads") or ())
@@ -93,15 +129,11 @@ def _second(view: View, node: Node, axis: int, _output: int) -> bool:
     return axis == 1 and before is not None and len(before) > 2
 
 
-def _crops(_view: View, node: Node) -> bool:
-    return bool(node.attribute("coordinate_transformation_mode", b"") == b"tf_crop_and_resize")
-
-
 _HOMOGENEOUS = Law(_stays, order=True, linear=_always)
 _MOVES = Law()
 
 LAWS: dict[str, Law] = {
-    "AveragePool": Law(_second, linear=_averages_zeros),
+    "AveragePool": Law(_second, passes=_pools_values, linear=_averages_zeros),
     "Cast": Law(_stays, passes=_widens),
     "DepthToSpace": _MOVES,
     "Dropout": Law(_stays, linear=_drops),
@@ -112,7 +144,7 @@ LAWS: dict[str, Law] = {
     "GlobalMaxPool": Law(_second, order=True),
     "Identity": Law(_stays),
     "LeakyRelu": _HOMOGENEOUS,
-    "MaxPool": Law(_second, order=True),
+    "MaxPool": Law(_second, passes=_pools_values, order=True),
     "PRelu": _HOMOGENEOUS,
     "ReduceMax": Law(order=True),
     "ReduceMean": _MOVES,
@@ -120,7 +152,7 @@ LAWS: dict[str, Law] = {
     "ReduceSum": Law(linear=_always),
     "Relu": _HOMOGENEOUS,
     "Reshape": _MOVES,
-    "Resize": Law(_stays, linear=_crops),
+    "Resize": Law(_keeps_channels, passes=_uncropped),
     "Slice": _MOVES,
     "SpaceToDepth": _MOVES,
     "Split": _MOVES,
@@ -128,7 +160,7 @@ LAWS: dict[str, Law] = {
     "Tile": _MOVES,
     "Transpose": _MOVES,
     "Unsqueeze": _MOVES,
-    "Upsample": Law(_stays),
+    "Upsample": Law(_keeps_channels),
 }
 
 

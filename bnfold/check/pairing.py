@@ -126,6 +126,8 @@ class Walk(Through):
             if name not in known:  # a sparse initializer, an output that the counterpart has not
                 self._unknown(node.label, f"it reads {name!r}, of which nothing is known")
         if any(known.get(name) is None for name in computed) or self._captures_unknown(node, known):
+            if not self.pairs.findings:
+                self._unknown(node.label, "it reads what nothing is known of")
             known.update(dict.fromkeys(filter(None, node.proto.output)))
             return
         relations = {name: known[name] for name in computed}
@@ -141,6 +143,10 @@ class Walk(Through):
             return
         counterparts.taken[other] = node
         self.pairs.nodes[node] = other
+        if [bool(n) for n in trimmed(node.proto.output)] != [
+            bool(n) for n in trimmed(other.proto.output)
+        ]:
+            self._wrong(node.label, f"{other.label} has not the same outputs as in the original")
         if difference := _different(node, other):
             self._wrong(node.label, f"{other.label} has another {difference} than in the original")
         known.update(self._through(node, other, inputs, known))
@@ -212,6 +218,9 @@ class Walk(Through):
             and first is not None
             and sites.is_idle(self.original, node)
         ):
+            more = [name for name in node.proto.output[1:] if name and node.scope.uses[name]]
+            if more:
+                self._unknown(node.label, f"it is gone, and something reads {more[0]!r}")
             self.pairs.gone.append(node)
             return {**nothing, node.output: first}
         named = counterparts.named(node)

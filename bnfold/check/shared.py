@@ -34,7 +34,9 @@ def shared(
     """P and q of the result; a string for what does not pass; None for any other operator."""
     given = [(slot, r) for slot, r in enumerate(inputs) if r is not None]
     if node.op == "Pad":
-        return _padded(view, node, given[0][1])
+        return _padded(view, node, given[0][1]) if [slot for slot, _ in given] == [0] else None
+    if node.op in ("Add", "Sub", "Mul", "Div") and node.scope.opset < 7:
+        return None  # which broadcast in another way
     computed = len(given) == len([n for n in node.proto.input if n])
     rule = {"Add": _sum, "Sum": _sum, "Sub": _sum, "Mul": _product, "Div": _product,
             "Concat": _concat}.get(node.op)  # fmt: skip
