@@ -42,7 +42,7 @@ class Draft:
 
     def __init__(self, index: Index, options: Options) -> None:
         self.options = options
-        self.inferred = Inferred(index.model, index.storage)
+        self.inferred = Inferred(index.model, index.storage, freeze=options.freeze_initializers)
         self.constants = Constants(index, self.inferred, options)
         self.edits: list[Edit] = []
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}

@@ -23,11 +23,16 @@ _LARGE = 1024  # elements; no shape operand has as many
 
 
 class Inferred:
-    """What shape inference knows of a model's values, by scope and name."""
+    """What shape inference knows of a model's values, by scope and name.
 
-    def __init__(self, model: ModelProto, storage: Storage) -> None:
+    The values of initializers that are also graph inputs say nothing, as callers may replace them,
+    unless `freeze` says that nobody does.
+    """
+
+    def __init__(self, model: ModelProto, storage: Storage, *, freeze: bool = False) -> None:
         self._model = model
         self._storage = storage
+        self._freeze = freeze
         self._inferred: list[dict[str, TypeProto.Tensor]] | None = None
 
     def shape(self, scope: Scope, name: str) -> Shape | None:
@@ -54,18 +59,22 @@ class Inferred:
 
     def _type(self, scope: Scope, name: str) -> TypeProto.Tensor | None:
         if self._inferred is None:
-            self._inferred = _infer(self._model, self._storage)
+            self._inferred = _infer(self._model, self._storage, freeze=self._freeze)
         owner = scope.owner(name)
         if owner is None or owner.number >= len(self._inferred):
             return None
         return self._inferred[owner.number].get(name)
 
 
-def _infer(model: ModelProto, storage: Storage) -> list[dict[str, TypeProto.Tensor]]:
+def _infer(
+    model: ModelProto, storage: Storage, *, freeze: bool
+) -> list[dict[str, TypeProto.Tensor]]:
     skeleton = ModelProto()
     skeleton.CopyFrom(model)
     del skeleton.functions[:]
     _strip(skeleton.graph, storage)
+    if not freeze and model.ir_version >= 4:
+        _forget(skeleton.graph, {value.name for value in skeleton.graph.input})
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
@@ -89,6 +98,13 @@ def _strip(graph: GraphProto, storage: Storage) -> None:
             _strip(body, storage)
             for value in (*body.input, *body.output):
                 value.type.tensor_type.ClearField("shape")
+
+
+def _forget(graph: GraphProto, names: set[str]) -> None:
+    """Take out initializers of these names; as inputs they keep their types."""
+    for place in reversed(range(len(graph.initializer))):
+        if graph.initializer[place].name in names:
+            del graph.initializer[place]
 
 
 def _empty(tensor: TensorProto, storage: Storage) -> None:

@@ -188,6 +188,22 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         "g (float[1,2] x) => (float[1,2] y) { y = Div (x, c) }", {"c": vector(0, 1)},
         "g (float[1,2] x) => (float[1,2] y) { y = Div (x, c) }", {"c": vector(-0.0, 1)},
     ),
+    "a computed bias that became a constant": (
+        "g (float[1,1,3,3] x, float[1] k) => (float[1,1,3,3] y) {"
+        " b = Identity (k) y = Conv (x, w, b) }",
+        {"w": np.full((1, 1, 1, 1), 2, np.float32)},
+        "g (float[1,1,3,3] x, float[1] k) => (float[1,1,3,3] y) {"
+        " b = Constant <value = float[1] {9}> () y = Conv (x, w, b) }",
+        {"w": np.full((1, 1, 1, 1), 2, np.float32)},
+    ),
+    "a shape that callers may replace": (
+        "g (float[12] x, int64[2] shape) => (float[a,b] y) {"
+        " r = Reshape (x, shape) y = Mul (r, c) }",
+        {"shape": np.array([3, 4]), "c": vector(2)},
+        "g (float[12] x, int64[2] shape) => (float[a,b] y) {"
+        " r = Reshape (x, shape) y = Mul (r, c) }",
+        {"shape": np.array([3, 4]), "c": np.full((3, 1), 2, np.float32)},
+    ),
 }  # fmt: skip
 
 
@@ -235,3 +251,21 @@ def test_branches_that_give_constants_do_not_stand_in_the_way(tmp_path: Path) ->
     onnx.save(model, tmp_path / "model.onnx")
     result = bnfold.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", verify="certificate")
     assert result.folded
+
+
+def test_a_sparse_constant_is_not_a_dense_one(tmp_path: Path) -> None:
+    text = """g (float[1,1,3,3] x, float[1,1,3,3] v) => (float[1,1,3,3] y, float[1,1,3,3] z) {
+      ALL z = Add (v, c) }"""
+    two, five = (np.full((1, 1, 1, 1), value, np.float32) for value in (2, 5))
+    before = parse(text.replace("ALL", "m = Conv (x, w) y = Mul (m, s)"), w=two, s=five)
+    after = parse(text.replace("ALL", "y = Conv (x, c)"))
+    values = onnx.helper.make_tensor("", onnx.TensorProto.FLOAT, [1], [3.0])
+    places = onnx.helper.make_tensor("", onnx.TensorProto.INT64, [1], [0])
+    sparse = onnx.helper.make_sparse_tensor(values, places, [1, 1, 1, 1])
+    dense = numpy_helper.from_array(np.full((1, 1, 1, 1), 10, np.float32))
+    for model, given in ((before, {"sparse_value": sparse}), (after, {"value": dense})):
+        model.graph.node.insert(0, onnx.helper.make_node("Constant", [], ["c"], **given))
+        for node in model.graph.node:
+            node.ClearField("domain")
+    static = judged(before, after, tmp_path)
+    assert {static.certificate.verdict, static.frame.verdict} != {Outcome.VALID}

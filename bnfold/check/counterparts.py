@@ -119,6 +119,8 @@ def _possible(before: str, after: str, read: Read) -> list[Read]:
     if after == "Add" and before != "Add":
         return [(*data, None)]
     if after in ("Conv", "ConvTranspose", "Gemm"):
+        if len(read) > 2 and read[2] is not None:
+            return [read]  # a bias that is computed stays so
         return list(dict.fromkeys([read, (*read[:2], None), read[:2]]))
     if after == "LayerNormalization":
         return [read, (*read, None)]

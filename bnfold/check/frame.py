@@ -164,8 +164,8 @@ class _Frame:
     def _node(self, before: Node, node: Node) -> Iterator[Finding]:
         took = node in self.pairs.taken
         one, two = _bare(before.proto), _bare(node.proto)
-        if took or before.op != node.op:
-            one.op_type = two.op_type = ""
+        if took or self.back.get(node) is before or self._for_taken(node):
+            one.op_type = two.op_type = ""  # what may stand in its place, the walk knows
         if one != two:
             yield _wrong(before.label, f"its {_field(one, two)} has changed")
         old, new = (_attributes(n.proto) for n in (before, node))

@@ -266,7 +266,8 @@ class Walk(Through):
         if sizes[0] != sizes[1]:
             self._unknown(node.label, "a body with other inputs or outputs")
             return
-        inside = dict(known)
+        own = {*inner.producers, *inner.initializers, *inner.sparse}
+        inside = {name: relation for name, relation in known.items() if name not in own}
         inside.update({a: Relation(b) for a, b in zip(inner.inputs, other.inputs, strict=True)})
         self._scope(inner, other, inside)
         for a, b in _outputs(inner, other):

@@ -325,14 +325,16 @@ class Through:
         return dict(same)
 
     def _changed_constant(self, node: Node, other: Node, known: Known) -> str:
-        """A constant that only one of two nodes reads, "" for none."""
+        """A constant that only one of two nodes reads, or reads as one; "" for none."""
         for slot in range(max(len(node.proto.input), len(other.proto.input))):
             name, theirs = node.input(slot), other.input(slot)
             constant = name not in known and self.original.is_constant(node.scope, name)
-            if bool(name) != bool(theirs) or (
-                name and constant and not self._equal(node, name, other, theirs)
-            ):
+            if bool(name) != bool(theirs):
                 return name or theirs
+            if constant and not self._equal(node, name, other, theirs):
+                return name
+            if name and not constant and self.folded.is_constant(other.scope, theirs):
+                return name
         return ""
 
     def _bodies(self, node: Node, other: Node, known: Known) -> None:

@@ -37,7 +37,7 @@ class View:
         self.model = model
         self.storage = storage
         self.index = Index(model, storage)
-        self._inferred = Inferred(model, storage)
+        self._inferred = Inferred(model, storage, freeze=freeze)
         self._freeze = freeze
         self._known: dict[tuple[Scope, str], Any] = {}
 
