@@ -204,6 +204,58 @@ PAIRS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any]]] = {
         " r = Reshape (x, shape) y = Mul (r, c) }",
         {"shape": np.array([3, 4]), "c": np.full((3, 1), 2, np.float32)},
     ),
+    "the largest number there is": (
+        "g (float[2] x) => (float[2] y) { y = Add (x, c) }", {"c": vector(1, 2)},
+        "g (float[2] x) => (float[2] y) { y = Add (x, c) }",
+        {"c": vector(1, float(np.finfo(np.float32).max))},
+    ),
+    "the largest weight of 16 bits": (
+        "g (float16[2,2] x) => (float16[2,2] y) { o = MatMul (x, w) y = Mul (o, s) }",
+        {"w": np.array([[1, 2], [3, 4]], np.float16), "s": np.array(2, np.float16)},
+        "g (float16[2,2] x) => (float16[2,2] y) { y = MatMul (x, w) }",
+        {"w": np.array([[2, 4], [65504, 8]], np.float16)},
+    ),
+    "scales beyond what float64 can hold": (
+        "g (double[2] x) => (double[2] y) { i = Identity (x) m = Mul (i, s) y = Mul (m, t) }",
+        {"s": np.array(1e200), "t": np.array(1e200)},
+        "g (double[2] x) => (double[2] y) { y = Identity (x) }", {},
+    ),
+    "scales below what float64 can hold": (
+        "g (double[2] x) => (double[2] y) {"
+        " m = Mul (x, s) n = Mul (m, s) o = Mul (n, t) y = Mul (o, t) }",
+        {"s": np.array(1e-200), "t": np.array(1e200)},
+        "g (double[2] x) => (double[2] y) { y = Mul (x, s) }", {"s": np.array(0.0)},
+    ),
+    "a step that is not one of a bias": (
+        "g (float[1,1,1,1] x) => (float[1,1,1,1] y) {"
+        " d = DequantizeLinear (q, k) i = Cast <to = 6> (d) b = Cast <to = 1> (i)"
+        " o = Conv (x, w, b) y = Mul (o, s) }",
+        {
+            "q": np.array([0], np.int32), "k": np.array(1e6, np.float32),
+            "w": np.ones((1, 1, 1, 1), np.float32), "s": np.array(2, np.float32),
+        },
+        "g (float[1,1,1,1] x) => (float[1,1,1,1] y) {"
+        " d = DequantizeLinear (q, k) i = Cast <to = 3> (d) b = Cast <to = 1> (i)"
+        " y = Conv (x, w, b) }",
+        {
+            "q": np.array([1], np.int32), "k": np.array(2e6, np.float32),
+            "w": np.full((1, 1, 1, 1), 2, np.float32),
+        },
+    ),
+    "a step where no shift was folded": (
+        "g (float[1,1,1,1] x) => (float[1,1,1,1] y) {"
+        " b = DequantizeLinear (q, k) o = Conv (x, w, b) y = Mul (o, s) }",
+        {
+            "q": np.array([5], np.int32), "k": np.array(1000, np.float32),
+            "w": np.ones((1, 1, 1, 1), np.float32), "s": np.array(0.95, np.float32),
+        },
+        "g (float[1,1,1,1] x) => (float[1,1,1,1] y) {"
+        " b = DequantizeLinear (q, k) y = Conv (x, w, b) }",
+        {
+            "q": np.array([5], np.int32), "k": np.array(900, np.float32),
+            "w": np.full((1, 1, 1, 1), 0.95, np.float32),
+        },
+    ),
 }  # fmt: skip
 
 

@@ -249,7 +249,8 @@ def _bias(
         total = total * u.scale + u.shift
         if folded.beta != 1:
             total = total * Real.full(folded.beta).inverse()
-        compare(after[row], Numbers.of(total), tally, loose, _half_step(original, folded, u))
+        rounded = _half_step(original, folded, u) if u.shifts or inner is not None else None
+        compare(after[row], Numbers.of(total), tally, loose, rounded)
 
 
 def _half_step(original: Linear, folded: Linear, u: Map) -> FloatArray:

@@ -21,6 +21,7 @@ FloatArray = npt.NDArray[np.float64]
 Term = tuple[Fraction, Fraction]  # (r, V) stands for r/√V
 Sum = tuple[Term, ...]
 
+_TINY = 2.0**-1022  # below that float64 loses digits
 UNIT = 2.0**-53  # the unit roundoff of float64
 _DIGITS = 512  # bits in which sums of three terms and more are compared
 
@@ -121,7 +122,7 @@ class Real:
             return ((Fraction(float(gamma[i])), _shifted(variance, epsilon, i)),)
 
         value = gamma / np.sqrt(variance + epsilon)
-        return cls(value, np.abs(value), 4, exact)
+        return cls(value, _unless_lost(value, np.abs(value), gamma != 0), 4, exact)
 
     @classmethod
     def deviation(cls, variance: FloatArray, epsilon: float) -> Real:
@@ -141,18 +142,31 @@ class Real:
 
     def equals(self, number: float) -> bool:
         """Whether every entry is `number` as far as float64 can tell."""
-        return bool(np.all(np.abs(self.value - number) <= self.error))
+        with np.errstate(invalid="ignore"):
+            near = np.abs(self.value - number) <= self.error
+        return bool(np.all(near & np.isfinite(self.error)))
 
     def near(self, other: Real) -> bool:
         """Whether all entries are equal as far as float64 can tell."""
         if len(self) != len(other) and 1 not in (len(self), len(other)):
             return False
-        return bool(np.all(np.abs(self.value - other.value) <= self.error + other.error))
+        error = self.error + other.error
+        with np.errstate(invalid="ignore"):
+            near = np.abs(self.value - other.value) <= error
+        return bool(np.all(near & np.isfinite(error)))
+
+    @property
+    def is_known(self) -> bool:
+        """Whether float64 could hold all entries: nothing has over- or underflown."""
+        return bool(np.all(np.isfinite(self.value)) and np.all(np.isfinite(self.magnitude)))
 
     def __mul__(self, other: Real) -> Real:
         one, two = _alike(self, other)
+        with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+            value, magnitude = one.value * two.value, one.magnitude * two.magnitude
+        some = (one.value != 0) & (two.value != 0)
         return Real(
-            one.value * two.value, one.magnitude * two.magnitude, one.steps + two.steps + 1,
+            value, _unless_lost(value, magnitude, some), one.steps + two.steps + 1,
             _once(lambda i: times(one.exact(i), two.exact(i))),
         )  # fmt: skip
 
@@ -169,8 +183,11 @@ class Real:
 
     def inverse(self) -> Real:
         """1/x of vectors of single terms without zeros."""
-        value = 1 / self.value
-        return Real(value, np.abs(value), self.steps + 1, lambda i: inverse(self.exact(i)))
+        with np.errstate(over="ignore", divide="ignore", under="ignore"):
+            value = 1 / self.value
+        magnitude = _unless_lost(value, np.abs(value), np.isfinite(self.magnitude))
+        magnitude = np.where(np.isfinite(self.magnitude), magnitude, np.inf)
+        return Real(value, magnitude, self.steps + 1, lambda i: inverse(self.exact(i)))
 
     def settled(self) -> Real:
         """The same, with entries whose terms cancel computed from their exact values."""
@@ -209,6 +226,13 @@ def joined(parts: list[Real]) -> Real:
         np.concatenate([part.magnitude for part in parts]),
         max(part.steps for part in parts), exact,
     )  # fmt: skip
+
+
+def _unless_lost(
+    value: FloatArray, magnitude: FloatArray, some: npt.NDArray[np.bool_]
+) -> FloatArray:
+    """The magnitude; infinite where what is not 0 has underflown, so that nothing is known."""
+    return np.where(some & (np.abs(value) < _TINY), np.inf, magnitude)
 
 
 def _once(exact: Callable[[int], Sum]) -> Callable[[int], Sum]:

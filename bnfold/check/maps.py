@@ -100,6 +100,8 @@ def quotient(p: Map, q: Map, *, scales: bool = False) -> Map | None:
     p = s₁z + t₁ and q = s₂z + t₂ give e(f) = (s₁/s₂)·f + (t₁ − (s₁/s₂)·t₂). Where s₂ = 0, s₁ must
     be 0 as well; then e(f) = f + (t₁ − t₂), or with `scales` e(f) = (t₁/t₂)·f where there is such.
     """
+    if not all(v.is_known for v in (p.scale, p.shift, q.scale, q.shift)):
+        return None
     if q.near(p):
         return identity()
     axis = _common(p, q)

@@ -89,13 +89,13 @@ def compare(
     normal &= np.isfinite(distance) & np.isfinite(magnitude)
     ratio = np.divide(distance, unit * magnitude, out=np.zeros_like(distance), where=normal)
     tally.k = max(tally.k, float(np.max(ratio, initial=0.0)))
-    certain = distance + error <= half
+    certain = (distance + error <= half) & np.isfinite(half)
     if np.all(certain):
         return
     allowed = half + 2 * error + _SLACK * UNIT * magnitude + loose * unit * magnitude
     if step is not None:
         allowed = allowed + step
-    outside = ~(distance <= allowed)  # NaN as well
+    outside = ~(distance <= allowed) | ~np.isfinite(allowed)  # NaN as well
     _blame(stored, wide, half, outside, numbers, tally)
     between = np.argwhere(~certain & ~outside)
     if stored.dtype == np.float64 or loose:
@@ -150,8 +150,13 @@ def half_ulp(stored: Array) -> FloatArray:
     if stored.dtype.name == "bfloat16":
         _, exponent = np.frexp(np.abs(stored.astype(np.float64)))
         return np.asarray(np.ldexp(0.5, np.maximum(exponent - 8, -133)), np.float64)
+    size = np.abs(stored)
     with np.errstate(invalid="ignore", over="ignore"):
-        return np.asarray(np.spacing(np.abs(stored)).astype(np.float64) / 2)
+        spacing = np.spacing(size)
+        # there is no number beyond the largest: its neighbour is below
+        last = np.isfinite(size) & ~np.isfinite(spacing)
+        spacing = np.where(last, np.spacing(np.nextafter(size, np.zeros_like(size))), spacing)
+    return np.asarray(spacing.astype(np.float64) / 2)
 
 
 def _least(dtype: np.dtype[np.generic]) -> float:

@@ -16,6 +16,7 @@ from bnfold.storage import Storage
 
 Array = npt.NDArray[Any]
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _RESHAPING = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _LONGEST_CHAIN = 200  # operators between a constant and its reader
 
@@ -123,6 +124,8 @@ class View:
         """
         node = self._maker(scope, name)
         while node is not None and node.op in _RESHAPING:
+            if node.op == "Cast" and node.attribute("to", 0) not in _FLOATS:
+                return None
             node = self._maker(node.scope, node.input(0))
         if node is None or node.op != "DequantizeLinear":
             return None
