@@ -321,3 +321,52 @@ def test_a_sparse_constant_is_not_a_dense_one(tmp_path: Path) -> None:
             node.ClearField("domain")
     static = judged(before, after, tmp_path)
     assert {static.certificate.verdict, static.frame.verdict} != {Outcome.VALID}
+
+
+def test_windows_of_padding_alone_average_to_nothing(tmp_path: Path) -> None:
+    pool = "AveragePool <kernel_shape = [2], dilations = [2], pads = [1,1]>"
+    head = "g (float[1,1,1] x) => (float[1,1,1] y) {"
+    before = parse(
+        f"{head} m = Add (x, s) r = {pool} (m) y = Add (r, t) }}", 19, 9,
+        s=np.array(2, np.float32), t=np.array(1, np.float32),
+    )  # fmt: skip
+    after = parse(f"{head} r = {pool} (x) y = Add (r, t) }}", 19, 9, t=np.array(3, np.float32))
+    static = judged(before, after, tmp_path)
+    assert {static.certificate.verdict, static.frame.verdict} != {Outcome.VALID}
+
+
+def test_broadcasting_along_an_axis_of_its_own(tmp_path: Path) -> None:
+    """Below opset 7 `axis` says where c lies in x, which no runtime at hand still does."""
+    head = "g (float[1,2,3,3] x, float[2,3] c) => (float[1,2,3,1] y) {"
+    multiply = "Mul <broadcast = 1, axis = 1>"
+    before = parse(
+        f"""{head} d = BatchNormalization <is_test = 1, epsilon = 0.0> (c, k, z, z, o)
+          m = {multiply} (x, d) y = MatMul (m, w) }}""", 6, 7,
+        k=vector(1, 2, 3), z=vector(0, 0, 0), o=vector(1, 1, 1), w=np.ones((3, 1), np.float32),
+    )  # fmt: skip
+    after = parse(
+        f"{head} m = {multiply} (x, c) y = MatMul (m, w) }}", 6, 7,
+        w=np.array([[1], [2], [3]], np.float32),
+    )  # fmt: skip
+    static = judged(before, after, tmp_path)
+    assert {static.certificate.verdict, static.frame.verdict} != {Outcome.VALID}
+
+
+def test_a_constant_of_a_body_that_has_the_name_of_a_value_outside(tmp_path: Path) -> None:
+    def model(inner: str, value: int, **given: Array) -> ModelProto:
+        text = f"""g (float[1,1,3,3] x, bool yes)
+          => (float[1,1,3,3] y, float[1,1,1,1] z, float[1,1,3,3] r) {{
+          m = Relu (x) r = Neg (m)
+          y, z = If (yes) <
+            then_branch = one () => (float[1,1,3,3] ty, float[1,1,1,1] m) {{
+              m = Constant <value = float[1,1,1,1] {{{value}}}> () {inner} }},
+            else_branch = two () => (float[1,1,3,3] ey, float[1,1,1,1] ez) {{
+              ey = Abs (x) ez = Identity (d) }}
+          > }}"""
+        return parse(text, **given, d=np.ones((1, 1, 1, 1), np.float32))
+
+    two, five = (np.full((1, 1, 1, 1), value, np.float32) for value in (2, 5))
+    before = model("tm = Conv (x, w) ty = Mul (tm, s)", 7, w=two, s=five)
+    after = model("ty = Conv (x, m)", 10)
+    static = judged(before, after, tmp_path)
+    assert {static.certificate.verdict, static.frame.verdict} != {Outcome.VALID}
