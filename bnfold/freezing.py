@@ -40,12 +40,12 @@ class Frozen:
     beta_prime: str
 
 
-def plan_freezing(index: Index, form: str, options: Options | None = None) -> Plan:
+def plan_freezing(index: Index, form: str) -> Plan:
     """Edits that freeze every inference BatchNormalization, as `form` says, and a verdict for each.
 
     Reads the graph and changes nothing.
     """
-    draft = Draft(index, options or Options())
+    draft = Draft(index, Options())
     edits: list[Edit] = []
     verdicts = []
     for node in list(index.nodes()):

@@ -23,7 +23,7 @@ from bnfold.freezing import FORMS, MUL_ADD, Frozen, frozen, plan_freezing
 from bnfold.graph import Index
 from bnfold.output import Output
 from bnfold.plan import Verdict
-from bnfold.training import assume_inference
+from bnfold.training import assume_inference as put_into_inference
 
 LEARNABLE = "bnfold.learnable"  # the key in metadata_props
 
@@ -92,7 +92,7 @@ def freeze(
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         reference, refused = source, {}
         if assume_inference:
-            refused = _to_inference(file)
+            refused = put_into_inference(Index(file.model, file.storage))
             reference = model_file.save(file.model, file.storage, Path(folder, source.name))
         index = Index(file.model, file.storage)
         plan = plan_freezing(index, form)
@@ -115,10 +115,6 @@ def freeze(
     if listed is not None:
         _list(file.model, done, target, listed)
     return FreezeResult(target, done, verdicts, comparison, listed)
-
-
-def _to_inference(file: model_file.ModelFile) -> dict[str, Any]:
-    return assume_inference(Index(file.model, file.storage))
 
 
 # --- learnable parameters ------------------------------------------------------------------------

@@ -16,12 +16,14 @@ import numpy as np
 
 from bnfold import model_file
 from bnfold.check.numbers import unit_roundoff
-from bnfold.check.regions import Region, Regions
+from bnfold.check.regions import Part, Region, Regions
+from bnfold.check.view import View
 from bnfold.child import float64, parts
 from bnfold.child.absolute import Sizes, UnfitError, gate
 from bnfold.child.differences import Differences
-from bnfold.child.sessions import Array, Feed, Opener, check_memory, run
+from bnfold.child.sessions import Array, Feed, Opener, check_memory, first_line, run
 from bnfold.comparison import FoldRun
+from bnfold.model_file import ModelFile
 
 _AT_ONCE = 32  # regions whose values are in memory together
 
@@ -57,13 +59,10 @@ def judged(regions: Regions, feeds: Sequence[Feed], opener: Opener, folder: Path
         some = regions.found[start : start + _AT_ONCE]
         try:
             judge.run(session, some, feeds)
-        except UnfitError as unfit:  # of none of these is a size known
-            beyond += [f"{label(region)}: no bound is known for {unfit}" for region in some]
         except Exception as error:
             check_memory(error)
-            why = str(error).strip().splitlines()[0][:800]
-            beyond += [f"{label(region)}: onnxruntime does not run it alone: {why}"
-                       for region in some]  # fmt: skip
+            why = f"onnxruntime does not run it alone: {first_line(error, 800)}"
+            beyond += [f"{label(region)}: {why}" for region in some]
     failed = [best for best in judge.worst.values() if not best.run.valid]
     worst = max(failed, key=lambda best: best.run.c / best.run.gate, default=None)
     if worst is not None:
@@ -179,11 +178,10 @@ class _Judge:
         Roundings of equal weights, or of equal values, are not independent: both models are off by
         more than √n then, and both alike.
         """
-        part = region.original
-        inputs = {name: values[name] for name in part.starts}
-        path = parts.of_parts(self.original, [part], inputs, self.folder, {})
-        exact = float64.Both(model_file.read(path).loaded).run(inputs).get(part.end)
-        differences = Differences(part.end, [{part.end: values[part.end]}], [{part.end: result}])
+        end = region.original.end
+        file, inputs = _alone(self.original, region.original, values, self.folder)
+        exact = float64.Both(file.loaded).run(inputs).get(end)
+        differences = Differences(end, [{end: values[end]}], [{end: result}])
         differences.compare_with([exact])
         return not differences.beyond(np.zeros(1))
 
@@ -205,12 +203,17 @@ def _channel(region: Region, place: Sequence[Any]) -> int:
     return int(place[1]) if len(place) > 1 else 0
 
 
+def _alone(original: View, part: Part, values: Feed, folder: Path) -> tuple[ModelFile, Feed]:
+    """A part of the original as a model of its own, and what it starts from."""
+    inputs = {name: values[name] for name in part.starts}
+    return model_file.read(parts.of_parts(original, [part], inputs, folder, {})), inputs
+
+
 def _with_truth(regions: Regions, failure: Failure, folder: Path) -> Failure:
     """The failure with what the original would give there without rounding."""
-    part = failure.region.original
-    inputs = {name: failure.values[name] for name in part.starts}
-    path = parts.of_parts(regions.views[0], [part], inputs, folder, {})
-    exact = float64.Evaluator(model_file.read(path).loaded(), wide=True).run(inputs).get(part.end)
-    if exact is None or exact.shape != failure.values[part.end].shape:
+    end = failure.region.original.end
+    file, inputs = _alone(regions.views[0], failure.region.original, failure.values, folder)
+    exact = float64.Evaluator(file.loaded(), wide=True).run(inputs).get(end)
+    if exact is None or exact.shape != failure.values[end].shape:
         return failure
     return replace(failure, run=replace(failure.run, exact=float(exact[failure.run.place])))

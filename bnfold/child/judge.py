@@ -18,7 +18,7 @@ from bnfold.child import inputs as model_inputs
 from bnfold.child.differences import Run, SaysNothingError
 from bnfold.child.ends import Ends, require_finite, tensors
 from bnfold.child.saturation import behind
-from bnfold.child.sessions import Feed, Opener, check_memory, is_float, load_error, run
+from bnfold.child.sessions import Feed, Opener, check_memory, first_line, is_float, load_error, run
 from bnfold.comparison import Comparison, Deployed, InputUsed, OutputDifference
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.model_file import ModelFile
@@ -270,7 +270,7 @@ class _Runner:
             raise
         except Exception as error:
             check_memory(error)
-            return (), str(error).strip().splitlines()[0][:200]
+            return (), first_line(error, 200)
         return ends.judged(results, frozenset(ends.truth[0])), ""
 
     # --- small things ----------------------------------------------------------------------------

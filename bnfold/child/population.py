@@ -13,7 +13,7 @@ from bnfold import model_file
 from bnfold.child import inputs as model_inputs
 from bnfold.child.dataset import Batch, Dataset, Pictures
 from bnfold.child.probes import levels, probed, sample_moments
-from bnfold.child.sessions import Array, Opener, check_memory, load_error, run
+from bnfold.child.sessions import Array, Opener, check_memory, first_line, load_error, run
 from bnfold.drift import Limits, drift, severity
 from bnfold.errors import UndecidedError, UsageError
 from bnfold.graph import Index, Node
@@ -85,8 +85,7 @@ class _Runner:
             check_memory(error)
             shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in batch.feed.items())
             raise UsageError(
-                f"onnxruntime cannot run the model on {shapes}: "
-                f"{str(error).strip().splitlines()[0][:300]}",
+                f"onnxruntime cannot run the model on {shapes}: {first_line(error, 300)}",
                 "the data has other sizes than the model wants",
             ) from error
 

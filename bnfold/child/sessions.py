@@ -63,7 +63,7 @@ def run(
 def load_error(error: Exception) -> BnfoldError:
     """Why onnxruntime would not load the original: an invalid model, or one it cannot run."""
     check_memory(error)
-    text = _first_line(error)
+    text = first_line(error)
     kind = type(error).__name__
     if kind == "NotImplemented":
         return UndecidedError(
@@ -88,8 +88,10 @@ def check_memory(error: Exception) -> None:
         raise MemoryError from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0][:400] if str(error).strip() else type(error).__name__
+def first_line(error: Exception, most: int = 400) -> str:
+    """What an error says, in one line of at most so many characters; its type where it is mute."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__
 
 
 def is_float(array: Array) -> bool:
