@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import os
 import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -18,6 +17,7 @@ from typing import Generic, TypeVar
 import onnx
 
 from bnfold import gs, model_file
+from bnfold.anatomy import Layer, layers
 from bnfold.apply import apply
 from bnfold.check.outcome import Outcome
 from bnfold.compare import Trial, compare
@@ -32,9 +32,9 @@ from bnfold.output import Output
 from bnfold.plan import Verdict, plan
 from bnfold.sites import ARITHMETIC, BATCH_NORM
 from bnfold.storage import Storage
+from bnfold.targets import PathLike, place_of, require_own_data
 
 Model = TypeVar("Model")
-PathLike = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,7 @@ class Inspection:
 
     verdicts: tuple[Verdict, ...]
     counts: Counts
+    layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class OptimizeResult(FoldResult[Path]):
     data_files: tuple[Path, ...] = ()
     left_behind: tuple[Path, ...] = ()
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
+    layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
 
 
 def fold(
@@ -96,9 +98,7 @@ def fold(
     damaged (it is no full check of the model), TypeError for anything but the two types.
     """
     if isinstance(model, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return _fold_in_place(copy, _storage(base_dir), options)  # type: ignore[return-value]
+        return _fold_in_place(_copy(model), _storage(base_dir), options)  # type: ignore[return-value]
     if gs.is_graph(model):
         result = _fold_in_place(gs.to_model(model), Storage(), options)
         return dataclasses.replace(result, model=gs.to_graph(result.model))  # type: ignore
@@ -110,11 +110,12 @@ def inspect(
     *,
     options: Options | None = None,
     base_dir: PathLike | None = None,
+    details: bool = False,
 ) -> Inspection:
     """The verdict on every BatchNormalization of a model or a file; nothing is changed or run.
 
-    `base_dir` is where the external data of a ModelProto is. Raises ModelError where the file
-    cannot be read or the model is not valid.
+    `base_dir` is where the external data of a ModelProto is. `details` adds what a report draws.
+    Raises ModelError where the file cannot be read or the model is not valid.
     """
     if isinstance(model, onnx.ModelProto):
         proto, storage = model, _storage(base_dir)
@@ -123,15 +124,14 @@ def inspect(
         proto, storage = file.model, file.storage
     index = Index(proto, storage)
     _require_sites(index, options)
-    before, planned = Counts.of(index), plan(index, options)
+    before, verdicts = Counts.of(index), plan(index, options).verdicts
     named = options is not None and (options.skip or options.only)
     if (
-        not named and inlined(proto, planned.verdicts) is not None
+        not named and inlined(proto, verdicts) is not None
     ):  # whether that pays shows only when it is done
-        copy = onnx.ModelProto()
-        copy.CopyFrom(proto)
-        return Inspection(_fold_in_place(copy, storage, options).verdicts, before)
-    return Inspection(planned.verdicts, before)
+        verdicts = _fold_in_place(_copy(proto), storage, options).verdicts
+    drawn = layers(index, None, verdicts, options or Options()) if details else ()
+    return Inspection(verdicts, before, drawn)
 
 
 def optimize(
@@ -143,6 +143,7 @@ def optimize(
     external_data: str = model_file.KEEP,
     options: Options | None = None,
     trial: Trial | None = None,
+    details: bool = False,
 ) -> OptimizeResult:
     """Fold a file, compare the result with the original in onnxruntime, and write it.
 
@@ -153,7 +154,8 @@ def optimize(
     that name is replaced.
 
     `external_data` is "keep" (tensors stand in the model or in as many data files as they did),
-    "inline" (all in the model) or the name of one data file beside the output.
+    "inline" (all in the model) or the name of one data file beside the output. `details` adds what
+    a report draws: the maps of all layers and the ranges of their weights.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (neither certified nor runnable), ChildError (it crashed).
@@ -162,10 +164,12 @@ def optimize(
         raise UsageError(f"verify={verify!r} is none of 'full', 'certificate' and 'none'")
     source = Path(path_in)
     file = model_file.read(source)
-    target = _target(source, path_out, in_place)
+    target = place_of(source, path_out, in_place)
     if in_place:
-        _require_own_data(file, target)
+        require_own_data(file, target)
+    original = _copy(file.model) if details else None
     result = _fold_in_place(file.model, file.storage, options)
+    drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
     keep = [data.path for data in file.data_files]
     with Output(target, keep if in_place else [source, *keep]) as output:
         comparison = None
@@ -190,6 +194,7 @@ def optimize(
     return OptimizeResult(
         target, result.verdicts, result.before, result.after, result.copied_bytes,
         file.size, size, tuple(data), tuple(path for path in left if path.exists()), comparison,
+        drawn,
     )  # fmt: skip
 
 
@@ -219,6 +224,20 @@ def verify(
             _located(original, stack), _located(folded, stack), trial or Trial(), level=level,
             foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
         )  # fmt: skip
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _drawn(
+    original: onnx.ModelProto, folded: model_file.ModelFile, verdicts: tuple[Verdict, ...],
+    options: Options | None,
+) -> tuple[Layer, ...]:  # fmt: skip
+    before, after = (Index(model, folded.storage) for model in (original, folded.model))
+    return layers(before, after, verdicts, options or Options())
 
 
 def _storage(base_dir: PathLike | None) -> Storage:
@@ -261,52 +280,6 @@ def _require_sites(index: Index, options: Options | None) -> None:
                     f"the model has no {what} {pattern!r}",
                     f"did you mean {', '.join(close)}?" if close else "see bnfold inspect",
                 )
-
-
-def _require_own_data(file: model_file.ModelFile, target: Path) -> None:
-    """Raises UsageError where the model's data files are not its own, so that it may not change."""
-    if not file.locations:
-        return
-    if file.path.is_symlink():
-        raise UsageError(
-            f"{file.path} is a link and has external data, which it would leave behind",
-            "write to a new file with -o instead of --in-place",
-        )
-    own = {os.path.normpath(location) for location in file.locations}
-    for path, names in model_file.neighbours(target.parent).items():
-        if own.intersection(names) and not path.samefile(target):
-            raise UsageError(
-                f"{path} has the same data file: in place, one model would leave the other",
-                "write to a new file with -o instead of --in-place",
-            )
-
-
-def _target(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
-    if in_place:
-        if path_out is not None:
-            raise UsageError("--in-place and -o exclude each other", "give one of them")
-        return Path(os.path.realpath(source))  # a link stays a link to the new file
-    return target_of(source, path_out, ".folded.onnx", or_in_place=True)
-
-
-def target_of(
-    source: Path, path_out: PathLike | None, suffix: str, *, or_in_place: bool = False
-) -> Path:
-    """Where to write: `path_out`, a file in that folder, or the source's name with the suffix.
-
-    Raises UsageError where that is the source itself, or there is no such folder.
-    """
-    target = Path(path_out) if path_out is not None else source.with_suffix(suffix)
-    if target.is_dir():
-        target = target / source.name
-    elif path_out is not None and os.fspath(path_out).endswith(os.sep):
-        raise UsageError(f"there is no folder {path_out}", "make it, or name the output file")
-    if target.exists() and source.exists() and target.samefile(source):
-        raise UsageError(
-            f"the output {target} is the input itself",
-            f"choose another name{', or say --in-place to replace it' if or_in_place else ''}",
-        )
-    return target
 
 
 def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> Path:

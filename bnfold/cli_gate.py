@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from bnfold.cli_report import Reporting, report_options
 from bnfold.cli_tuning import data_options, make_data
 from bnfold.parameters import debug_option, fold_options, make_options
 
@@ -23,11 +24,13 @@ from bnfold.parameters import debug_option, fold_options, make_options
 @click.option("--write-baseline", is_flag=True, help="Write what is found there, and accept it.")
 @fold_options
 @lambda command: data_options(command, required=False)
+@report_options
 @debug_option
 @click.pass_context
 def check(
     ctx: click.Context, /, models: tuple[str, ...], fail_on: str, baseline: str | None,
-    write_baseline: bool, inputs: str | None, assume_inference: bool, **others: Any,
+    write_baseline: bool, inputs: str | None, assume_inference: bool,
+    report_files: tuple[str, ...], no_ci: bool, **others: Any,
 ) -> None:  # fmt: skip
     """The gate of a pipeline: fail where something is left to fold. Writes no model.
 
@@ -37,13 +40,16 @@ def check(
     \b
     Examples:
       bnfold check model.onnx
+      bnfold check model.onnx --report check.junit.xml
       bnfold check model.onnx --fail-on any --baseline accepted.json --write-baseline
     """
     from pathlib import Path
 
     from bnfold import gate, report
     from bnfold.gated import of_check
+    from bnfold.reports import content
 
+    reporting = Reporting("check", report_files, no_ci)
     options = make_options(others)
     if write_baseline and baseline is None:
         raise click.UsageError("--write-baseline needs --baseline FILE to write to")
@@ -57,5 +63,7 @@ def check(
     if write_baseline and file is not None:
         gate.write_baseline(file, checked)
         checked = gate.accepting(checked)
+    worst = gate.worst(checked)
     report.console().print(of_check(checked))
-    ctx.exit(gate.worst(checked))
+    reporting.give(lambda: content.of_check(checked, worst))
+    ctx.exit(worst)

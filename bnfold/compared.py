@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,11 @@ from rich.text import Text
 from bnfold.check.outcome import Certificate, Outcome
 from bnfold.comparison import Comparison, FoldRun, OutputDifference
 from bnfold.errors import UsageError
+from bnfold.json_text import dumps, jsonable
+from bnfold.words import count, number, plain
 
 _MOST_FINDINGS = 3
 _COLOURS = {Outcome.VALID: "green", Outcome.INVALID: "red", Outcome.UNDECIDED: "yellow"}
-
-
-def plain(name: str) -> str:
-    """The name with every control character written as an escape, so that it can do no harm."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 def of_comparison(comparison: Comparison) -> RenderableType:
@@ -173,44 +168,31 @@ def _outcome(output: OutputDifference) -> Text:
 
 def as_json(comparison: Comparison) -> str:
     """All of it, with `equal` in front."""
-    return json.dumps(_data(comparison), indent=2, default=_plain_value)
+    return dumps(comparison_data(comparison))
 
 
 def save_json(comparison: Comparison, models: Sequence[str], path: str) -> None:
     """The same in a file, with the SHA-256 of both model files. Raises UsageError."""
     hashes = [{"file": Path(m).name, "sha256": _hash(Path(m))} for m in models]
-    data = {"original": hashes[0], "folded": hashes[1], **_data(comparison)}
+    data = {"original": hashes[0], "folded": hashes[1], **comparison_data(comparison)}
     try:
-        Path(path).write_text(json.dumps(data, indent=2, default=_plain_value) + "\n")
+        Path(path).write_text(dumps(data))
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}", "check the path") from error
 
 
-def _data(comparison: Comparison) -> dict[str, Any]:
+def comparison_data(comparison: Comparison) -> dict[str, Any]:
+    """A comparison as a dictionary of what JSON has, with `equal` and the c of each fold."""
     data = {"equal": comparison.equal, **asdict(comparison)}
     if comparison.certificate is not None:
         for told, fold in zip(
             data["certificate"]["folds"], comparison.certificate.folds, strict=True
         ):  # fmt: skip
             told["c"] = fold.c
-    return data
-
-
-def _plain_value(value: object) -> object:
-    assert isinstance(value, Enum)
-    return value.value
+    plain_data: dict[str, Any] = jsonable(data)
+    return plain_data
 
 
 def _hash(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def number(value: float) -> str:
-    """Three digits; 0 as it is."""
-    return "0" if value == 0 else f"{value:.2e}"
-
-
-def count(amount: int, noun: str) -> str:
-    """The amount and the noun, in the plural where it must be."""
-    return f"{amount} {noun}{'' if amount == 1 else 's'}"

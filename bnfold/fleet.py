@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnfold.api import OptimizeResult, PathLike, optimize
+from bnfold.api import OptimizeResult, optimize
 from bnfold.errors import BnfoldError, NotEqualError, UsageError
+from bnfold.targets import PathLike
 
 _TOGETHER = 512_000_000  # bytes of model files that run side by side; a larger one runs alone
 _FOLDED = ".folded.onnx"

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bnfold.api import PathLike, inspect
+from bnfold.api import inspect
 from bnfold.drift import Limits
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.options import Options
 from bnfold.population import Data, StatsResult, stats
 from bnfold.sites import BATCH_NORM
+from bnfold.targets import PathLike
 
 FAIL_ON = ("foldable", "any", "drifted")
 

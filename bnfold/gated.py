@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bnfold.compared import count, plain
 from bnfold.gate import Checked
+from bnfold.words import count, plain
 
 
 def of_check(checked: Sequence[Checked]) -> RenderableType:

@@ -9,16 +9,15 @@ counts as fitting.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape, quoteattr
 
 import numpy as np
 
-from bnfold.compared import plain
 from bnfold.drift import ChannelDrift, Fit, Limits
 from bnfold.errors import UsageError
+from bnfold.svg import Box, Label, cut, svg
+from bnfold.words import plain
 
 _ROW, _TOP, _NAME, _PANEL, _GAP = 20, 46, 300, 300, 30
 _WIDTH = _NAME + 2 * _PANEL + 3 * _GAP
@@ -28,28 +27,6 @@ _COLOURS = {
     Fit.TOO_LITTLE: ("#b7950b", "#f0e0a0"),
     Fit.FITS: ("#2471a3", "#aed1ea"),
 }
-
-
-@dataclass(frozen=True)
-class Box:
-    """A filled rectangle."""
-
-    x: float
-    y: float
-    width: float
-    height: float
-    colour: str
-
-
-@dataclass(frozen=True)
-class Label:
-    """Words that begin at x (or end there) and stand on y."""
-
-    x: float
-    y: float
-    text: str
-    ends: bool = False
-    colour: str = "#222222"
 
 
 def require_drawable(path: Path) -> None:
@@ -67,7 +44,7 @@ def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
     shapes = list(_shapes(drifts, limits, height))
     try:
         if path.suffix.lower() == ".svg":
-            path.write_text(_svg(shapes, height), encoding="utf-8")
+            path.write_text(svg(shapes, _WIDTH, height), encoding="utf-8")
         else:
             _png(shapes, height, path)
     except OSError as error:
@@ -94,8 +71,7 @@ def _shapes(
         yield from _panel(title, drifts, values, limit, shown, left)
     for row, found in enumerate(drifts):
         y = _TOP + _ROW * row
-        name = plain(found.node)
-        name = name if len(name) <= _MOST_LETTERS else f"…{name[1 - _MOST_LETTERS :]}"
+        name = cut(plain(found.node), _MOST_LETTERS)
         yield Label(_NAME + 8, y + 14, name, ends=True, colour=_COLOURS[found.fit][0])
     for number, (fit, (dark, _)) in enumerate(_COLOURS.items()):
         x = _NAME + _GAP + number * 160
@@ -130,26 +106,6 @@ def _panel(
         low, first, third, high = np.quantile(own, [0, 0.25, 0.75, 1])
         yield Box(at(low), y + 6, max(1.5, at(high) - at(low)), 8, light)
         yield Box(at(first), y + 4, max(1.5, at(third) - at(first)), 12, dark)
-
-
-def _svg(shapes: Sequence[Box | Label], height: int) -> str:
-    lines = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{_WIDTH}" height="{height}" '
-        f'viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" font-size="12">'
-    ]
-    for shape in shapes:
-        if isinstance(shape, Box):
-            lines.append(
-                f'<rect x="{shape.x:.1f}" y="{shape.y:.1f}" width="{shape.width:.1f}" '
-                f'height="{shape.height:.1f}" fill={quoteattr(shape.colour)}/>'
-            )
-        else:
-            anchor = ' text-anchor="end"' if shape.ends else ""
-            lines.append(
-                f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" fill={quoteattr(shape.colour)}'
-                f"{anchor}>{escape(shape.text)}</text>"
-            )
-    return "\n".join([*lines, "</svg>", ""])
 
 
 def _png(shapes: Sequence[Box | Label], height: int, path: Path) -> None:

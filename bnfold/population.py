@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 
 from bnfold import model_file
-from bnfold.api import PathLike, target_of
 from bnfold.drift import ChannelDrift, Fit, Limits
 from bnfold.errors import NotBetterError, UndecidedError, UsageError
 from bnfold.graph import Index
 from bnfold.output import Output
 from bnfold.process import Progress, ask
 from bnfold.statistics import assign_statistics
+from bnfold.targets import PathLike, target_of
 from bnfold.training import assume_inference as put_into_inference
 
 

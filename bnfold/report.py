@@ -7,35 +7,47 @@ nothing in a name is read as markup.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
-from bnfold.compared import as_json, count, number, of_comparison, plain, save_json
+from bnfold.ci import harmless
+from bnfold.compared import as_json, of_comparison, save_json
 from bnfold.fleet import Done
 from bnfold.plan import Verdict
 from bnfold.sites import BATCH_NORM
+from bnfold.words import count, number, plain, size
 
 __all__ = [
     "as_json", "console", "of_comparison", "of_done", "of_inspection", "of_many", "of_optimize",
-    "plain", "save_json",
+    "save_json",
 ]  # fmt: skip
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
 
 
-def console() -> Console:
-    """Standard output, in the terminal's width; NO_COLOR and FORCE_COLOR are obeyed by rich."""
-    here = _Console(highlight=False)
-    return here if here.is_terminal else _Console(highlight=False, width=_WIDE)
+def console(*, err: bool = False) -> Console:
+    """Standard output (or error), in the terminal's width; rich obeys NO_COLOR and FORCE_COLOR."""
+    here = _Console(highlight=False, stderr=err)
+    return here if here.is_terminal else _Console(highlight=False, stderr=err, width=_WIDE)
 
 
 class _Console(Console):
     def on_broken_pipe(self) -> None:
         """Leave it to the command; rich would exit with 1, which is a verdict."""
         raise BrokenPipeError
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """What is written where a CI service reads along must not be taken for its commands."""
+        if self.is_terminal:
+            super().print(*objects, **how)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **how)
+        self.file.write(harmless(captured.get()))
 
 
 def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
@@ -48,7 +60,7 @@ def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
         parts.append(of_comparison(result.comparison))
     left = "left where it is, but not needed any more: "
     parts.extend(Text(left + plain(str(path))) for path in result.left_behind)
-    parts.append(Text(_closing(result), style="bold"))
+    parts.append(Text(closing(result), style="bold"))
     return Group(*parts)
 
 
@@ -58,7 +70,7 @@ def of_done(done: Done) -> RenderableType:
     if done.error is not None:
         return Text(f"{where}: {plain(done.error.message)}", style="red")
     assert done.result is not None
-    return Text(f"{where} → {plain(str(done.result.model))}: {_closing(done.result)}")
+    return Text(f"{where} → {plain(str(done.result.model))}: {closing(done.result)}")
 
 
 def of_many(done: Sequence[Done]) -> RenderableType:
@@ -91,8 +103,13 @@ def of_inspection(inspection: Inspection, source: str) -> RenderableType:
     head = (
         f"{plain(source)}: {counts.nodes} nodes, {count(counts.batch_norms, 'BatchNormalization')}"
     )
-    end = f"{_folded(inspection.verdicts)} would be folded; nothing was written"
-    return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), Text(end, style="bold"))
+    end = Text(f"{would_fold(inspection)}; nothing was written", style="bold")
+    return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), end)
+
+
+def would_fold(inspection: Inspection) -> str:
+    """What would become of a model, in one sentence."""
+    return f"{_folded(inspection.verdicts)} would be folded"
 
 
 def _before_and_after(result: OptimizeResult) -> Table:
@@ -102,9 +119,9 @@ def _before_and_after(result: OptimizeResult) -> Table:
     before, after = result.before, result.after
     table.add_row("nodes", str(before.nodes), str(after.nodes))
     table.add_row("BatchNormalizations", str(before.batch_norms), str(after.batch_norms))
-    table.add_row("file size", _bytes(result.bytes_before), _bytes(result.bytes_after))
+    table.add_row("file size", size(result.bytes_before), size(result.bytes_after))
     if result.copied_bytes:
-        table.add_row("copies of shared weights", "", f"+{_bytes(result.copied_bytes)}")
+        table.add_row("copies of shared weights", "", f"+{size(result.copied_bytes)}")
     return table
 
 
@@ -141,7 +158,8 @@ def _remedies(verdict: Verdict) -> list[str]:
     return useful or list(remedies)[:1]
 
 
-def _closing(result: OptimizeResult) -> str:
+def closing(result: OptimizeResult) -> str:
+    """What became of a model, in one sentence."""
     if not result.folded:
         return f"nothing to fold: {plain(str(result.model))} is a copy of the original"
     done = _folded(result.verdicts)
@@ -168,11 +186,3 @@ def _folded(verdicts: tuple[Verdict, ...]) -> str:
     if joins:
         parts.append(f"{count(joins, 'sum')} of branches")
     return " and ".join(parts)
-
-
-def _bytes(size: int) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    return f"{size:.2f} GB"

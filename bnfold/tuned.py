@@ -10,11 +10,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bnfold.compared import count, of_comparison, plain
+from bnfold.compared import of_comparison
 from bnfold.drift import ChannelDrift, Fit
 from bnfold.population import LeftAlone, RecalibrateResult, StatsResult
 from bnfold.sites import BATCH_NORM
 from bnfold.tuning import AssignResult, FreezeResult
+from bnfold.words import count, plain
 
 _STYLES = {Fit.FITS: "green", Fit.DRIFTED: "red", Fit.TOO_LITTLE: "yellow"}
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bnfold import model_file
-from bnfold.api import PathLike, require_equal, target_of
+from bnfold.api import require_equal
 from bnfold.apply import apply
 from bnfold.compare import Trial, compare
 from bnfold.comparison import Comparison
@@ -23,6 +23,7 @@ from bnfold.freezing import FORMS, MUL_ADD, Frozen, frozen, plan_freezing
 from bnfold.graph import Index
 from bnfold.output import Output
 from bnfold.plan import Verdict
+from bnfold.targets import PathLike, target_of
 from bnfold.training import assume_inference as put_into_inference
 
 LEARNABLE = "bnfold.learnable"  # the key in metadata_props

@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 
 import bnfold
 from bnfold.cli import main
-from bnfold.report import plain
+from bnfold.words import plain
 from tests.support import bn, numbers, parse
 from tests.test_compare import endless
 

@@ -1,0 +1,167 @@
+"""The commands that fold. Heavy imports stay inside them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from bnfold import streams
+from bnfold.cli_report import Reporting, report_options
+from bnfold.errors import UsageError
+from bnfold.parameters import debug_option, fold_options, make_options, make_trial, trial_options
+
+
+@click.command()
+@click.argument(
+    "models", nargs=-1, required=True, metavar="MODEL...", type=click.Path(allow_dash=True)
+)
+@click.option("-o", "--output", metavar="PATH", type=click.Path(allow_dash=True),
+              help="Where to write one model.  [default: MODEL.folded.onnx beside it]")  # fmt: skip
+@click.option("--out-dir", metavar="FOLDER", type=click.Path(file_okay=False),
+              help="Where to write several models, under their own names.")  # fmt: skip
+@click.option("--in-place", is_flag=True, help="Replace MODEL by the folded model.")
+@click.option("-r", "--recursive", is_flag=True,
+              help="Of folders also the models in their folders.")  # fmt: skip
+@click.option("--jobs", default=1, show_default=True, metavar="N", type=click.IntRange(min=1),
+              help="How many models are worked on at a time.")  # fmt: skip
+@click.option("--quiet", is_flag=True, help="Of several models, show those that failed.")
+@click.option(
+    "--verify", type=click.Choice(["full", "certificate", "none"]), default="full",
+    show_default=True,
+    help="Before anything is written: certify the fold from the two files and compare what they "
+    "give in onnxruntime; only certify; or neither.",
+)  # fmt: skip
+@click.option(
+    "--external-data", default="keep", show_default=True, metavar="keep|inline|NAME",
+    help="Keep tensors where they are, in the model or in data files; put all into the model; or "
+    "put them into one data file beside the output.",
+)  # fmt: skip
+@fold_options
+@trial_options
+@report_options
+@debug_option
+@click.pass_context
+def optimize(
+    ctx: click.Context, /, models: tuple[str, ...], output: str | None, out_dir: str | None,
+    recursive: bool, jobs: int, quiet: bool, report_files: tuple[str, ...], no_ci: bool,
+    **others: Any,
+) -> None:  # fmt: skip
+    """Fold, compare with the original in onnxruntime, and write.
+
+    MODEL is a file, a pattern or a folder, or - for standard input; -o - is standard output. Of
+    several models one that fails does not stop the others; the exit code is that of the worst.
+
+    \b
+    Examples:
+      bnfold optimize model.onnx
+      bnfold optimize model.onnx -o deploy/model.onnx --dim batch=1
+      bnfold optimize model.onnx --report report.html --report report.json
+      bnfold optimize model.onnx other.onnx --out-dir folded --jobs 2
+      cat model.onnx | bnfold optimize - > folded.onnx
+    """
+    from bnfold import fleet
+
+    reporting = Reporting("optimize", report_files, no_ci)
+    given = {
+        "options": make_options(others), "in_place": others.pop("in_place"),
+        "verify": others.pop("verify"), "external_data": others.pop("external_data"),
+        "trial": make_trial(**others), "details": reporting.details,
+    }  # fmt: skip
+    _require_one_place(models, output, out_dir, in_place=given["in_place"])
+    if out_dir is None and not fleet.is_many(models):
+        _one(models[0], output, given, reporting)
+    else:
+        ctx.exit(_many(models, out_dir, given, reporting, recursive, jobs, quiet))
+
+
+def _require_one_place(
+    models: tuple[str, ...], output: str | None, out_dir: str | None, *, in_place: bool
+) -> None:
+    """Raises UsageError where it is not clear what goes where."""
+    from bnfold import fleet
+
+    many = out_dir is not None or fleet.is_many(models)
+    if output is not None and many:
+        raise UsageError("-o names one output, of one model", "give --out-dir for several")
+    if in_place and out_dir is not None:
+        raise UsageError("--in-place and --out-dir exclude each other", "give one of them")
+    if streams.STREAM in models and (many or in_place):
+        raise UsageError(
+            "what comes from standard input is one model, and has no place of its own",
+            "give it alone, with -o or without",
+        )
+
+
+def _one(model: str, output: str | None, given: dict[str, Any], reporting: Reporting) -> None:
+    from dataclasses import replace
+
+    import bnfold
+    from bnfold import report
+    from bnfold.reports import content
+
+    if model == streams.STREAM and output is None:
+        output = streams.STREAM
+    if output == streams.STREAM:
+        if given["external_data"] not in ("keep", "inline"):
+            raise UsageError("standard output is one file", "leave out --external-data")
+        given["external_data"] = "inline"
+    with (
+        reporting.on_error(model),
+        streams.source(model) as source,
+        streams.target(output) as target,
+    ):
+        result = bnfold.optimize(source, target, **given)
+    if output == streams.STREAM:
+        result = replace(result, model=Path(streams.STREAM))
+    reporting.give(lambda: content.of_optimize([bnfold.Done(Path(model), result)], 0))
+    report.console(err=output == streams.STREAM).print(report.of_optimize(result, model))
+
+
+def _many(
+    models: tuple[str, ...], out_dir: str | None, given: dict[str, Any], reporting: Reporting,
+    recursive: bool, jobs: int, quiet: bool,
+) -> int:  # fmt: skip
+    """The exit code of the worst."""
+    import bnfold
+    from bnfold import fleet, report
+    from bnfold.batch import Batch
+    from bnfold.reports import content
+
+    total = len(fleet.jobs_of(models, out_dir=out_dir, recursive=recursive))
+    with Batch(total, quiet=quiet) as batch:
+        done = bnfold.optimize_many(
+            models, out_dir=out_dir, recursive=recursive, jobs=jobs, on_done=batch.tell, **given
+        )
+    report.console().print(report.of_many(done))
+    worst = fleet.worst(done)
+    reporting.give(lambda: content.of_optimize(done, worst))
+    return worst
+
+
+@click.command()
+@click.argument("model", type=click.Path(allow_dash=True))
+@fold_options
+@report_options
+@debug_option
+def inspect(model: str, report_files: tuple[str, ...], no_ci: bool, **others: Any) -> None:
+    """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
+
+    MODEL is a file, or - for standard input.
+
+    \b
+    Examples:
+      bnfold inspect model.onnx
+      bnfold inspect model.onnx --report report.html
+    """
+    import bnfold
+    from bnfold import report
+    from bnfold.reports import content
+
+    reporting = Reporting("inspect", report_files, no_ci)
+    options = make_options(others)
+    with reporting.on_error(model), streams.source(model) as source:
+        inspection = bnfold.inspect(source, options=options, details=reporting.details)
+    reporting.give(lambda: content.of_inspect(inspection, model))
+    report.console().print(report.of_inspection(inspection, model))

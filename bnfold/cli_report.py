@@ -1,0 +1,72 @@
+"""Reports of the commands: the options, and what writes them. Heavy imports stay inside."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from bnfold import ci, reports
+from bnfold.errors import BnfoldError
+from bnfold.parameters import with_options
+
+if TYPE_CHECKING:
+    from bnfold.reports.content import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def report_options(command: F) -> F:
+    """The options that say what reports there are to be."""
+    options = (
+        click.option(
+            "--report", "report_files", multiple=True, metavar="FILE",
+            type=click.Path(dir_okay=False),
+            help="Write a report: .json, .md, .html, .junit.xml or .sarif. Repeatable.",
+        ),
+        click.option(
+            "--no-ci", is_flag=True,
+            help="No step summary and no annotations where a CI service asks for them.",
+        ),
+    )  # fmt: skip
+    return with_options(command, options)
+
+
+class Reporting:
+    """What one command is to report, and where."""
+
+    def __init__(self, command: str, files: Sequence[str], no_ci: bool) -> None:
+        """Raises UsageError for files that could not be written."""
+        reports.require_writable(files)
+        self._command, self._files = command, files
+        self._announces = not no_ci and ci.on_github()
+
+    @property
+    def details(self) -> bool:
+        """Whether what only a report draws is wanted."""
+        return bool(self._files)
+
+    def give(self, make: Callable[[], Report]) -> None:
+        """Write all reports there are to be."""
+        if not self._files and not self._announces:
+            return
+        report = make()
+        for file in self._files:
+            reports.save(report, file)
+        if self._announces:
+            for line in ci.announce(report):
+                click.echo(line, err=True)
+
+    @contextlib.contextmanager
+    def on_error(self, source: str) -> Iterator[None]:
+        """Report an error as well, which goes on."""
+        try:
+            yield
+        except BnfoldError as error:
+            from bnfold.reports import content
+
+            failure = error
+            self.give(lambda: content.of_error(self._command, source, failure))
+            raise

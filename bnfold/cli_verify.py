@@ -1,0 +1,76 @@
+"""The commands that compare two models. Heavy imports stay inside them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnfold.cli_report import Reporting, report_options
+from bnfold.errors import NotEqualError
+from bnfold.parameters import debug_option, make_trial, trial_options
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("folded", type=click.Path())
+@click.option(
+    "--level", type=click.Choice(["frame", "certificate", "folds", "full"]),
+    default="full", show_default=True,
+    help="How far to go: has anything changed but what folds explain; is what was folded right for "
+    "every input; what does each folded node give, fed what the original computes there; and what "
+    "do the models give in the end.",
+)  # fmt: skip
+@click.option(
+    "--foreign", is_flag=True,
+    help="FOLDED was made by another tool: changes of names and metadata are told, but not held "
+    "against it, and constants may be rounded more than once.",
+)  # fmt: skip
+@click.option(
+    "--freeze-initializers", is_flag=True,
+    help="Count initializers that are also graph inputs as constants.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.option(
+    "--certificate", metavar="FILE", type=click.Path(dir_okay=False),
+    help="Write what was found, with the hashes of both models, to this JSON file.",
+)  # fmt: skip
+@trial_options
+@report_options
+@debug_option
+def verify(
+    original: str, folded: str, level: str, foreign: bool, freeze_initializers: bool,
+    as_json: bool, certificate: str | None, report_files: tuple[str, ...], no_ci: bool,
+    **trial: Any,
+) -> None:  # fmt: skip
+    """Compare two models: what the two files tell, and what they give in onnxruntime.
+
+    Any two models with the same inputs and outputs can be compared, whichever tool made them.
+
+    \b
+    Examples:
+      bnfold verify model.onnx model.folded.onnx
+      bnfold verify model.onnx model.folded.onnx --level certificate
+      bnfold verify model.onnx slim.onnx --foreign --input-shape image:1,3,224,224
+    """
+    import bnfold
+    from bnfold import report
+    from bnfold.reports import content
+
+    reporting = Reporting("verify", report_files, no_ci)
+    with reporting.on_error(folded):
+        comparison = bnfold.verify(
+            original, folded, trial=make_trial(**trial), level=level, foreign=foreign,
+            freeze_initializers=freeze_initializers,
+        )  # fmt: skip
+    reporting.give(lambda: content.of_verify(comparison, original, folded))
+    if certificate is not None:
+        report.save_json(comparison, [original, folded], certificate)
+    if as_json:
+        click.echo(report.as_json(comparison), nl=False)
+    else:
+        console = report.console()
+        console.print(report.of_comparison(comparison))
+        console.print("equal" if comparison.equal else "not equal", style="bold")
+    if not comparison.equal:
+        raise click.exceptions.Exit(NotEqualError.exit_code)

@@ -1,0 +1,42 @@
+"""Results as JSON that every reader takes: no NaN, no Infinity, which JSON does not have.
+
+These become strings, as in the JSON form of protocol buffers. Imports nothing of bnfold.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from enum import Enum
+from os import PathLike, fspath
+from typing import Any
+
+JsonValue = dict[str, Any] | list[Any] | str | int | float | bool | None
+
+
+def jsonable(value: Any) -> Any:
+    """Dataclasses, enums, paths, tuples and floats as what JSON has."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return jsonable(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [jsonable(part) for part in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, PathLike):
+        return str(fspath(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def dumps(value: Any) -> str:
+    """The value as JSON in ASCII, indented, with a line end.
+
+    "##[" would be a command to some CI services, in whose log it may end; it is only in strings.
+    """
+    text = json.dumps(jsonable(value), indent=2, allow_nan=False)
+    return text.replace("##[", "#\\u0023[") + "\n"

@@ -1,0 +1,57 @@
+"""Text from untrusted models in other people's formats, so that it stays text there.
+
+Control characters become visible escapes everywhere (`words.plain`); what else has a meaning
+depends on the format. HTML is jinja2's autoescape, XML ElementTree's, JSON json's.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+from bnfold.words import plain
+
+LONGEST = 300  # letters of a name or sentence that are shown; JSON has all of them
+_MARKDOWN = re.compile(r"([\\`*_\[\]<>#!|~&@$]|^[+-]|:(?=//|\w+:)|(?<=www)\.)", re.IGNORECASE)
+_FENCE = re.compile(r"`+")
+
+
+def shown(text: str, longest: int = LONGEST) -> str:
+    """Without control characters, and cut in the middle where it is too long."""
+    text = plain(text[: 4 * longest] if len(text) > 8 * longest else text)
+    if len(text) <= longest:
+        return text
+    half = (longest - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def markdown(text: str) -> str:
+    """As text in Markdown: no markup, no HTML, no link, no mention."""
+    return _MARKDOWN.sub(r"\\\1", shown(text))
+
+
+def code(text: str, *, in_table: bool = False) -> str:
+    """As code in Markdown, where nothing has a meaning but backticks; and in tables, bars."""
+    text = shown(text) or " "
+    fence = "`" * (1 + max((len(run) for run in _FENCE.findall(text)), default=0))
+    text = f" {text} " if text[0] in "` " or text[-1] in "` " else text
+    inner = text.replace("|", "\\|") if in_table else text
+    return f"{fence}{inner}{fence}"
+
+
+def workflow_message(text: str) -> str:
+    """As the message of a GitHub workflow command, which is one line."""
+    text = shown(text, 2000)
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def workflow_property(text: str) -> str:
+    """As a property of a GitHub workflow command."""
+    return workflow_message(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def uri(path: str) -> str:
+    """A path as a relative reference, or as a file: URI where it is absolute."""
+    path = path.replace("\\", "/")
+    quoted = quote(path.encode("utf-8", "surrogateescape"), safe="/-._~")
+    return f"file://{quoted}" if path.startswith("/") else quoted

@@ -1,0 +1,62 @@
+"""Models from standard input and to standard output, for pipes: "-" in place of a path."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from bnfold.errors import BnfoldError, ModelError, UsageError
+
+STREAM = "-"
+
+
+@contextlib.contextmanager
+def source(path: str) -> Iterator[Path]:
+    """The path itself; for "-" a file with what comes from standard input.
+
+    Raises ModelError for a model with external data, which does not come through a pipe.
+    """
+    if path != STREAM:
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        file = Path(folder, "stdin.onnx")
+        with file.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        try:
+            _require_whole(file)
+            yield file
+        except BnfoldError as error:
+            error.message = error.message.replace(str(file), "standard input")
+            raise
+
+
+@contextlib.contextmanager
+def target(path: str | None) -> Iterator[Path | None]:
+    """The path itself; for "-" a file, which goes to standard output once it is done."""
+    if path != STREAM:
+        yield None if path is None else Path(path)
+        return
+    if sys.stdout.isatty():
+        raise UsageError("a model is no text for a terminal", "pipe it on, or name a file with -o")
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+        file = Path(folder, "stdout.onnx")
+        yield file
+        out = sys.stdout.buffer
+        with file.open("rb") as done:
+            shutil.copyfileobj(done, out)
+        out.flush()
+
+
+def _require_whole(file: Path) -> None:
+    from bnfold import model_file
+
+    if model_file.data_names(file):
+        raise ModelError(
+            f"the model from {file} has external data, which does not come through a pipe",
+            "give the path of the model",
+        )

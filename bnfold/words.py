@@ -1,0 +1,27 @@
+"""Names, numbers and sizes as words, the same in every report. Imports nothing of bnfold."""
+
+from __future__ import annotations
+
+
+def plain(name: str) -> str:
+    """The name with every control character written as an escape, so that it can do no harm."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def number(value: float) -> str:
+    """Three digits; 0 as it is."""
+    return "0" if value == 0 else f"{value:.2e}"
+
+
+def count(amount: int, noun: str) -> str:
+    """The amount and the noun, in the plural where it must be."""
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+
+
+def size(amount: float) -> str:
+    """Bytes in the unit that fits."""
+    for unit in ("B", "kB", "MB"):
+        if amount < 1000:
+            return f"{amount:.0f} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.2f} GB"
