@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from bnfold.compare import Trial
     from bnfold.comparison import Comparison, OutputDifference
     from bnfold.counts import Counts
+    from bnfold.difference import Change, Difference, diff
     from bnfold.drift import ChannelDrift, Fit, Limits
     from bnfold.errors import (
         BnfoldError,
@@ -54,6 +55,7 @@ _HOME = {
     "bnfold.compare": ("Trial",),
     "bnfold.comparison": ("Comparison", "OutputDifference"),
     "bnfold.counts": ("Counts",),
+    "bnfold.difference": ("Change", "Difference", "diff"),
     "bnfold.drift": ("ChannelDrift", "Fit", "Limits"),
     "bnfold.errors": (
         "BnfoldError", "ChildError", "ModelError", "NotBetterError", "NotEqualError",
@@ -71,11 +73,13 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 __all__ = [
     "AssignResult",
     "BnfoldError",
+    "Change",
     "ChannelDrift",
     "ChildError",
     "Comparison",
     "Counts",
     "Data",
+    "Difference",
     "Done",
     "Fit",
     "FoldResult",
@@ -98,6 +102,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "assign",
+    "diff",
     "fold",
     "freeze",
     "inspect",

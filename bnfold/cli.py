@@ -15,7 +15,7 @@ from bnfold.ci import harmless
 from bnfold.cli_gate import check
 from bnfold.cli_optimize import inspect, optimize
 from bnfold.cli_tuning import COMMANDS
-from bnfold.cli_verify import verify
+from bnfold.cli_verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
 from bnfold.parameters import debug_option
 
@@ -95,5 +95,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (optimize, inspect, verify, check, *COMMANDS):
+for command in (optimize, inspect, verify, diff, check, *COMMANDS):
     main.add_command(command)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import click
@@ -73,4 +74,33 @@ def verify(
         console.print(report.of_comparison(comparison))
         console.print("equal" if comparison.equal else "not equal", style="bold")
     if not comparison.equal:
+        raise click.exceptions.Exit(NotEqualError.exit_code)
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("folded", type=click.Path())
+@click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
+@click.option("--exit-code", is_flag=True, help="Exit with 1 where anything has changed.")
+@debug_option
+def diff(original: str, folded: str, as_json: bool, exit_code: bool) -> None:
+    """Show what changed between two models, node by node and tensor by tensor, and nothing else.
+
+    It shows and does not judge: whether the changes are right is for bnfold verify to say.
+
+    \b
+    Examples:
+      bnfold diff model.onnx model.folded.onnx
+      bnfold diff model.onnx copy.onnx --exit-code
+    """
+    from bnfold import difference, report
+    from bnfold.differed import of_diff
+    from bnfold.json_text import dumps
+
+    found = difference.diff(original, folded)
+    if as_json:
+        click.echo(dumps({"same": found.same} | asdict(found)), nl=False)
+    else:
+        report.console().print(of_diff(found))
+    if exit_code and not found.same:
         raise click.exceptions.Exit(NotEqualError.exit_code)

@@ -124,7 +124,9 @@ def test_github_is_told_of_errors_and_of_success() -> None:
 
 @pytest.mark.parametrize("words", [("--no-ci",), ()])
 def test_elsewhere_or_with_no_ci_nothing_is_announced(words: tuple[str, ...]) -> None:
-    github: dict[str, Any] = {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"} if words else {}
+    github: dict[str, Any] = (
+        {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": "summary.md"} if words else {}
+    )
     done = run("check", "model.onnx", *words, **github)
     assert done.returncode == 1
     assert b"::" not in done.stderr
