@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         optimize,
         verify,
     )
+    from bnfold.benchmark import BenchResult, bench
     from bnfold.compare import Trial
     from bnfold.comparison import Comparison, OutputDifference
     from bnfold.counts import Counts
@@ -52,6 +53,7 @@ _HOME = {
     "bnfold.api": (
         "FoldResult", "Inspection", "OptimizeResult", "fold", "inspect", "optimize", "verify",
     ),
+    "bnfold.benchmark": ("BenchResult", "bench"),
     "bnfold.compare": ("Trial",),
     "bnfold.comparison": ("Comparison", "OutputDifference"),
     "bnfold.counts": ("Counts",),
@@ -72,6 +74,7 @@ _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "AssignResult",
+    "BenchResult",
     "BnfoldError",
     "Change",
     "ChannelDrift",
@@ -102,6 +105,7 @@ __all__ = [
     "Verdict",
     "__version__",
     "assign",
+    "bench",
     "diff",
     "fold",
     "freeze",

@@ -12,6 +12,7 @@ import click
 
 from bnfold import __version__
 from bnfold.ci import harmless
+from bnfold.cli_bench import bench
 from bnfold.cli_gate import check
 from bnfold.cli_optimize import inspect, optimize
 from bnfold.cli_tuning import COMMANDS
@@ -95,5 +96,5 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-for command in (optimize, inspect, verify, diff, check, *COMMANDS):
+for command in (optimize, inspect, verify, diff, bench, check, *COMMANDS):
     main.add_command(command)

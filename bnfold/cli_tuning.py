@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold.bar import Bar
 from bnfold.parameters import debug_option, listed, make_trial, trial_options, with_options
 
 if TYPE_CHECKING:
@@ -100,31 +100,6 @@ def make_data(
         timeout,
         limit,
     )
-
-
-class _Bar:
-    """A progress bar on stderr, where that is a terminal."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._bar: Any = None
-        self._done = 0
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            self._bar = click.progressbar(length=total, label=self._label, file=sys.stderr)
-            self._bar.render_progress()
-        self._bar.length = max(total, done)
-        self._bar.update(done - self._done)
-        self._done = done
-
-    def close(self) -> None:
-        """Leave the line."""
-        if self._bar is not None:
-            self._bar.render_finish()
 
 
 @click.command()
@@ -251,11 +226,10 @@ def stats(
     if plot is not None:
         plots.require_drawable(Path(plot))
     limits = Limits(shift, ratio, training_batch)
-    bar = _Bar("running the data")
-    result = population.stats(
-        model, make_data(**data), limits=limits, assume_inference=assume_inference, progress=bar
-    )
-    bar.close()
+    with Bar("running the data") as bar:
+        result = population.stats(
+            model, make_data(**data), limits=limits, assume_inference=assume_inference, progress=bar
+        )
     if plot is not None:
         plots.save(result.drifts, limits, Path(plot))
     if as_json:
@@ -304,12 +278,12 @@ def recalibrate(
     """
     from bnfold import population, report, tuned
 
-    bar = _Bar("estimating")
-    result = population.recalibrate(
-        model, make_data(**data), output, momentum=momentum, holdout=holdout,
-        require_improvement=require_improvement, assume_inference=assume_inference, progress=bar,
-    )  # fmt: skip
-    bar.close()
+    with Bar("estimating") as bar:
+        result = population.recalibrate(
+            model, make_data(**data), output, momentum=momentum, holdout=holdout,
+            require_improvement=require_improvement, assume_inference=assume_inference,
+            progress=bar,
+        )  # fmt: skip
     report.console().print(tuned.of_recalibrate(result, model))
 
 

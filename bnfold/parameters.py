@@ -119,8 +119,8 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def trial_options(command: F) -> F:
-    """The options that say on which inputs, and within which limits, two models are run."""
+def run_options(command: F) -> F:
+    """The options that say on which inputs, and within which limits, models are run."""
     options = (
         click.option(
             "--inputs", metavar="PATH", type=click.Path(),
@@ -142,10 +142,6 @@ def trial_options(command: F) -> F:
             help="Seed of the drawn inputs.",
         ),
         click.option(
-            "--check", default=3, show_default=True, metavar="N",
-            type=click.IntRange(min=1, max=10_000), help="How many sets of inputs are drawn.",
-        ),
-        click.option(
             "--fill", default="mixed", show_default=True,
             type=click.Choice(["mixed", "normal", "uniform", "zeros", "ones", "arange"]),
             help="What they are drawn from; mixed: normal and uniform in [0, 1) in turn.",
@@ -155,20 +151,8 @@ def trial_options(command: F) -> F:
             help="The least and the largest number of an input, or of all. Repeatable.",
         ),
         click.option(
-            "--rtol", multiple=True, metavar="[NAME:]V", type=_Tolerance(),
-            help="With --atol, obeyed literally instead of the measured bound. Repeatable.",
-        ),
-        click.option(
-            "--atol", multiple=True, metavar="[NAME:]V", type=_Tolerance(),
-            help="Likewise: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
-        ),
-        click.option(
             "--providers", metavar="NAME,…", default="",
             help="onnxruntime's execution providers to run on.  [default: CPUExecutionProvider]",
-        ),
-        click.option(
-            "--counterexample", metavar="FOLDER", type=click.Path(),
-            help="If something differs: save what shows it, as models and test_data_set_0.",
         ),
         click.option(
             "--timeout", default=600.0, show_default=True, metavar="SECONDS",
@@ -179,6 +163,42 @@ def trial_options(command: F) -> F:
             help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip
+    return with_options(command, options)
+
+
+def trial_options(command: F) -> F:
+    """Those, and the ones that say how two models are compared."""
+    options = (
+        run_options,
+        click.option(
+            "--check",
+            default=3,
+            show_default=True,
+            metavar="N",
+            type=click.IntRange(min=1, max=10_000),
+            help="How many sets of inputs are drawn.",
+        ),
+        click.option(
+            "--rtol",
+            multiple=True,
+            metavar="[NAME:]V",
+            type=_Tolerance(),
+            help="With --atol, obeyed literally instead of the measured bound. Repeatable.",
+        ),
+        click.option(
+            "--atol",
+            multiple=True,
+            metavar="[NAME:]V",
+            type=_Tolerance(),
+            help="Likewise: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
+        ),
+        click.option(
+            "--counterexample",
+            metavar="FOLDER",
+            type=click.Path(),
+            help="If something differs: save what shows it, as models and test_data_set_0.",
+        ),
+    )
     return with_options(command, options)
 
 
@@ -226,11 +246,11 @@ def make_options(given: dict[str, Any]) -> Options:
 
 
 def make_trial(
-    inputs: str | None, input_shapes: Any, dims: Any, seed: int, check: int, fill: str,
-    val_range: Any, rtol: Any, atol: Any, providers: str, counterexample: str | None,
-    timeout: float, memory_limit: int | None,
+    *, inputs: str | None, input_shapes: Any, dims: Any, seed: int, fill: str, val_range: Any,
+    providers: str, timeout: float, memory_limit: int | None, check: int = 1, rtol: Any = (),
+    atol: Any = (), counterexample: str | None = None,
 ) -> Trial:  # fmt: skip
-    """What the options of `trial_options` were given, as a Trial."""
+    """What the options of `trial_options`, or `run_options`, were given, as a Trial."""
     from bnfold.compare import Trial
 
     limit = None if memory_limit is None else memory_limit * 1_000_000

@@ -49,6 +49,10 @@ def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
         from bnfold.child.levels import verify
 
         return verify
+    if name in ("load", "latency"):
+        from bnfold.child import bench
+
+        return bench.load if name == "load" else bench.latency
     from bnfold.child import population
 
     return population.stats if name == "stats" else population.recalibrate

@@ -13,8 +13,7 @@ from onnx import ModelProto
 
 from bnfold import model_file
 from bnfold.check.regions import Regions
-from bnfold.child import counterexample, each, given, interface, rounding
-from bnfold.child import inputs as model_inputs
+from bnfold.child import counterexample, each, feeding, given, interface, rounding
 from bnfold.child.differences import Run, SaysNothingError
 from bnfold.child.ends import Ends, require_finite, tensors
 from bnfold.child.saturation import behind
@@ -196,32 +195,10 @@ class _Runner:
     def _run_on_feeds(self, session: Any) -> list[Run]:
         if self.sets:
             return [tensors(run(session, feed)) for feed in self.feeds]
-        request = self.request
-        model = self.original.model
-        given_all = request["inputs"] is not None
-        specs = model_inputs.specs(model, request["input_shapes"], given=given_all)
-        if given_all:
-            outputs = [value.name for value in model.graph.output]
-            candidates = iter([given.read(Path(request["inputs"]), specs, outputs)])
-        else:
-            drawn = model_inputs.feeds(model, specs, request["dims"], _drawing(request))
-            candidates = ([given.Set(feed) for feed in feeds] for feeds in drawn)
-        refused: Exception | None = None
-        for sets in candidates:
-            try:
-                runs = [tensors(run(session, each_set.feed)) for each_set in sets]
-            except UndecidedError:
-                raise
-            except Exception as error:
-                check_memory(error)
-                refused = refused or error
-                continue
-            self.sets = sets
-            return runs
-        raise UndecidedError(
-            f"the original does not run on any input that bnfold can make up: {refused}",
-            model_inputs.flags(specs),
+        self.sets, runs = feeding.first_that_runs(
+            self.request, self.original.model, lambda feed: tensors(run(session, feed))
         )
+        return runs
 
     def _require_determinism(self, session: Any, truth: list[Run]) -> None:
         again = tensors(run(session, self.feeds[0]))
@@ -296,8 +273,3 @@ class _Runner:
     def stage(self, stage: str) -> None:
         """Leave word of what is being done, for the parent to report if this process dies."""
         (self.folder / "stage").write_text(stage)
-
-
-def _drawing(request: Request) -> model_inputs.Drawing:
-    ranges = {name: (low, high) for name, (low, high) in request["val_range"].items()}
-    return model_inputs.Drawing(request["seed"], request["check"], request["fill"], ranges)

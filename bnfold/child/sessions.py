@@ -21,12 +21,16 @@ _MEMORY_WORDS = ("bad_alloc", "failed to allocate", "out of memory", "cannot all
 
 @dataclass(frozen=True)
 class Opener:
-    """How sessions are opened: on which execution providers, the first that can do it first."""
+    """How sessions are opened: on which execution providers, the first that can do it first.
+
+    `threads` for each operator; 0 is onnxruntime's own choice.
+    """
 
     providers: tuple[str, ...] = CPU
+    threads: int = 0
 
     @classmethod
-    def of(cls, names: Sequence[str]) -> Opener:
+    def of(cls, names: Sequence[str], threads: int = 0) -> Opener:
         """With these providers. Raises UsageError for one that this onnxruntime has not."""
         for name in names:
             if name not in ort.get_available_providers():
@@ -34,10 +38,12 @@ class Opener:
                     f"--providers: this onnxruntime has no {name!r}",
                     f"it has {', '.join(ort.get_available_providers())}",
                 )
-        return cls(tuple(names) or CPU)
+        return cls(tuple(names) or CPU, threads)
 
-    def open(self, model: str | bytes, *, optimised: bool = False) -> ort.InferenceSession:
-        """A session, with all graph optimisations off, or all on.
+    def open(
+        self, model: str | bytes, *, optimised: bool = False, save_as: str = ""
+    ) -> ort.InferenceSession:
+        """A session, with all graph optimisations off, or all on; the graph is saved on request.
 
         With the default level onnxruntime folds Conv + BatchNormalization itself, and one would
         compare its fold with ours.
@@ -48,6 +54,9 @@ class Opener:
             levels.ORT_ENABLE_ALL if optimised else levels.ORT_DISABLE_ALL
         )
         options.log_severity_level = 4
+        options.intra_op_num_threads = self.threads
+        if save_as:
+            options.optimized_model_filepath = save_as
         return ort.InferenceSession(model, options, providers=list(self.providers))
 
 

@@ -1,0 +1,140 @@
+"""What two models cost in onnxruntime: loading and memory, a model each; latency, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from bnfold import model_file
+from bnfold.child import feeding, interface
+from bnfold.child.sessions import Feed, Opener, check_memory, first_line, load_error, run
+from bnfold.errors import UsageError
+
+_WARM_UP = 3  # runs of each model that do not count
+_LEAST = 0.002  # seconds that one measurement takes; shorter ones are repeated
+_BATCH_NORM = "BatchNormalization"
+_SIDE = "they cannot be run side by side"
+
+
+def load(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Open one model once, and run it once; seconds, and bytes beyond those before it was opened.
+
+    "loaded" is what stays in memory once it is open, "peak" the most up to the end of the run.
+    """
+    stage = (folder / "stage").write_text
+    stage("loading a model")
+    opener = _opener(request)
+    original = model_file.read(Path(request["original"])).model
+    _reset_peak()
+    before = _memory("VmRSS")
+    start = time.perf_counter()
+    session = _opened(opener, request["measured"], request)
+    seconds = time.perf_counter() - start
+    loaded = _memory("VmRSS")
+    stage("running it")
+    feeding.first_that_runs(request, original, lambda feed: run(session, feed))
+    peak = _memory("VmHWM")
+    return {"seconds": seconds, "loaded": max(loaded - before, 0), "peak": max(peak - before, 0)}
+
+
+def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run both models in turn; the seconds of each run, pair by pair, and the graphs that ran.
+
+    Raises UsageError for models that do not take the same inputs.
+    """
+    stage = (folder / "stage").write_text
+    stage("loading both models")
+    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    if difference := interface.difference(original.model, folded.model):
+        raise UsageError(f"{_SIDE}: {difference}")
+    opener = _opener(request)
+    paths = [str(file.path) for file in (original, folded)]
+    graphs = [_graph(opener, path, request, folder) for path in paths] if request["graphs"] else []
+    sessions = [_opened(opener, path, request) for path in paths]
+    stage("running both in turn")
+    sets, _ = feeding.first_that_runs(
+        request, original.model, lambda feed: run(sessions[0], feed)
+    )  # fmt: skip
+    feed = sets[0].feed
+    try:
+        run(sessions[1], feed)
+    except Exception as error:
+        check_memory(error)
+        raise UsageError(f"{_SIDE}: the second refuses the inputs: {first_line(error)}") from error
+    timers = [_timer(session, feed) for session in sessions]
+    seconds: list[list[float]] = [[], []]
+    for number in range(request["runs"]):
+        for which in (0, 1) if number % 2 else (1, 0):
+            seconds[which].append(timers[which]())
+    inputs = [[name, str(array.dtype), list(array.shape)] for name, array in feed.items()]
+    return {"original": seconds[0], "folded": seconds[1], "graphs": graphs, "inputs": inputs}
+
+
+def _opener(request: dict[str, Any]) -> Opener:
+    return Opener.of(request["providers"], request["threads"])
+
+
+def _opened(opener: Opener, path: str, request: dict[str, Any]) -> Any:
+    try:
+        return opener.open(path, optimised=request["optimised"])
+    except Exception as error:
+        raise load_error(error) from error
+
+
+def _timer(session: Any, feed: Feed) -> Callable[[], float]:
+    """What takes the time of one run, over as many as the clock needs.
+
+    After one that does not count: until then the threads of the other model still wait for work,
+    and its data is in the caches. Without it, ResNet-50 took 60 or 100 ms, by who had run before.
+    """
+
+    def once() -> float:
+        start = time.perf_counter()
+        run(session, feed)
+        return time.perf_counter() - start
+
+    times = max(1, round(_LEAST / max(statistics.median(once() for _ in range(_WARM_UP)), 1e-6)))
+
+    def timed() -> float:
+        run(session, feed)
+        start = time.perf_counter()
+        for _ in range(times):
+            run(session, feed)
+        return (time.perf_counter() - start) / times
+
+    return timed
+
+
+def _graph(opener: Opener, path: str, request: dict[str, Any], folder: Path) -> list[int] | None:
+    """How many nodes, and BatchNormalizations, onnxruntime runs; None where it cannot say."""
+    saved = folder / "optimised.onnx"
+    with contextlib.suppress(Exception):  # above 2 GiB, or for compiled parts
+        opener.open(path, optimised=request["optimised"], save_as=str(saved))
+        nodes = onnx.load(saved, load_external_data=False).graph.node
+        return [len(nodes), sum(node.op_type == _BATCH_NORM for node in nodes)]
+    return None
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):  # not on Linux, or not allowed
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _memory(field: str) -> int:
+    """Bytes of memory; where there is no /proc, the most up to now, or 0."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return 0
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024

@@ -1,0 +1,54 @@
+"""What a model is fed: the user's own sets of inputs, or the first drawn ones that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from onnx import ModelProto
+
+from bnfold.child import given, inputs
+from bnfold.child.given import Set
+from bnfold.child.inputs import Drawing, InputSpec
+from bnfold.child.sessions import Feed, check_memory
+from bnfold.errors import UndecidedError
+
+T = TypeVar("T")
+
+
+def first_that_runs(
+    request: dict[str, Any], model: ModelProto, run: Callable[[Feed], T]
+) -> tuple[list[Set], list[T]]:
+    """The sets of inputs that a request asks for, and what `run` makes of each.
+
+    Raises UsageError for a request that does not fit the model, and UndecidedError where it runs
+    on nothing.
+    """
+    specs = inputs.specs(model, request["input_shapes"], given=request["inputs"] is not None)
+    refused: Exception | None = None
+    for sets in _candidates(request, model, specs):
+        try:
+            return sets, [run(one.feed) for one in sets]
+        except UndecidedError:
+            raise
+        except Exception as error:
+            check_memory(error)
+            refused = refused or error
+    raise UndecidedError(
+        f"the original does not run on any input that bnfold can make up: {refused}",
+        inputs.flags(specs),
+    )
+
+
+def _candidates(
+    request: dict[str, Any], model: ModelProto, specs: list[InputSpec]
+) -> Iterator[list[Set]]:
+    if request["inputs"] is not None:
+        outputs = [value.name for value in model.graph.output]
+        yield given.read(Path(request["inputs"]), specs, outputs)
+        return
+    ranges = {name: (low, high) for name, (low, high) in request["val_range"].items()}
+    drawing = Drawing(request["seed"], request["check"], request["fill"], ranges)
+    for feeds in inputs.feeds(model, specs, request["dims"], drawing):
+        yield [Set(feed) for feed in feeds]

@@ -1,0 +1,63 @@
+"""The command that measures. Heavy imports stay inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from bnfold.bar import Bar
+from bnfold.parameters import debug_option, make_trial, run_options
+
+
+@click.command()
+@click.argument("original", type=click.Path())
+@click.argument("folded", type=click.Path())
+@click.option(
+    "--runs", default=20, show_default=True, metavar="N", type=click.IntRange(min=1),
+    help="Runs of each model, in turn, in one process.",
+)  # fmt: skip
+@click.option(
+    "--repeat", default=6, show_default=True, metavar="N", type=click.IntRange(min=1),
+    help="Processes for that, and for loading each model. Below 6 there is no interval.",
+)  # fmt: skip
+@click.option(
+    "--threads", default=0, metavar="N", type=click.IntRange(min=0),
+    help="Threads of an operator.  [default: what onnxruntime chooses]",
+)  # fmt: skip
+@click.option(
+    "--optimisations", type=click.Choice(["off", "on", "both"]), default="both",
+    show_default=True, help="onnxruntime's own optimisations.",
+)  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@run_options
+@debug_option
+def bench(
+    original: str, folded: str, runs: int, repeat: int, threads: int, optimisations: str,
+    as_json: bool, **trial: Any,
+) -> None:  # fmt: skip
+    """Measure what folding gains in onnxruntime: load time, memory, latency, size and nodes.
+
+    The models run in turn. A ratio is told with its 95 % interval, and as a gain only where that
+    does not hold 1. Latency often stays the same: onnxruntime folds what it can while it loads.
+
+    \b
+    Examples:
+      bnfold bench model.onnx model.folded.onnx
+      bnfold bench model.onnx model.folded.onnx --threads 1 --input-shape image:8,3,224,224
+    """
+    import bnfold
+    from bnfold import report
+    from bnfold.benched import of_bench
+    from bnfold.json_text import dumps
+
+    modes = {"off": (False,), "on": (True,), "both": (False, True)}[optimisations]
+    with Bar("measuring") as bar:
+        result = bnfold.bench(
+            original, folded, trial=make_trial(**trial), runs=runs, repeat=repeat,
+            threads=threads, modes=modes, progress=bar,
+        )  # fmt: skip
+    if as_json:
+        click.echo(dumps(result), nl=False)
+    else:
+        report.console().print(of_bench(result))
