@@ -13,6 +13,8 @@ from bnfold.parameters import debug_option, fold_options, make_options
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path())
+@click.option("-r", "--recursive", is_flag=True,
+              help="Of folders also the models in their folders.")  # fmt: skip
 @click.option(
     "--fail-on", type=click.Choice(["foldable", "any", "drifted"]), default="foldable",
     show_default=True,
@@ -28,11 +30,13 @@ from bnfold.parameters import debug_option, fold_options, make_options
 @debug_option
 @click.pass_context
 def check(
-    ctx: click.Context, /, models: tuple[str, ...], fail_on: str, baseline: str | None,
-    write_baseline: bool, inputs: str | None, assume_inference: bool,
+    ctx: click.Context, /, models: tuple[str, ...], recursive: bool, fail_on: str,
+    baseline: str | None, write_baseline: bool, inputs: str | None, assume_inference: bool,
     report_files: tuple[str, ...], no_ci: bool, **others: Any,
 ) -> None:  # fmt: skip
     """The gate of a pipeline: fail where something is left to fold. Writes no model.
+
+    MODEL is a file, a pattern or a folder.
 
     \b
     Exit codes: 0 where all models are as they should be, 1 where one is not, or that of the error.
@@ -45,7 +49,7 @@ def check(
     """
     from pathlib import Path
 
-    from bnfold import gate, report
+    from bnfold import fleet, gate, report
     from bnfold.gated import of_check
     from bnfold.reports import content
 
@@ -57,8 +61,8 @@ def check(
     accepted = gate.read_baseline(file) if file is not None and not write_baseline else None
     data = None if inputs is None else make_data(inputs, **others)
     checked = gate.check(
-        models, fail_on=fail_on, options=options, baseline=accepted, data=data,
-        assume_inference=assume_inference,
+        fleet.models_of(models, recursive=recursive), fail_on=fail_on, options=options,
+        baseline=accepted, data=data, assume_inference=assume_inference,
     )  # fmt: skip
     if write_baseline and file is not None:
         gate.write_baseline(file, checked)

@@ -54,16 +54,7 @@ def jobs_of(
     `out_dir` the tree is kept, from the folder that was given. Raises UsageError where nothing is
     found, or two models would be written to one file.
     """
-    found: dict[Path, Path] = {}  # to what it is called below out_dir
-    for path in paths:
-        own = list(_models(os.fspath(path), recursive=recursive))
-        if not own:
-            raise UsageError(
-                f"there is no model in {path}",
-                "" if recursive else "for those in its folders say --recursive",
-            )
-        for source, below in own:
-            found.setdefault(source, below)
+    found = _found(paths, recursive=recursive, folded=False)
     jobs = [
         Job(s, None if out_dir is None else Path(out_dir) / below) for s, below in found.items()
     ]
@@ -77,24 +68,48 @@ def jobs_of(
     return jobs
 
 
+def models_of(paths: Sequence[PathLike], *, recursive: bool = False) -> list[str]:
+    """The models that paths stand for, folded ones among them. Raises UsageError."""
+    return [str(source) for source in _found(paths, recursive=recursive, folded=True)]
+
+
 def is_many(paths: Sequence[PathLike]) -> bool:
     """Whether paths may stand for other than one model each."""
     return len(paths) > 1 or any(Path(p).is_dir() or _WILD & set(os.fspath(p)) for p in paths)
 
 
+def _found(
+    paths: Sequence[PathLike], *, recursive: bool, folded: bool
+) -> dict[Path, Path]:  # fmt: skip
+    """Models, and what they are called below the output folder; with the `folded` form of others.
+
+    Raises UsageError for a path that stands for none.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        models = _models(os.fspath(path), recursive=recursive)
+        own = [(s, below) for s, below in models if folded or s == Path(path) or not _is_ours(s)]
+        if not own:
+            raise UsageError(
+                f"there is no model in {path}",
+                "" if recursive else "for those in its folders say --recursive",
+            )
+        for source, below in own:
+            found.setdefault(source, below)
+    return found
+
+
 def _models(path: str, *, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """Models, and what they are called below the output folder."""
     if _WILD & set(path) and not os.path.lexists(path):
         for match in sorted(glob.glob(path, recursive=recursive)):  # noqa: PTH207
-            if not _is_ours(Path(match)):
-                yield from _models(match, recursive=recursive)
+            yield from _models(match, recursive=recursive)
         return
     folder = Path(path)
     if not folder.is_dir():
         yield folder, Path(folder.name)
         return
     for source in sorted(folder.rglob("*.onnx") if recursive else folder.glob("*.onnx")):
-        if source.is_file() and not _is_ours(source):
+        if source.is_file():
             yield source, source.relative_to(folder)
 
 
