@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types fuzz mutants bench samples finetune clean
+.PHONY: demo test lint types fuzz mutants bench samples finetune torch clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -31,6 +31,9 @@ bench: .venv-bench/.installed  ## side by side with the peers: needs an idle mac
 
 finetune: .venv-samples/.installed  ## the example with PyTorch: freeze, learn, assign, fold
 	.venv-samples/bin/python examples/finetune_frozen_bn.py
+
+torch: .venv-samples/.installed  ## the tests of bnfold.torch, which need PyTorch
+	.venv-samples/bin/python -m pytest tests/test_torch.py
 
 samples: .venv-samples/.installed  ## train and export sample_models/ again
 	.venv-samples/bin/python sample_models/build.py

@@ -145,3 +145,30 @@ def test_not_equal_counts_most() -> None:
     assert worst([Done(Path("a"), error=error) for error in errors]) == 1
     assert worst([Done(Path("a"), error=errors[0]), Done(Path("b"))]) == 5
     assert worst([]) == 0
+
+
+def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> None:
+    distributed = pytest.importorskip("distributed")
+    here = optimize_many(["models"], out_dir="here", recursive=True)
+    cluster = distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+    )
+    with cluster, distributed.Client(cluster) as client, client.get_executor() as executor:
+        seen: list[Done] = []
+        there = optimize_many(
+            [Path("models").resolve()], out_dir=Path("there").resolve(), recursive=True,
+            executor=executor, on_done=seen.append,
+        )  # fmt: skip
+    assert len(seen) == len(there)
+    assert worst(there) == worst(here) == 5
+    assert [one.exit_code for one in there] == [one.exit_code for one in here]
+    for one, other in zip(here, there, strict=True):
+        if one.error is None:
+            assert one.result is not None
+            assert other.result is not None
+            assert one.result.verdicts == other.result.verdicts
+            assert one.result.model.read_bytes() == other.result.model.read_bytes()
+        else:
+            assert other.error is not None
+            assert type(one.error) is type(other.error)
+            assert one.error.remedy == other.error.remedy
