@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types fuzz mutants bench samples finetune torch clean
+.PHONY: demo test lint types docs fuzz mutants bench samples finetune torch patterns clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -26,8 +26,14 @@ lint: $(STAMP)
 types: $(STAMP)
 	$(BIN)/mypy
 
+docs: .venv-docs/.installed  ## the documentation as a site, in site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+
 bench: .venv-bench/.installed  ## side by side with the peers: needs an idle machine, 20 GB, an hour
 	.venv-bench/bin/python benchmarks/run.py
+
+patterns: .venv-bench/.installed  ## what folds, with bnfold and with the peers
+	.venv-bench/bin/python benchmarks/patterns.py
 
 finetune: .venv-samples/.installed  ## the example with PyTorch: freeze, learn, assign, fold
 	.venv-samples/bin/python examples/finetune_frozen_bn.py
@@ -39,7 +45,7 @@ samples: .venv-samples/.installed  ## train and export sample_models/ again
 	.venv-samples/bin/python sample_models/build.py
 
 clean:
-	rm -rf .venv .venv-bench .venv-samples benchmarks/work
+	rm -rf .venv .venv-bench .venv-docs .venv-samples benchmarks/work site build dist
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("bnfold needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
@@ -58,4 +64,10 @@ $(STAMP): pyproject.toml
 	$(PYTHON) -m venv .venv-samples
 	.venv-samples/bin/python -m pip install --quiet --upgrade "pip>=25.1"
 	.venv-samples/bin/python -m pip install --quiet --editable . --group samples
+	touch $@
+
+.venv-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/python -m pip install --quiet --upgrade "pip>=25.1"
+	.venv-docs/bin/python -m pip install --quiet --group docs
 	touch $@

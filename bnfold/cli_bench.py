@@ -36,9 +36,9 @@ def bench(
     original: str, folded: str, runs: int, repeat: int, threads: int, optimisations: str,
     as_json: bool, **trial: Any,
 ) -> None:  # fmt: skip
-    """Measure what folding gains in onnxruntime: load time, memory, latency, size and nodes.
+    """Measure what folding gains in onnxruntime.
 
-    The models run in turn. A ratio is told with its 95 % interval, and as a gain only where that
+    Load time, memory, latency, size and nodes. The models run in turn. A ratio is told with its 95 % interval, and as a gain only where that
     does not hold 1. Latency often stays the same: onnxruntime folds what it can while it loads.
 
     \b

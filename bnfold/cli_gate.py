@@ -34,9 +34,9 @@ def check(
     baseline: str | None, write_baseline: bool, inputs: str | None, assume_inference: bool,
     report_files: tuple[str, ...], no_ci: bool, **others: Any,
 ) -> None:  # fmt: skip
-    """The gate of a pipeline: fail where something is left to fold. Writes no model.
+    """Fail where something is left to fold: the gate of a pipeline.
 
-    MODEL is a file, a pattern or a folder.
+    No model is written. MODEL is a file, a pattern or a folder.
 
     \b
     Exit codes: 0 where all models are as they should be, 1 where one is not, or that of the error.

@@ -146,9 +146,9 @@ def _many(
 @report_options
 @debug_option
 def inspect(model: str, report_files: tuple[str, ...], no_ci: bool, **others: Any) -> None:
-    """Say of each BatchNormalization whether it would fold, and if not, why. Writes nothing.
+    """Say what would fold, and why the rest would not.
 
-    MODEL is a file, or - for standard input.
+    Nothing is written. MODEL is a file, or - for standard input.
 
     \b
     Examples:

@@ -133,7 +133,7 @@ def freeze(
     model: str, output: str | None, form: str, learnable: bool, assume_inference: bool,
     verify: str, as_json: bool, **trial: Any,
 ) -> None:  # fmt: skip
-    """Write every inference BatchNormalization as its affine map γ′x + β′.
+    """Write BatchNormalizations as their affine maps γ′x + β′.
 
     γ′ = γ/√(σ²+ε) and β′ = β − γ′μ are what can be learned on few or different data, where new
     batch statistics would misrepresent the population. `bnfold optimize` folds the result.
@@ -162,9 +162,9 @@ def freeze(
               help="Where to write.")  # fmt: skip
 @debug_option
 def assign(model: str, params: str, output: str) -> None:
-    """Write learned γ′ and β′ from an .npz file into a model that `freeze --learnable` made.
+    """Write learned γ′ and β′ into a frozen model.
 
-    They become plain initializers again, which `bnfold optimize` folds.
+    From an .npz file, into a model that `freeze --learnable` made. They become plain initializers again, which `bnfold optimize` folds.
 
     \b
     Example:
@@ -207,7 +207,7 @@ def stats(
     model: str, assume_inference: bool, shift: float, ratio: float, training_batch: int,
     as_json: bool, plot: str | None, **data: Any,
 ) -> None:  # fmt: skip
-    """Compare the stored statistics with those of data, at every BatchNormalization.
+    """Compare the stored statistics with those of data.
 
     A channel has drifted where its mean or variance is further off than --shift or --ratio, by more
     than three standard errors.
@@ -269,7 +269,9 @@ def recalibrate(
     model: str, output: str | None, momentum: float, holdout: float, require_improvement: bool,
     assume_inference: bool, **data: Any,
 ) -> None:  # fmt: skip
-    """Estimate μ and σ² anew on data, layer after layer; nothing else of the model changes.
+    """Estimate μ and σ² anew on data, layer after layer.
+
+    Nothing else of the model changes.
 
     \b
     Examples:

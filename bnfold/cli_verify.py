@@ -44,7 +44,7 @@ def verify(
     as_json: bool, certificate: str | None, report_files: tuple[str, ...], no_ci: bool,
     **trial: Any,
 ) -> None:  # fmt: skip
-    """Compare two models: what the two files tell, and what they give in onnxruntime.
+    """Compare two models, from their files and by running them.
 
     Any two models with the same inputs and outputs can be compared, whichever tool made them.
 
@@ -84,9 +84,9 @@ def verify(
 @click.option("--exit-code", is_flag=True, help="Exit with 1 where anything has changed.")
 @debug_option
 def diff(original: str, folded: str, as_json: bool, exit_code: bool) -> None:
-    """Show what changed between two models, node by node and tensor by tensor, and nothing else.
+    """Show what changed between two models, and nothing else.
 
-    It shows and does not judge: whether the changes are right is for bnfold verify to say.
+    Node by node and tensor by tensor. It shows and does not judge: whether the changes are right is for bnfold verify to say.
 
     \b
     Examples:
