@@ -38,8 +38,9 @@ def bench(
 ) -> None:  # fmt: skip
     """Measure what folding gains in onnxruntime.
 
-    Load time, memory, latency, size and nodes. The models run in turn. A ratio is told with its 95 % interval, and as a gain only where that
-    does not hold 1. Latency often stays the same: onnxruntime folds what it can while it loads.
+    Load time, memory, latency, size and nodes. The models run in turn. A ratio is told with its
+    95 % interval, and as a gain only where that does not hold 1. Latency often stays the same:
+    onnxruntime folds what it can while it loads.
 
     \b
     Examples:

@@ -164,7 +164,8 @@ def freeze(
 def assign(model: str, params: str, output: str) -> None:
     """Write learned γ′ and β′ into a frozen model.
 
-    From an .npz file, into a model that `freeze --learnable` made. They become plain initializers again, which `bnfold optimize` folds.
+    From an .npz file, into a model that `freeze --learnable` made. They become plain initializers
+    again, which `bnfold optimize` folds.
 
     \b
     Example:

@@ -86,7 +86,8 @@ def verify(
 def diff(original: str, folded: str, as_json: bool, exit_code: bool) -> None:
     """Show what changed between two models, and nothing else.
 
-    Node by node and tensor by tensor. It shows and does not judge: whether the changes are right is for bnfold verify to say.
+    Node by node and tensor by tensor. It shows and does not judge: whether the changes are right is
+    for bnfold verify to say.
 
     \b
     Examples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import shlex
 import signal
@@ -320,3 +321,30 @@ def test_every_help_ends_in_what_one_can_paste(command: tuple[str, ...]) -> None
         line = line.replace("image:1,3,224,224", "x:1,3,4,4").replace("batch=1", "N=1")
         Path("deploy").mkdir(exist_ok=True)
         assert bnfold_(line).exit_code == 0, line
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("optimise model.onnx", "Did you mean 'optimize'?"),
+        ("verify --lvel full a b", "'--level'"),
+        ("optimize model.onnx --skip nrm", "did you mean norm?"),
+    ],
+)
+def test_what_was_meant_is_suggested(line: str, said: str) -> None:
+    done = bnfold_(line)
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("bnfold op", "optimize"), ("bnfold verify --lev", "--level")]
+)
+def test_the_shell_completes(words: str, found: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from bnfold.cli import main; main(prog_name='bnfold')"],
+        env={**os.environ, "_BNFOLD_COMPLETE": "bash_complete", "COMP_WORDS": words,
+             "COMP_CWORD": str(len(words.split()) - 1)},
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert f"plain,{found}" in done.stdout

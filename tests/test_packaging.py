@@ -202,3 +202,43 @@ def test_the_hooks_take_models_only(name: str) -> None:
     pattern = hook(name)["files"]
     assert re.search(pattern, "a/b.onnx")
     assert not re.search(pattern, "a/b.onnx.data")
+
+
+# --- the snippets of docs/pipelines.md -----------------------------------------------------------
+
+
+def snippet(kind: str) -> str:
+    page = (ROOT / "docs" / "pipelines.md").read_text()
+    found = re.search(rf"<!-- {kind} -->\n```\w+\n(.*?)```", page, re.S)
+    assert found is not None
+    return found[1]
+
+
+def with_path(scripts: Path) -> dict[str, Any]:
+    return {"PATH": f"{scripts}:{os.environ['PATH']}"}
+
+
+def test_the_gitlab_job_folds_and_leaves_its_artifacts(repository: Path, fresh: Path) -> None:
+    job = yaml.safe_load(snippet("gitlab"))["fold"]
+    assert job["before_script"] == ['pip install "$BNFOLD"']  # which `fresh` has done
+    for line in job["script"]:
+        require(run("bash", "-eo", "pipefail", "-c", line, cwd=repository, **with_path(fresh)))
+    for path in (*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]):
+        assert (repository / path).exists()
+    assert (repository / "folded" / "my net.onnx").exists()
+
+
+def test_the_makefile_folds_each_model_once(repository: Path, fresh: Path) -> None:
+    (repository / "models" / "my net.onnx").rename(repository / "models" / "net.onnx")
+    (repository / "Makefile").write_text(snippet("makefile"))
+    require(run("make", "folded", cwd=repository, **with_path(fresh)))
+    assert (repository / "build" / "net.onnx").exists()
+    again = require(run("make", "folded", cwd=repository, **with_path(fresh)))
+    assert "bnfold" not in again
+
+
+def test_the_workflow_step_gives_the_action_what_it_takes() -> None:
+    steps = yaml.safe_load(snippet("action"))
+    own = next(step for step in steps if "bnfold" in step["uses"])
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    assert set(own["with"]) <= set(action["inputs"])
