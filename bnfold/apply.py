@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
-from typing import Any
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
@@ -17,6 +16,7 @@ from bnfold.constants import Constant
 from bnfold.edits import Drop, Insert, Remove, Rescale, SetOperator, Supply, effective
 from bnfold.graph import Index, Node, Scope
 from bnfold.plan import Plan
+from bnfold.protos import delete_named
 from bnfold.recipe import Recipe
 
 _Change = tuple[Node, int, Constant, Recipe]  # who reads what where, and what it shall hold
@@ -218,9 +218,7 @@ class _Surgery:
         proto = edit.node.proto
         proto.op_type = edit.op_type
         del proto.output[1:]  # at most names that are empty: the others are refused
-        for place in reversed(range(len(proto.attribute))):
-            if proto.attribute[place].name in (*edit.drop, *edit.put):
-                del proto.attribute[place]
+        delete_named(proto.attribute, {*edit.drop, *edit.put})
         proto.attribute.extend(
             helper.make_attribute(name, value) for name, value in edit.put.items()
         )
@@ -285,22 +283,13 @@ class _Surgery:
         for place in reversed(range(len(scope.nodes))):
             if scope.nodes[place] in self.removed:
                 del container.node[place]
-        _drop(container.value_info, gone)
+        delete_named(container.value_info, gone)
         if isinstance(container, GraphProto):
-            _drop(container.initializer, gone)
+            delete_named(container.initializer, gone)
             if self.index.ir_version < 4 and scope.is_main:  # every initializer is an input there
-                _drop(container.input, gone & scope.initializers.keys())
+                delete_named(container.input, gone & scope.initializers.keys())
                 container.input.extend(
                     helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
                     for tensor in self.initializers[scope]
                 )
             container.initializer.extend(self.initializers[scope])
-
-
-def _drop(entries: Any, names: set[str]) -> None:
-    """Delete the entries of a repeated field that have one of these names."""
-    if not names:
-        return
-    places = [place for place, entry in enumerate(entries) if entry.name in names]
-    for place in reversed(places):
-        del entries[place]

@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from bnfold.bar import Bar
-from bnfold.parameters import debug_option, listed, make_trial, trial_options, with_options
+from bnfold.parameters import (
+    debug_option,
+    limit_options,
+    listed,
+    make_trial,
+    trial_options,
+    with_options,
+)
 
 if TYPE_CHECKING:
     from bnfold.population import Data
@@ -65,18 +72,7 @@ def data_options(command: F, *, required: bool = True) -> F:
             "--assume-inference", is_flag=True,
             help="Take BatchNormalizations in training mode for inference.",
         ),
-        click.option(
-            "--providers", metavar="NAME,…", default="",
-            help="onnxruntime's execution providers.  [default: CPUExecutionProvider]",
-        ),
-        click.option(
-            "--timeout", default=86_400.0, show_default=True, metavar="SECONDS",
-            type=click.FloatRange(min=0, min_open=True), help="Time that the runs may take.",
-        ),
-        click.option(
-            "--memory-limit", metavar="MB", type=click.IntRange(min=64, max=10**9),
-            help="Address space of the runs.  [default: 4096 or 8 × the model + 2048]",
-        ),
+        limit_options(timeout=86_400.0),
     )  # fmt: skip
     return with_options(command, options)
 
@@ -88,7 +84,6 @@ def make_data(
     """What the options of `data_options` were given, as Data."""
     from bnfold.population import Data
 
-    limit = None if memory_limit is None else memory_limit * 1_000_000
     return Data(
         inputs,
         batch,
@@ -98,7 +93,7 @@ def make_data(
         _size(resize),
         listed(providers),
         timeout,
-        limit,
+        memory_limit,
     )
 
 

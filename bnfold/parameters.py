@@ -50,6 +50,17 @@ class _Seconds(click.FloatRange):
         return seconds
 
 
+class _Megabytes(click.IntRange):
+    """Megabytes, as a number of bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(min=64, max=10**9)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """In bytes."""
+        return super().convert(value, param, ctx) * 1_000_000
+
+
 class _Range(_ParamType):
     """[NAME:]LOW,HIGH; the name may hold a colon itself."""
 
@@ -150,20 +161,28 @@ def run_options(command: F) -> F:
             "--val-range", multiple=True, metavar="[NAME:]LOW,HIGH", type=_Range(),
             help="The least and the largest number of an input, or of all. Repeatable.",
         ),
+        limit_options(timeout=600.0),
+    )  # fmt: skip
+    return with_options(command, options)
+
+
+def limit_options(timeout: float) -> Callable[[F], F]:
+    """The options that say where models are run, and what that may take."""
+    options = (
         click.option(
             "--providers", metavar="NAME,…", default="",
             help="onnxruntime's execution providers to run on.  [default: CPUExecutionProvider]",
         ),
         click.option(
-            "--timeout", default=600.0, show_default=True, metavar="SECONDS",
+            "--timeout", default=timeout, show_default=True, metavar="SECONDS",
             type=_Seconds(), help="Time that the runs may take.",
         ),
         click.option(
-            "--memory-limit", metavar="MB", type=click.IntRange(min=64, max=10**9),
+            "--memory-limit", metavar="MB", type=_Megabytes(),
             help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip
-    return with_options(command, options)
+    return lambda command: with_options(command, options)
 
 
 def trial_options(command: F) -> F:
@@ -253,7 +272,6 @@ def make_trial(
     """What the options of `trial_options`, or `run_options`, were given, as a Trial."""
     from bnfold.compare import Trial
 
-    limit = None if memory_limit is None else memory_limit * 1_000_000
     return Trial(
         inputs,
         dict(input_shapes),
@@ -266,6 +284,6 @@ def make_trial(
         dict(atol),
         listed(providers),
         timeout,
-        limit,
+        memory_limit,
         counterexample,
     )

@@ -177,6 +177,8 @@ class _Site:
             return everything, (None, None)
         if (holder is not None or up.reason is Reason.NO_PLACE_FOR_SHIFT) and self._hold(a, holder):
             return everything - ({holder.node} if holder else set()), (None, None)
+        if down.reason is Reason.GRAPH_OUTPUT and down.node == self.last.node.label:
+            down = Refusal(Reason.RESULT, down.node, down.detail)  # which nobody can drop
         kept = self._merge(a)
         return everything - {kept} if kept is not None else set(), (up, down)
 

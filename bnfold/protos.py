@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,13 @@ def _attribute_tensors(attribute: AttributeProto) -> Iterator[TensorProto]:
         yield from _graph_tensors(attribute.g)
     for graph in attribute.graphs:
         yield from _graph_tensors(graph)
+
+
+def delete_named(entries: Any, names: Collection[str]) -> None:
+    """Delete the entries of a repeated field that have one of these names."""
+    places = [place for place, entry in enumerate(entries) if entry.name in names]
+    for place in reversed(places):
+        del entries[place]
 
 
 # --- one tensor ----------------------------------------------------------------------------------

@@ -139,6 +139,11 @@ class Reason(Enum):
         "the output {detail} of {node} is an output of the graph",
         "drop that output at export if nobody needs the value before normalisation",
     )
+    RESULT = (
+        "result",
+        "the result {detail} of {node} itself is an output of the graph",
+        "nothing is wrong: there is nothing to fold into on this side",
+    )
     CAPTURED = (
         "captured",
         "the output of {node} is also read inside {detail}",

@@ -9,12 +9,13 @@ exporter has left them out: then nothing is known.
 from __future__ import annotations
 
 import numpy as np
-from onnx import NodeProto, helper
+from onnx import helper
 
 from bnfold.constants import Constants
 from bnfold.graph import Index, Node
 from bnfold.inference import Inferred
 from bnfold.options import Options
+from bnfold.protos import delete_named
 from bnfold.reasons import Reason, Refusal
 from bnfold.sites import BATCH_NORM, training
 
@@ -60,17 +61,8 @@ def _objection(node: Node, constants: Constants, *, even_dummies: bool) -> Refus
 def _to_inference(node: Node) -> None:
     proto, more = node.proto, set(node.proto.output[1:])
     del proto.output[1:]
-    infos = node.scope.container.value_info
-    for place in reversed(range(len(infos))):
-        if infos[place].name in more:
-            del infos[place]
-    _drop(proto, "training_mode")
+    delete_named(node.scope.container.value_info, more)
+    delete_named(proto.attribute, {"training_mode"})
     if node.scope.opset < 7:
-        _drop(proto, "is_test")
+        delete_named(proto.attribute, {"is_test"})
         proto.attribute.append(helper.make_attribute("is_test", 1))
-
-
-def _drop(proto: NodeProto, name: str) -> None:
-    for place in reversed(range(len(proto.attribute))):
-        if proto.attribute[place].name == name:
-            del proto.attribute[place]

@@ -211,6 +211,10 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.GRAPH_OUTPUT: Example(
         "g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] c) {\n" + CONV + NORM + "\n}", W
     ),
+    Reason.RESULT: Example(
+        "g (float[1,4,6,6] x) => (float[1,4,6,6] y, float[1,4,6,6] c) {\n" + CONV + NORM + "\n}", W,
+        words="It does not go up because c is read elsewhere, and not down because of this.",
+    ),
     Reason.CAPTURED: Example(
         "g (float[1,4,6,6] x, bool k) => (float[1,4,6,6] y, float[1,4,6,6] z) {\n" + CONV + NORM
         + "\n  z = If (k) <\n    then_branch = t () => (p) { p = Relu (c) },\n"

@@ -330,7 +330,18 @@ def test_another_reader() -> None:
 
 def test_a_graph_output_before_normalisation() -> None:
     text = SITE.replace("=> (", "=> (float[1,3,4,4] c, ")
-    assert reason(site(text)) == "graph-output"
+    verdict = kept(site(text))
+    assert verdict.refusal is not None
+    assert verdict.below is not None
+    assert (verdict.refusal.reason, verdict.refusal.node) == (Reason.GRAPH_OUTPUT, "conv")
+    assert (verdict.below.reason.code, verdict.below.node) == ("result", "norm")
+
+
+def test_an_output_further_down_is_no_result_of_the_site() -> None:
+    text = SITE.replace("=> (", "=> (float[1,3,4,4] c, ").replace("y = Batch", "z = Batch")
+    verdict = kept(site(text.replace("s, b, m, v)", "s, b, m, v) [id] y = Identity (z)")))
+    assert verdict.below is not None
+    assert (verdict.below.reason, verdict.below.node) == (Reason.GRAPH_OUTPUT, "id")
 
 
 BODY = """

@@ -17,7 +17,7 @@ from bnfold import model_file
 from bnfold.child.sessions import Array
 from bnfold.graph import Index
 from bnfold.moments import SampleMoments
-from bnfold.protos import bodies
+from bnfold.protos import bodies, delete_named
 
 _AXES_AS_INPUT = 18  # the opset from which on ReduceMean has them so
 
@@ -33,9 +33,7 @@ def probed(index: Index, values: dict[str, int], folder: Path, number: int) -> P
             del graph.node[place]
     read = _read(graph.node)
     read.update(values)
-    for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name not in read:
-            del graph.initializer[place]
+    delete_named(graph.initializer, {t.name for t in graph.initializer} - read)
     listed = {tensor.name for tensor in graph.initializer}
     known = {tensor.name for tensor in index.model.graph.initializer}
     for place in reversed(range(len(graph.input))):
