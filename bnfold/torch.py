@@ -11,52 +11,39 @@ module gives, and written only then. Needs `pip install torch onnxscript`.
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
-from onnx import numpy_helper
 
 from bnfold import model_file
 from bnfold.api import OptimizeResult, optimize, require_equal, verify
 from bnfold.compare import Trial
-from bnfold.comparison import OutputDifference
-from bnfold.errors import NotEqualError, UndecidedError, UsageError
+from bnfold.errors import ModelError, NotEqualError, UndecidedError, UsageError
+from bnfold.module import (
+    Array,
+    Call,
+    ModuleDifference,
+    array_of,
+    bound_call,
+    difference,
+    evaluating,
+    fresh,
+    outputs,
+    tensors_of,
+)
 from bnfold.options import Options
 from bnfold.output import Output
+from bnfold.process import ask
 from bnfold.targets import PathLike
 
 if TYPE_CHECKING:
     import torch
 
-_AMPLE = 4  # times the module's own rounding error that the folded model's may be
 _REMEDY = "pip install torch onnxscript"
-
-
-@dataclass(frozen=True)
-class ModuleDifference:
-    """One output of the folded model against the module's.
-
-    `max_abs` is the largest |folded − module|, the module being run in float64 where it can be;
-    `rounding` how far the module itself is from that in its own type; `bound` what `max_abs` may
-    be: 4 × `rounding` + what rounding explains between the export and its folded form.
-    """
-
-    name: str
-    max_abs: float
-    rounding: float
-    bound: float
-
-    @property
-    def equal(self) -> bool:
-        """Whether rounding explains the difference."""
-        return self.max_abs <= self.bound
 
 
 @dataclass(frozen=True)
@@ -73,41 +60,52 @@ def export(
 ) -> ExportResult:  # fmt: skip
     """Export a module for inference, fold, verify against the module's own output, and write.
 
-    `args` and `kwargs` are what the module is called with, and what all are run on. The module is
-    put into eval mode for the time of the call, and left as it was. `options` say what may be
-    folded, `trial` within which limits the models are run (its inputs are these). Whatever else is
-    given goes to `torch.onnx.export`: opset_version, dynamic_shapes, input_names, dynamo=False …
+    `args` and `kwargs` are what the module is called with, and what all are run on. A copy of the
+    module is put into eval mode and worked on; the module and the tensors are left as they are.
+    `options` say what may be folded, `trial` within which limits the models are run (its inputs are
+    these). Whatever else is given goes to `torch.onnx.export`: opset_version, dynamic_shapes,
+    input_names, dynamo=False …
 
-    Raises UsageError (no PyTorch, paths), NotEqualError (the folded model differs from the export,
-    or from the module, by more than rounding explains: nothing is written), and what `verify`
-    raises.
+    Raises UsageError (no PyTorch, paths, options), ModelError (PyTorch cannot export the module),
+    NotEqualError (the folded model differs from the export, or from the module, by more than
+    rounding explains: nothing is written), UndecidedError (the module is random, or the model does
+    not run) and ChildError.
     """
     _require_torch()
     target = Path(path)
-    kwargs = dict(kwargs or {})
-    with _evaluating(module), tempfile.TemporaryDirectory(prefix="bnfold-") as name:
+    _require_usable(target, external_data, export_options)
+    call = bound_call(module, tuple(args), dict(kwargs or {}))
+    with tempfile.TemporaryDirectory(prefix="bnfold-") as name:
         folder = Path(name)
-        exported, folded = folder / "exported.onnx", folder / f"folded{target.suffix or '.onnx'}"
-        _export(module, tuple(args), kwargs, exported, export_options)
-        own, exact = _outputs(module, tuple(args), kwargs)
-        data = _test_data(folder / "test_data_set_0", (*args, *kwargs.values()), exact)
+        exported, folded = folder / "exported.onnx", folder / "folded.onnx"
+        _export(evaluating(module), fresh(call), exported, export_options)
+        own, exact = outputs(module, call)
+        trial = replace(trial or Trial(), inputs=_saved_inputs(exported, call, folder))
         result = optimize(exported, folded, verify="none", options=options)
-        comparison = verify(exported, folded, trial=replace(trial or Trial(), inputs=str(data)))
+        comparison = verify(exported, folded, trial=trial)
         require_equal(comparison)
         if not comparison.runs:
             raise UndecidedError(
-                "the folded model is certified, but was not run, and so not compared with "
-                f"the module: {comparison.not_run}",
-                "export in float32, or call torch.onnx.export and then bnfold.optimize",
+                "the folded model is certified, but was not run, and so not compared with the "
+                f"module: {comparison.not_run}",
+                "call torch.onnx.export and then bnfold.optimize, or export in float32",
             )
-        differences = tuple(map(_difference, comparison.outputs, own, exact))
+        found = _run(folded, trial)
+        if len(found) != len(own):
+            raise NotEqualError(
+                f"the module gives {len(own)} tensors, the export {len(found)}", comparison
+            )
+        differences = tuple(
+            difference(output, found[output.name], *given)
+            for output, *given in zip(comparison.outputs, own, exact, strict=True)
+        )
         if wrong := next((d for d in differences if not d.equal), None):
             raise NotEqualError(
                 f"output {wrong.name!r} differs from the module's by {wrong.max_abs:.3g}, rounding "
                 f"explains {wrong.bound:.3g}",
                 comparison,
                 "nothing was written; the folded model equals the export, so look at the export: "
-                "another opset, or dynamo=False",
+                "another opset, or the other exporter (dynamo=True or False)",
             )
         file = model_file.read(folded)
         with Output(target, []) as output:
@@ -132,110 +130,77 @@ def _require_torch() -> None:
     del onnxscript, torch
 
 
-@contextlib.contextmanager
-def _evaluating(module: torch.nn.Module) -> Iterator[None]:
-    """The module in eval mode; each part is left in the mode that it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+def _require_usable(target: Path, external_data: str, options: dict[str, Any]) -> None:
+    """Raises UsageError before anything is done."""
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"{target} cannot be written: it is a folder, or in none")
+    if not isinstance(external_data, str):
+        raise UsageError(
+            f"external_data={external_data!r} is neither 'keep', 'inline' nor the name of a file"
+        )
+    for name in ("f", "args", "model", "kwargs"):
+        if name in options:
+            raise UsageError(f"{name!r} is no option here: export gives it to PyTorch itself")
+
+
+def _export(module: torch.nn.Module, call: Call, path: Path, options: dict[str, Any]) -> None:
+    """With every BatchNormalization as it is. Raises ModelError."""
+    import torch
+
+    args, kwargs = call
     try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
+        if options.get("dynamo", True) is False:
+            # eval mode, but not TrainingMode.EVAL, in which the exporter folds by itself
+            preserve = {"training": torch.onnx.TrainingMode.PRESERVE}
+            torch.onnx.export(module, args, str(path), kwargs=kwargs, **(preserve | options))
+            return
+        quiet = {"optimize": False, "verbose": False, "dynamo": True}
+        program = torch.onnx.export(module, args, kwargs=kwargs, **(quiet | options))
+        assert program is not None
+        from onnxscript import optimizer
+
+        optimizer.fold_constants(program.model)
+        optimizer.remove_unused_nodes(program.model)
+        program.save(str(path))
+    except Exception as error:  # of many kinds, by what the module does
+        told = next(iter(str(error).strip().splitlines()), "")
+        raise ModelError(
+            f"PyTorch cannot export the module: {type(error).__name__}: {told[:300]}",
+            "call torch.onnx.export with the same options to see all that it says",
+        ) from error
 
 
-def _export(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path,
-    options: dict[str, Any],
-) -> None:  # fmt: skip
-    """With every BatchNormalization as it is."""
-    import torch
-
-    if options.get("dynamo", True) is False:
-        # eval mode, but not TrainingMode.EVAL, in which the exporter folds by itself
-        preserve = {"training": torch.onnx.TrainingMode.PRESERVE}
-        torch.onnx.export(module, args, str(path), kwargs=kwargs, **(preserve | options))
-        return
-    quiet = {"optimize": False, "verbose": False, "dynamo": True}
-    program = torch.onnx.export(module, args, kwargs=kwargs, **(quiet | options))
-    assert program is not None
-    from onnxscript import optimizer
-
-    optimizer.fold_constants(program.model)
-    optimizer.remove_unused_nodes(program.model)
-    program.save(str(path))
+# --- the folded model ----------------------------------------------------------------------------
 
 
-# --- what the module gives -----------------------------------------------------------------------
+def _saved_inputs(exported: Path, call: Call, folder: Path) -> str | None:
+    """The tensors of the call in a file, under the names that the export gives them.
 
-Array = npt.NDArray[Any]
-
-
-def _outputs(
-    module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[list[Array], list[Array]]:
-    """Its outputs, and the same in float64; these are the first ones where it has no float64."""
-    import torch
-
-    with torch.no_grad():
-        own = [_array(tensor) for tensor in _tensors(module(*args, **kwargs))]
-        try:
-            wide = copy.deepcopy(module).double()
-            found = wide(*_widened(args), **_widened(kwargs))
-            exact = [_array(tensor) for tensor in _tensors(found)]
-        except Exception:  # types that it insists on, kernels that there are not
-            return own, own
-    if [array.shape for array in own] != [array.shape for array in exact]:
-        return own, own
-    pairs = zip(own, exact, strict=True)
-    return own, [e if np.issubdtype(e.dtype, np.floating) else o for o, e in pairs]
+    Raises UsageError where the export has not as many inputs.
+    """
+    model = model_file.read(exported).model
+    defaults = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in defaults]
+    arrays = [array_of(tensor) for tensor in (*tensors_of(call[0]), *tensors_of(call[1]))]
+    if len(names) != len(arrays):
+        raise UsageError(
+            f"the module was called with {len(arrays)} tensors, and the export has "
+            f"{len(names)} inputs: {', '.join(names) or 'none'}",
+            "leave out tensors that the module does not read, or export with dynamo=True",
+        )
+    if not names:
+        return None
+    given: dict[str, Any] = dict(zip(names, arrays, strict=True))
+    np.savez(folder / "inputs.npz", **given)
+    return str(folder / "inputs.npz")
 
 
-def _tensors(value: Any) -> list[Any]:
-    """The tensors of nested tuples, lists and dictionaries, in the order of the exporters."""
-    import torch
+def _run(model: Path, trial: Trial) -> dict[str, Array]:
+    """What the model gives, by the names of its outputs."""
+    request = {"task": "run", "original": str(model), **asdict(trial), "check": 1}
 
-    if isinstance(value, torch.Tensor):
-        return [value]
-    parts = value.values() if isinstance(value, Mapping) else value
-    nested = isinstance(value, (Mapping, tuple, list))
-    return [tensor for part in parts for tensor in _tensors(part)] if nested else []
+    def read(answer: dict[str, Any], folder: Path) -> dict[str, Array]:
+        with np.load(folder / "outputs.npz", allow_pickle=False) as archive:
+            return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
 
-
-def _widened(value: Any) -> Any:
-    """The same with tensors of floating-point numbers in float64."""
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.double() if value.is_floating_point() else value
-    if isinstance(value, Mapping):
-        return {key: _widened(part) for key, part in value.items()}
-    return type(value)(map(_widened, value)) if type(value) in (tuple, list) else value
-
-
-def _array(tensor: torch.Tensor) -> Array:
-    import torch
-
-    tensor = tensor.detach().cpu()
-    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
-    return array
-
-
-def _test_data(folder: Path, given: Sequence[Any], expected: Sequence[Array]) -> Path:
-    """The inputs, and what the module gives, as ONNX's test data."""
-    folder.mkdir()
-    inputs = [_array(tensor) for tensor in _tensors(tuple(given))]
-    for kind, arrays in (("input", inputs), ("output", expected)):
-        for number, array in enumerate(arrays):
-            tensor = numpy_helper.from_array(np.ascontiguousarray(array))
-            (folder / f"{kind}_{number}.pb").write_bytes(tensor.SerializeToString())
-    return folder
-
-
-def _difference(output: OutputDifference, own: Array, exact: Array) -> ModuleDifference:
-    rounding = float(np.max(np.abs(own.astype(np.float64) - exact), initial=0.0))
-    apart = output.expected_folded
-    return ModuleDifference(
-        output.name, float("inf") if apart is None else apart, rounding,
-        _AMPLE * rounding + output.bound,
-    )  # fmt: skip
+    return ask(request, trial.timeout, read)

@@ -141,6 +141,140 @@ def test_a_module_that_onnxruntime_cannot_run_is_not_said_to_be_compared() -> No
     assert not Path("model.onnx").exists()
 
 
+def block() -> Any:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+
+
+def made(forward: Any) -> Any:
+    """A module of one block and this function."""
+
+    class Made(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.block = trained(block())
+
+    Made.forward = forward
+    return Made()
+
+
+def export(forward: Any, *args: Any, **options: Any) -> Any:
+    return bnfold.torch.export(made(forward), args, "model.onnx", **options)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    "ending",
+    [
+        lambda self, a: self.block(a).mean(),
+        lambda self, a: self.block(a).log(),
+        lambda self, a: self.block(a).masked_fill(a[:, :1, 2:, 2:] > 0, -float("inf")),
+        lambda self, a: torch.cat([self.block(a), torch.full_like(a[:, :, 2:, 2:], -3e38)], 1),
+        lambda self, a: (self.block(a), self.block(a).argmax(1), a),
+    ],
+    ids=["0-dim", "NaN", "infinite", "masks", "integers and an input"],
+)
+def test_outputs_of_all_kinds(ending: Any) -> None:
+    assert all(difference.equal for difference in export(ending, image()).differences)
+
+
+def in_batch_mode(self: Any, a: Any) -> Any:
+    """What dynamo exports in inference mode, whatever it says."""
+    x = self.block[0](a)
+    x = nn.functional.batch_norm(x, self.block[1].running_mean, self.block[1].running_var,
+                                 training=True)  # fmt: skip
+    return torch.cat([x, torch.full_like(x, torch.finfo(x.dtype).min)], 1)
+
+
+@needs_torch
+def test_a_wrong_export_does_not_hide_behind_numbers_that_mask() -> None:
+    with pytest.raises(NotEqualError):
+        export(in_batch_mode, image())
+    assert not Path("model.onnx").exists()
+
+
+@needs_torch
+def test_a_wrong_export_does_not_hide_behind_a_float64_that_is_another_function() -> None:
+    def forward(self: Any, a: Any) -> Any:
+        x = in_batch_mode(self, a)[:, :4]
+        return x * 2 if a.dtype == torch.float64 else x
+
+    with pytest.raises(NotEqualError):
+        export(forward, image())
+
+
+@needs_torch
+def test_a_random_module_is_not_decided() -> None:
+    import random
+
+    with pytest.raises(bnfold.UndecidedError, match="it is random"):
+        export(lambda self, a: self.block(a) * (1 + random.random()), image())
+
+
+@needs_torch
+@pytest.mark.parametrize("dynamo", [True, False])
+def test_tensors_and_buffers_are_left_as_they_are(dynamo: bool) -> None:
+    def forward(self: Any, a: Any) -> Any:
+        a.mul_(2)
+        self.block[1].num_batches_tracked += 1
+        return self.block(a)
+
+    module, x = made(forward), image()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    bnfold.torch.export(module, (x,), "model.onnx", dynamo=dynamo)
+    assert torch.equal(x, image())
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@needs_torch
+@pytest.mark.parametrize("seed", range(3))
+def test_half_precision(seed: int) -> None:
+    torch.manual_seed(seed)
+    module = trained(nn.Sequential(block(), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)))
+    result = bnfold.torch.export(module.half(), (image().half(),), "model.onnx")
+    assert result.after.batch_norms == 0
+    assert result.differences[0].equal
+
+
+@needs_torch
+def test_keywords_in_another_order_and_with_the_old_exporter() -> None:
+    def forward(self: Any, a: Any, b: Any) -> Any:
+        return self.block(a) - self.block(b) * 2
+
+    x = image()
+    result = export(forward, dynamo=False, kwargs={"b": x * 3, "a": x})
+    assert result.differences[0].equal
+
+
+@needs_torch
+def test_an_input_that_the_exporter_drops_is_said() -> None:
+    with pytest.raises(UsageError, match="called with 2 tensors, and the export has 1"):
+        export(lambda self, a, b: self.block(b), image(), image() * 2, dynamo=False)
+
+
+@needs_torch
+@pytest.mark.parametrize(
+    ("path", "options", "said"),
+    [
+        ("missing/model.onnx", {}, "it is a folder, or in none"),
+        (".", {}, "it is a folder, or in none"),
+        ("model.onnx", {"external_data": True}, "neither 'keep'"),
+        ("model.onnx", {"f": "other.onnx"}, "'f' is no option here"),
+        ("model.onnx", {"kwargs": {"q": 1}}, "cannot be called with these arguments"),
+    ],
+)
+def test_wrong_usage_is_said_at_once(path: str, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        bnfold.torch.export(network(), (image(),), path, **options)
+    assert not list(Path.cwd().iterdir())
+
+
+@needs_torch
+def test_what_pytorch_cannot_export_is_a_model_error() -> None:
+    with pytest.raises(bnfold.ModelError, match="PyTorch cannot export the module"):
+        export(lambda self, a: self.block(a) if a.sum() > 0 else a, image())
+
+
 def test_without_pytorch_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(UsageError, match="pip install torch onnxscript"):

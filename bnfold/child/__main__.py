@@ -49,6 +49,10 @@ def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
         from bnfold.child.levels import verify
 
         return verify
+    if name == "run":
+        from bnfold.child.feeding import run_once
+
+        return run_once
     if name in ("load", "latency"):
         from bnfold.child import bench
 

@@ -6,12 +6,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 from onnx import ModelProto
 
+from bnfold import model_file
 from bnfold.child import given, inputs
+from bnfold.child.ends import tensors
 from bnfold.child.given import Set
 from bnfold.child.inputs import Drawing, InputSpec
-from bnfold.child.sessions import Feed, check_memory
+from bnfold.child.sessions import Feed, Opener, check_memory, load_error, run
 from bnfold.errors import UndecidedError
 
 T = TypeVar("T")
@@ -39,6 +42,20 @@ def first_that_runs(
         f"the original does not run on any input that bnfold can make up: {refused}",
         inputs.flags(specs),
     )
+
+
+def run_once(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run a model on the first of its sets of inputs; the outputs are in outputs.npz."""
+    (folder / "stage").write_text("running the model")
+    file = model_file.read(Path(request["original"]))
+    try:
+        session = Opener.of(request["providers"]).open(str(file.path))
+    except Exception as error:
+        raise load_error(error) from error
+    _, results = first_that_runs(request, file.model, lambda feed: tensors(run(session, feed)))
+    arrays = {f"a{number}": array for number, array in enumerate(results[0].values())}
+    np.savez(folder / "outputs.npz", **arrays)  # type: ignore[arg-type]
+    return {"names": list(results[0])}
 
 
 def _candidates(
