@@ -43,15 +43,19 @@ def of_bench(result: BenchResult) -> RenderableType:
     threads = result.threads or "onnxruntime's choice of"
     ran = f"\non {', '.join(map(plain, result.inputs)) or 'no inputs'}, {threads} threads, "
     ran += ", ".join(map(plain, result.providers))
-    sentences = (Text(sentence, style="bold") for mode in result.modes for sentence in told(mode))
+    gone = result.batch_norms[0] - result.batch_norms[1]
+    sentences = (
+        Text(sentence, style="bold") for mode in result.modes for sentence in told(mode, gone)
+    )
     return Group(table, Text(ran + "\n"), *sentences)
 
 
-def told(mode: Mode) -> Iterator[str]:
-    """What the model gets of folding, and what not."""
+def told(mode: Mode, gone: int) -> Iterator[str]:
+    """What the model gets of folding `gone` BatchNormalizations, and what not."""
+    folds_itself = mode.optimised and gone > 0
     head = f"with optimisations {'on' if mode.optimised else 'off'}"
     if mode.original is not None and mode.folded is not None:
-        yield f"{head}, {_work(mode.original, mode.folded)}"
+        yield f"{head}, {_work(mode.original, mode.folded, folds_itself=folds_itself)}"
     for field, name, _ in _FIGURES:
         found: Measured = getattr(mode, field)
         if found.low is None:
@@ -60,12 +64,16 @@ def told(mode: Mode) -> Iterator[str]:
         yield f"  {name}: {change if found.differs else 'no difference that these runs can show'}"
 
 
-def _work(original: Graph, folded: Graph) -> str:
+def _work(original: Graph, folded: Graph, *, folds_itself: bool) -> str:
     if original == folded:
-        return f"onnxruntime runs {count(folded.nodes, 'node')} of either: it folds as well"
-    gone, left = original.nodes - folded.nodes, original.batch_norms
+        same = f"onnxruntime runs the same {count(folded.nodes, 'node')} of either"
+        if not folds_itself:
+            left = f", {count(folded.batch_norms, BATCH_NORM)} among them"
+            return same + (left if folded.batch_norms else "")
+        return f"{same}: it folds as well"
+    gone, kept = original.nodes - folded.nodes, original.batch_norms
     said = f"onnxruntime runs {count(abs(gone), 'node')} {'fewer' if gone >= 0 else 'more'}"
-    return f"{said}, and leaves {count(left, BATCH_NORM)} of the original" if left else said
+    return f"{said}, and leaves {count(kept, BATCH_NORM)} of the original" if kept else said
 
 
 def _cells(found: Measured, words: Callable[[float], str]) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """What folding gains in onnxruntime: load time, memory, latency, size and nodes, side by side.
 
 Each load is a process of its own, the two models in turn; latencies are taken in pairs within one
-process. A ratio is the median of the ratios of all pairs, folded / original, with the interval
-that order statistics give for that median (the inverted sign test): it holds for any distribution,
-as long as pairs are independent. No model is called faster where the interval holds 1.
+process, in which each model in turn is the first to be opened. A ratio, folded / original, is the
+median over the processes, each of which counts once, with the median of its own pairs. Its interval
+is that of order statistics for a median (the inverted sign test): it holds for any distribution, as
+long as processes are independent. No model is called faster where the interval holds 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Measured:
     """One figure of both models: medians with quartiles, in seconds or bytes; and their ratio.
 
     `low` and `high` hold the median ratio with 95 % confidence; None where there are fewer than six
-    pairs, which cannot tell.
+    processes, which cannot tell.
     """
 
     original: tuple[float, float, float]
@@ -86,8 +87,8 @@ class BenchResult:
 
 
 def bench(
-    original: PathLike, folded: PathLike, *, trial: Trial | None = None, runs: int = 20,
-    repeat: int = 6, threads: int = 0, modes: Sequence[bool] = (False, True),
+    original: PathLike, folded: PathLike, *, trial: Trial | None = None, runs: int = 15,
+    repeat: int = 10, threads: int = 0, modes: Sequence[bool] = (False, True),
     progress: Progress | None = None,
 ) -> BenchResult:  # fmt: skip
     """Measure two models with the same inputs, `repeat` times `runs` runs of each.
@@ -96,8 +97,10 @@ def bench(
     how many an operator may take, 0 as many as onnxruntime likes. `modes` are whether its
     optimisations are on. Raises ModelError, UsageError, UndecidedError and ChildError.
     """
-    if runs < 1 or repeat < 1 or threads < 0:
-        raise UsageError("runs and repeat are at least 1, threads at least 0")
+    if runs < 1 or not 1 <= repeat <= 1000 or threads < 0 or not modes:
+        raise UsageError(
+            "runs is at least 1, repeat 1 to 1000, threads at least 0; one mode or both"
+        )
     trial = trial or Trial()
     files = [model_file.read(Path(path)) for path in (original, folded)]
     counts = [Counts.of(Index(file.model, file.storage)) for file in files]
@@ -125,13 +128,16 @@ def _mode(
 ) -> tuple[Mode, Any]:
     loads: list[list[dict[str, float]]] = [[], []]
     seconds: list[list[float]] = [[], []]
+    ratios: list[float] = []
     graphs: list[Any] = []
     inputs: Any = ()
     for number in range(repeat):
-        answer = _ask(request | {"task": "latency", "graphs": number == 0}, timeout)
+        asked = {"task": "latency", "graphs": number == 0, "number": number}
+        answer = _ask(request | asked, timeout)
         graphs, inputs = graphs or answer["graphs"], answer["inputs"]
         for which, name in enumerate(("original", "folded")):
             seconds[which] += answer[name]
+        ratios.append(statistics.median(map(_ratio, answer["original"], answer["folded"])))
         for which in (0, 1) if number % 2 else (1, 0):
             path = request["folded" if which else "original"]
             loads[which].append(_ask(request | {"task": "load", "measured": path}, timeout))
@@ -141,7 +147,7 @@ def _mode(
         for name in ("seconds", "loaded", "peak")
     }
     own = [None if graph is None else Graph(*graph) for graph in graphs]
-    latency = measured(*seconds)
+    latency = measured(seconds[0], seconds[1], ratios)
     mode = Mode(
         request["optimised"], figures["seconds"], figures["loaded"], figures["peak"], latency, *own
     )
@@ -167,10 +173,12 @@ class _Counting:
 # --- figures -------------------------------------------------------------------------------------
 
 
-def measured(original: Sequence[float], folded: Sequence[float]) -> Measured:
-    """The figures of measurements taken in pairs."""
-    ratios = [new / old if old else math.inf if new else 1.0
-              for old, new in zip(original, folded, strict=True)]  # fmt: skip
+def measured(
+    original: Sequence[float], folded: Sequence[float], ratios: Sequence[float] | None = None
+) -> Measured:
+    """The figures of measurements; each pair is independent, unless `ratios` says what is."""
+    if ratios is None:
+        ratios = list(map(_ratio, original, folded))
     low, high = interval(ratios)
     return Measured(
         _quartiles(original), _quartiles(folded), statistics.median(ratios), low, high
@@ -189,6 +197,10 @@ def interval(values: Sequence[float]) -> tuple[float | None, float | None]:
         k += 1
         tail += math.comb(n, k) / 2**n
     return (ordered[k - 1], ordered[n - k]) if k else (None, None)
+
+
+def _ratio(old: float, new: float) -> float:
+    return new / old if old else math.inf if new else 1.0
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float, float]:

@@ -14,12 +14,13 @@ from bnfold.parameters import debug_option, make_trial, run_options
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
 @click.option(
-    "--runs", default=20, show_default=True, metavar="N", type=click.IntRange(min=1),
+    "--runs", default=15, show_default=True, metavar="N", type=click.IntRange(min=1),
     help="Runs of each model, in turn, in one process.",
 )  # fmt: skip
 @click.option(
-    "--repeat", default=6, show_default=True, metavar="N", type=click.IntRange(min=1),
-    help="Processes for that, and for loading each model. Below 6 there is no interval.",
+    "--repeat", default=10, show_default=True, metavar="N", type=click.IntRange(1, 1000),
+    help="Processes for that, and for loading each model; below 6 there is no interval. The limits "
+    "of time and memory are those of each process.",
 )  # fmt: skip
 @click.option(
     "--threads", default=0, metavar="N", type=click.IntRange(min=0),

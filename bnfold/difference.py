@@ -6,20 +6,28 @@ their names, and those without one by operator and output, or by operator and wh
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import Message
-from onnx import AttributeProto, FunctionProto, GraphProto, NodeProto, TensorProto, helper
+from onnx import (
+    AttributeProto,
+    FunctionProto,
+    GraphProto,
+    ModelProto,
+    NodeProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+)
 
 from bnfold import model_file
 from bnfold.protos import bodies
-from bnfold.storage import TOKEN, Storage, gathered
+from bnfold.storage import Storage
 from bnfold.targets import PathLike
+from bnfold.tensor_difference import Sided, differences, settled, type_of
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
 _LONGEST = 60  # letters of a value that is told
@@ -64,6 +72,8 @@ def diff(original: PathLike, folded: PathLike) -> Difference:
     one, two = (model_file.read(Path(path)) for path in (original, folded))
     comparing = _Comparing(one.storage, two.storage)
     changes = list(comparing.model(one.model, two.model))
+    if not changes and not comparing.same(one.model, two.model):
+        changes = [Change("something else", CHANGED, "")]  # as a second entry of one name
     return Difference(tuple(changes), comparing.same_nodes, comparing.same_tensors)
 
 
@@ -78,19 +88,21 @@ class _Comparing:
     def model(self, old: Any, new: Any) -> Iterator[Change]:
         """All changes."""
         yield from self._graph(old.graph, new.graph, "")
-        names = [(function.domain, function.name) for function in (*old.functions, *new.functions)]
-        for domain, name in dict.fromkeys(names):
-            label = f"function {domain}::{name}"
-            pair = [
-                next((f for f in m.functions if (f.domain, f.name) == (domain, name)), None)
-                for m in (old, new)
-            ]
-            if pair[0] is None or pair[1] is None:
-                yield Change("function", ADDED if pair[0] is None else REMOVED, label)
+        before, after = (
+            {(f.domain, f.name, f.overload): f for f in model.functions} for model in (old, new)
+        )
+        for key in dict.fromkeys((*before, *after)):
+            label = f"function {key[0]}::{key[1]}" + (f":{key[2]}" if key[2] else "")
+            if key not in before or key not in after:
+                yield Change("function", ADDED if key in after else REMOVED, label)
             else:
-                yield from self._nodes(pair[0].node, pair[1].node, label)
-                yield from self._fields(pair[0], pair[1], ("node",), label)
+                yield from self._nodes(before[key].node, after[key].node, label)
+                yield from self._fields(before[key], after[key], ("node",), label)
         yield from self._fields(old, new, ("graph", "functions"), "")
+
+    def same(self, old: ModelProto, new: ModelProto) -> bool:
+        """Whether nothing at all has changed, also in what names do not tell apart."""
+        return self._same(old, new)
 
     def _graph(self, old: GraphProto, new: GraphProto, scope: str) -> Iterator[Change]:
         yield from self._nodes(old.node, new.node, scope)
@@ -147,6 +159,10 @@ class _Comparing:
                 yield f"attribute {name} = {_value(one[name])} is gone"
             elif name not in one:
                 yield f"attribute {name} = {_value(two[name])} is new"
+            elif one[name].HasField("t") and two[name].HasField("t"):
+                told = [*self._tensor(one[name].t, two[name].t)]
+                if told or not self._same_but(one[name], two[name], ("t",)):
+                    yield f"attribute {name}: {'; '.join(told) or 'not the same'}"
             elif not self._same_attribute(one[name], two[name]):
                 yield f"attribute {name}: {_value(one[name])} → {_value(two[name])}"
         skipped = ("name", "op_type", "domain", "overload", "doc_string", "input", "output")
@@ -154,8 +170,6 @@ class _Comparing:
             yield f"{change.kind} {change.name}".strip()
 
     def _same_attribute(self, one: AttributeProto, two: AttributeProto) -> bool:
-        if one.HasField("t") and two.HasField("t"):
-            return not any(self._tensor(one.t, two.t)) and self._same_but(one, two, ("t",))
         return self._same_but(one, two, ("g", "graphs"))  # bodies are told by themselves
 
     # --- fields ----------------------------------------------------------------------------------
@@ -187,14 +201,15 @@ class _Comparing:
                 yield Change(field, ADDED if name in after else REMOVED, name, scope)
             elif not self._same(before[name], after[name]):
                 found = True
-                yield Change(field, CHANGED, name, scope)
+                told = (_shown(entries[name]) for entries in (before, after))
+                yield Change(field, CHANGED, name, scope, (" → ".join(told),))
         if not found:
             yield Change("order", CHANGED, field, scope)
 
     def _same(self, one: Any, two: Any) -> bool:
         """Whether two values of a field are the same, wherever their large tensors are."""
         if isinstance(one, Message):
-            return _settled(one, self.one) == _settled(two, self.two)
+            return settled(one, self.one) == settled(two, self.two)
         if hasattr(one, "add"):  # a list of messages
             return len(one) == len(two) and all(map(self._same, one, two))
         return bool(one == two)
@@ -214,60 +229,53 @@ class _Comparing:
         before, after = ({t.name: t for t in graph.initializer} for graph in (old, new))
         for name, tensor in before.items():
             if name not in after:
-                yield Change("tensor", REMOVED, name, scope, (_type(tensor),))
+                yield Change("tensor", REMOVED, name, scope, (type_of(tensor),))
             elif details := tuple(self._tensor(tensor, after[name])):
                 yield Change("tensor", CHANGED, name, scope, details)
             else:
                 self.same_tensors += 1
         for name, tensor in after.items():
             if name not in before:
-                yield Change("tensor", ADDED, name, scope, (_type(tensor),))
+                yield Change("tensor", ADDED, name, scope, (type_of(tensor),))
         order = [name for name in after if name in before]
         if order != [name for name in before if name in after]:
             yield Change("order", CHANGED, "tensors", scope)
 
     def _tensor(self, old: TensorProto, new: TensorProto) -> Iterator[str]:
-        if _type(old) != _type(new):
-            yield f"{_type(old)} → {_type(new)}"
-        if old.doc_string != new.doc_string:
-            yield f"doc_string: {_told(old.doc_string)} → {_told(new.doc_string)}"
-        one, two = self.one.array(old), self.two.array(new)
-        if one.shape != two.shape or one.dtype != two.dtype:
-            yield "other values"
-        elif one.tobytes() != two.tobytes():
-            yield _numbers(one, two)
+        return differences(Sided(old, self.one), Sided(new, self.two))
 
 
 def _partners(old: list[NodeProto], new: list[NodeProto]) -> dict[int, int]:
     """Which node of the second list stands for which of the first, by place."""
     keys: tuple[Callable[[NodeProto], Any], ...] = (
         lambda node: node.name or None,
-        lambda node: (node.op_type, *node.output) if not node.name else None,
-        lambda node: (node.op_type, *node.input) if not node.name else None,
-        lambda node: (node.op_type, node.input[0]) if not node.name and node.input else None,
+        lambda node: (node.op_type, *node.input, "", *node.output),
+        lambda node: (node.op_type, *node.output),
+        lambda node: (node.op_type, *node.input),
+        lambda node: (node.op_type, node.input[0]) if node.input else None,
         lambda node: node.output[0] if not node.name and node.output else None,
     )
     partners: dict[int, int] = {}
     taken: set[int] = set()
     for key in keys:
-        one = _unique(old, key, set(partners))
-        two = _unique(new, key, taken)
-        for value, place in one.items():
-            if value in two:
-                partners[place] = two[value]
-                taken.add(two[value])
+        one = _groups(old, key, set(partners))
+        two = _groups(new, key, taken)
+        for value, places in one.items():
+            if len(places) == len(two.get(value, ())):
+                partners.update(zip(places, two[value], strict=True))
+                taken.update(two[value])
     return dict(sorted(partners.items()))
 
 
-def _unique(
+def _groups(
     nodes: list[NodeProto], key: Callable[[NodeProto], Any], without: set[int]
-) -> dict[Any, int]:
-    """The places of those whose key is theirs alone."""
+) -> dict[Any, list[int]]:
+    """The places of those that have a key, by their keys."""
     places: dict[Any, list[int]] = {}
     for place, node in enumerate(nodes):
         if place not in without and (value := key(node)) is not None:
             places.setdefault(value, []).append(place)
-    return {value: found[0] for value, found in places.items() if len(found) == 1}
+    return places
 
 
 def _slots(field: str, old: list[str], new: list[str]) -> Iterator[str]:
@@ -278,18 +286,6 @@ def _slots(field: str, old: list[str], new: list[str]) -> Iterator[str]:
             yield f"{field} {slot}: {one or 'none'} → {two or 'none'}"
 
 
-def _settled(message: Message, storage: Storage) -> bytes:
-    """A message as bytes, with a hash for each large tensor, which the message has no bytes of."""
-    data = message.SerializeToString(deterministic=True)
-    parts, done = [], 0
-    for at in storage.tokens(data):
-        payload = storage.payload(data[at : at + TOKEN])
-        assert payload is not None
-        parts += [data[done:at], hashlib.sha256(gathered(payload)).digest()]
-        done = at + TOKEN
-    return b"".join([*parts, data[done:]])
-
-
 # --- words ---------------------------------------------------------------------------------------
 
 
@@ -297,42 +293,19 @@ def _label(node: NodeProto) -> str:
     return node.name or f"{node.op_type}→{next(iter(filter(None, node.output)), '')}"
 
 
-def _type(tensor: TensorProto) -> str:
-    try:
-        name = helper.tensor_dtype_to_string(tensor.data_type).removeprefix("TensorProto.").lower()
-    except KeyError:
-        name = f"type {tensor.data_type}"
-    return f"{name}{list(tensor.dims)}"
-
-
-def _numbers(one: np.ndarray[Any, Any], two: np.ndarray[Any, Any]) -> str:
-    """How many elements differ, and by how much."""
-    if one.dtype.kind in "OSU":
-        return f"{np.count_nonzero(one != two)} of {one.size} strings differ"
-    bits = np.dtype(f"V{one.dtype.itemsize}")
-    flat = [np.ascontiguousarray(array).reshape(-1) for array in (one, two)]
-    differing = int(np.count_nonzero(flat[0].view(bits) != flat[1].view(bits)))
-    said = f"{differing} of {one.size} numbers differ"
-    with np.errstate(all="ignore"):
-        wide = [
-            array.astype(np.complex128 if array.dtype.kind == "c" else np.float64) for array in flat
-        ]
-        apart = np.abs(wide[0] - wide[1])
-    largest = float(np.max(apart, initial=0.0, where=~np.isnan(apart)))
-    ranges = " → ".join(_range(array) for array in wide)
-    return f"{said}, by up to {largest:.3g}; {ranges}"
-
-
-def _range(values: np.ndarray[Any, Any]) -> str:
-    if values.dtype.kind == "c":
-        return f"|x| ≤ {np.max(np.abs(values)):.3g}"
-    values = values[~np.isnan(values)]
-    return f"[{values.min():.3g}, {values.max():.3g}]" if values.size else "no numbers"
+def _shown(entry: Any) -> str:
+    """What an entry says beside its name."""
+    if isinstance(entry, ValueInfoProto):
+        return helper.printable_value_info(entry).removeprefix(f"%{entry.name}")
+    parts = [(field.name, value) for field, value in entry.ListFields()][1:]
+    return ", ".join(
+        _told(value) if len(parts) == 1 else f"{n} {_told(value)}" for n, value in parts
+    )
 
 
 def _value(attribute: AttributeProto) -> str:
     if attribute.HasField("t"):
-        return f"tensor {_type(attribute.t)}"
+        return f"tensor {type_of(attribute.t)}"
     try:
         return _told(helper.get_attribute_value(attribute))
     except ValueError:

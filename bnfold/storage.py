@@ -22,7 +22,7 @@ from bnfold.protos import external_entry, is_external, plain_dtype, size_in_byte
 INLINE = 8192  # bytes up to which a tensor's data stays in the ModelProto
 
 _MAGIC = os.urandom(16)  # no file can hold a token of this process
-TOKEN = len(_MAGIC) + 8  # bytes of what stands in a tensor's raw data for others
+_TOKEN = len(_MAGIC) + 8
 _DATA_FIELDS = ("raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data")
 
 
@@ -69,7 +69,7 @@ class Storage:
 
     def payload(self, raw_data: bytes | memoryview) -> Payload | None:
         """What a token stands for; None for raw data that is none."""
-        if len(raw_data) != TOKEN or raw_data[: len(_MAGIC)] != _MAGIC:
+        if len(raw_data) != _TOKEN or raw_data[: len(_MAGIC)] != _MAGIC:
             return None
         return self._payloads[int.from_bytes(raw_data[len(_MAGIC) :], "little")]
 
@@ -79,7 +79,7 @@ class Storage:
         at = serialized.find(_MAGIC)
         while at >= 0:
             places.append(at)
-            at = serialized.find(_MAGIC, at + TOKEN)
+            at = serialized.find(_MAGIC, at + _TOKEN)
         return places
 
     # --- reading ---------------------------------------------------------------------------------

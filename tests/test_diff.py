@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -78,6 +79,13 @@ def set_weight(model: ModelProto) -> None:
         (lambda m: setattr(m.graph.node[2], "doc_string", "x"), Change("node", "changed", "act")),
         (lambda m: m.graph.node[2].metadata_props.add(key="k", value="v"),
          Change("node", "changed", "act")),
+        (lambda m: m.graph.initializer[0].metadata_props.add(key="k", value="v"),
+         Change("tensor", "changed", "w")),
+        (lambda m: m.graph.initializer.append(m.graph.initializer[0]),
+         Change("something else", "changed", "")),
+        (lambda m: m.graph.node[1].attribute.append(helper.make_attribute("epsilon", 0.0)),
+         Change("something else", "changed", "")),
+        (lambda m: setattr(m.graph.node[2], "name", "other"), Change("node", "changed", "act")),
         (lambda m: setattr(m, "producer_name", "x"), Change("producer_name", "changed", "")),
         (lambda m: m.metadata_props.add(key="k", value="v"),
          Change("metadata_props", "added", "k")),
@@ -123,7 +131,7 @@ def test_tensors_without_finite_numbers_have_differences_too(value: float) -> No
     (change,) = between(*models).changes
     assert change.details[0].startswith("1 of 1 numbers differ")
     empty = [parse(text, w=np.zeros((0, n), np.float32)) for n in (1, 2)]
-    assert between(*empty).changes[0].details == ("float[0, 1] → float[0, 2]", "other values")
+    assert between(*empty).changes[0].details == ("float[0, 1] → float[0, 2]",)
 
 
 def test_nodes_without_names_are_matched_by_what_they_do() -> None:
@@ -161,6 +169,101 @@ def test_large_tensors_in_rare_places_are_compared_by_their_bytes() -> None:
         models.append(model)
     assert not between(*models).same
     assert between(models[0], models[0]).same
+
+
+def test_what_external_tensors_hold_is_compared_in_rare_places_too(tmp_path: Path) -> None:
+    model = parse("g (float[1] x) => (float[1] y) { [a] y = Abs (x) }")
+    values = onnx.TensorProto(
+        name="v", data_type=1, dims=[2], data_location=onnx.TensorProto.EXTERNAL
+    )
+    for key, value in (("location", "v.bin"), ("offset", "0"), ("length", "8")):
+        values.external_data.add(key=key, value=value)
+    indices = numpy_helper.from_array(np.array([0, 1], np.int64), "i")
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [5]))
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder, held in zip(folders, ([1, 2], [1, 3], [1, 2]), strict=True):
+        folder.mkdir()
+        onnx.save(model, folder / "m.onnx")
+        (folder / "v.bin").write_bytes(np.array(held, np.float32).tobytes())
+    one, two, three = (folder / "m.onnx" for folder in folders)
+    assert diff(one, three).same
+    assert [c.kind for c in diff(one, two).changes] == ["sparse_initializer"]
+
+
+def test_functions_are_told_apart_by_their_overloads() -> None:
+    one, other = two(), two()
+    for model, op in ((one, "Abs"), (other, "Neg")):
+        for overload, inner in (("a", "Relu"), ("b", op)):
+            function = model.functions.add(name="f", domain="d", overload=overload)
+            function.node.add(op_type=inner, name="n", input=["x"], output=["y"])
+    (change,) = between(one, other).changes
+    assert (change.scope, change.details) == ("function d::f:b", ("op_type: 'Abs' → 'Neg'",))
+
+
+def with_attribute(tensor: onnx.TensorProto) -> ModelProto:
+    model = two()
+    model.graph.node[2].attribute.append(helper.make_attribute("t", tensor))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        (
+            np.array([1, 2], np.float32),
+            np.array([1, 3], np.float32),
+            "1 of 2 numbers differ, by up",
+        ),
+        (np.array([1 << 60]), np.array([(1 << 60) + 1]), "1 of 1 numbers differ, by up to 1;"),
+        (np.array([-(1 << 63)]), np.array([(1 << 63) - 1]), "by up to 1.84e+19;"),
+        (np.array(["a", "b"], object), np.array(["a", "c"], object), "1 of 2 values differ"),
+        (np.array([1j]), np.array([2j]), "1 of 1 numbers differ, by up to 1"),
+    ],
+)
+def test_tensors_in_attributes_say_how_they_differ(old: Any, new: Any, told: str) -> None:
+    models = [with_attribute(numpy_helper.from_array(array)) for array in (old, new)]
+    (change,) = between(*models).changes
+    assert told in change.details[0]
+    assert between(models[0], models[0]).same
+
+
+def test_large_tensors_are_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnfold.tensor_difference._PIECE", 1000)
+    text = "g (float[1] x) => (float[5000] y) { y = Add (x, w) }"
+    held = np.arange(5000, dtype=np.float32)
+    models = [parse(text, w=held), parse(text, w=held + np.float32(2) * (held > 3500))]
+    (change,) = between(*models).changes
+    said = "1499 of 5000 numbers differ, by up to 2; [2e+03, 5e+03] → [2e+03, 5e+03]"
+    assert change.details[0].startswith("1499 of 5000 numbers differ, by up to 2;"), said
+
+
+def test_strings_that_are_no_text_and_tensors_without_data() -> None:
+    bad = onnx.TensorProto(data_type=onnx.TensorProto.STRING, dims=[1], string_data=[b"\xff"])
+    empty = onnx.TensorProto(data_type=1, dims=[3])
+    for tensor in (bad, empty):
+        assert between(with_attribute(tensor), with_attribute(tensor)).same
+    other = onnx.TensorProto(data_type=onnx.TensorProto.STRING, dims=[1], string_data=[b"\xfe"])
+    assert not between(with_attribute(bad), with_attribute(other)).same
+
+
+def test_nodes_of_one_name_are_matched_in_their_order() -> None:
+    model = two()
+    for node in model.graph.node:
+        node.name = "same"
+    assert between(model, model).same
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda m: setattr(m.opset_import[0], "version", 16), "17 → 16"),
+        (lambda m: m.graph.input[0].type.tensor_type.shape.dim[0].__setattr__("dim_param", "N"),
+         "[FLOAT, 2x3x6x6] → [FLOAT, Nx3x6x6]"),
+    ],
+)  # fmt: skip
+def test_what_fields_were_and_are(change: Callable[[ModelProto], object], told: str) -> None:
+    (found,) = between(two(), changed(two(), change)).changes
+    assert told in found.details[0]
 
 
 def test_the_command() -> None:
