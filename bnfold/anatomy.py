@@ -43,7 +43,8 @@ class Spread:
         finite = values[np.isfinite(values)]
         if not finite.size:
             return None
-        return cls(*map(float, np.quantile(finite, [0, 0.25, 0.5, 0.75, 1])))
+        quartiles = np.quantile(finite, [0, 0.25, 0.5, 0.75, 1], method="nearest")
+        return cls(*map(float, quartiles))
 
 
 @dataclass(frozen=True)
@@ -132,10 +133,13 @@ class _View:
 
     def _range(self, node: Node) -> tuple[float, float] | None:
         for slot in _WEIGHT_SLOTS.get(node.op, ()):
-            if isinstance(self.draft.constants.find(node, slot), Constant):
-                values = self.draft.values(node, slot)
-                finite = values[np.isfinite(values)]
-                return (float(finite.min()), float(finite.max())) if finite.size else None
+            constant = self.draft.constants.find(node, slot)
+            if isinstance(constant, Constant):
+                values = constant.array()  # as they are stored: weights are large
+                finite = np.isfinite(values)
+                low = float(np.min(values, where=finite, initial=np.inf))
+                high = float(np.max(values, where=finite, initial=-np.inf))
+                return (low, high) if low <= high else None
         return None
 
 

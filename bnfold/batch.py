@@ -13,6 +13,7 @@ class Batch:
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self._quiet = quiet
+        self._unshown: OSError | None = None
         self._console = console()
         where = self._console if self._console.is_terminal else console(err=True)
         self._bar = Progress(
@@ -33,6 +34,14 @@ class Batch:
 
     def tell(self, done: Done) -> None:
         """One more."""
-        if done.error is not None or not self._quiet:
-            self._console.print(of_done(done))
-        self._bar.advance(self._task)
+        try:
+            if self._unshown is None and (done.error is not None or not self._quiet):
+                self._console.print(of_done(done))
+            self._bar.advance(self._task)
+        except OSError as error:  # nobody reads on: the others are worked on all the same
+            self._unshown = error
+
+    def require_shown(self) -> None:
+        """Raises what kept results from being shown."""
+        if self._unshown is not None:
+            raise self._unshown

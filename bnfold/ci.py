@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 900_000  # bytes; GitHub drops a summary above 1 MiB
 _MOST_ANNOTATIONS = 10  # GitHub shows no more of one step
-_COMMAND = re.compile(r"(?m)^([^\S\n]*):(?=:)|##(?=\[)")
+_COMMAND = re.compile(r"(?m)^((?:[^\S\n]|\x1b\[[0-9;]*m)*):(?=:)|##(?=\[)")
 
 
 def on_github(environment: Mapping[str, str] = os.environ) -> bool:

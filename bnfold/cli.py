@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -76,7 +77,8 @@ def _complain(message: str, remedy: str) -> None:
     for head, text in (("error: ", message), ("       ", remedy)):
         if text:
             clean = "".join(c if c.isprintable() else " " for c in text)
-            click.echo(harmless(head + clean), err=True)
+            with contextlib.suppress(OSError):  # the exit code says it as well
+                click.echo(harmless(head + clean), err=True)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES)

@@ -49,11 +49,11 @@ def check(
     """
     from pathlib import Path
 
-    from bnfold import fleet, gate, report
+    from bnfold import errors, fleet, gate, report
     from bnfold.gated import of_check
     from bnfold.reports import content
 
-    reporting = Reporting("check", report_files, no_ci)
+    reporting = Reporting("check", report_files, no_ci, (*models, baseline, inputs))
     options = make_options(others)
     if write_baseline and baseline is None:
         raise click.UsageError("--write-baseline needs --baseline FILE to write to")
@@ -67,7 +67,7 @@ def check(
     if write_baseline and file is not None:
         gate.write_baseline(file, checked)
         checked = gate.accepting(checked)
-    worst = gate.worst(checked)
-    report.console().print(of_check(checked))
+    worst = errors.worst(one.exit_code for one in checked)
     reporting.give(lambda: content.of_check(checked, worst))
-    ctx.exit(worst)
+    report.console().print(of_check(checked))
+    ctx.exit(reporting.exit_code(worst))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from bnfold import streams
-from bnfold.cli_report import Reporting, report_options
+from bnfold.cli_report import PathLike, Reporting, report_options
 from bnfold.errors import UsageError
 from bnfold.parameters import debug_option, fold_options, make_options, make_trial, trial_options
 
@@ -63,7 +64,8 @@ def optimize(
     """
     from bnfold import fleet
 
-    reporting = Reporting("optimize", report_files, no_ci)
+    keep = _files(models, output, others["external_data"], out_dir, recursive=recursive)
+    reporting = Reporting("optimize", report_files, no_ci, (*keep, others["inputs"]))
     given = {
         "options": make_options(others), "in_place": others.pop("in_place"),
         "verify": others.pop("verify"), "external_data": others.pop("external_data"),
@@ -72,8 +74,25 @@ def optimize(
     _require_one_place(models, output, out_dir, in_place=given["in_place"])
     if out_dir is None and not fleet.is_many(models):
         _one(models[0], output, given, reporting)
+        ctx.exit(reporting.exit_code())
     else:
         ctx.exit(_many(models, out_dir, given, reporting, recursive, jobs, quiet))
+
+
+def _files(
+    models: tuple[str, ...], output: str | None, data: str, out_dir: str | None, *, recursive: bool
+) -> Iterator[PathLike]:
+    """All that is read and written, as far as it can be told from the names."""
+    from bnfold import fleet, model_file
+
+    if streams.STREAM in models:
+        return
+    for job in fleet.jobs_of(models, out_dir=out_dir, recursive=recursive):
+        target = job.target or (
+            job.source.with_suffix(".folded.onnx") if output is None else Path(output)
+        )
+        yield from (job.source, target, target.with_name(data))
+        yield from (job.source.with_name(name) for name in model_file.data_names(job.source))
 
 
 def _require_one_place(
@@ -125,7 +144,7 @@ def _many(
 ) -> int:  # fmt: skip
     """The exit code of the worst."""
     import bnfold
-    from bnfold import fleet, report
+    from bnfold import errors, fleet, report
     from bnfold.batch import Batch
     from bnfold.reports import content
 
@@ -134,10 +153,11 @@ def _many(
         done = bnfold.optimize_many(
             models, out_dir=out_dir, recursive=recursive, jobs=jobs, on_done=batch.tell, **given
         )
-    report.console().print(report.of_many(done))
-    worst = fleet.worst(done)
+    worst = errors.worst(one.exit_code for one in done)
     reporting.give(lambda: content.of_optimize(done, worst))
-    return worst
+    report.console().print(report.of_many(done))
+    batch.require_shown()
+    return reporting.exit_code(worst)
 
 
 @click.command()
@@ -145,7 +165,10 @@ def _many(
 @fold_options
 @report_options
 @debug_option
-def inspect(model: str, report_files: tuple[str, ...], no_ci: bool, **others: Any) -> None:
+@click.pass_context
+def inspect(
+    ctx: click.Context, /, model: str, report_files: tuple[str, ...], no_ci: bool, **others: Any
+) -> None:
     """Say what would fold, and why the rest would not.
 
     Nothing is written. MODEL is a file, or - for standard input.
@@ -159,9 +182,10 @@ def inspect(model: str, report_files: tuple[str, ...], no_ci: bool, **others: An
     from bnfold import report
     from bnfold.reports import content
 
-    reporting = Reporting("inspect", report_files, no_ci)
+    reporting = Reporting("inspect", report_files, no_ci, (model,))
     options = make_options(others)
     with reporting.on_error(model), streams.source(model) as source:
         inspection = bnfold.inspect(source, options=options, details=reporting.details)
     reporting.give(lambda: content.of_inspect(inspection, model))
     report.console().print(report.of_inspection(inspection, model))
+    ctx.exit(reporting.exit_code())

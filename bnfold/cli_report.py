@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from bnfold import ci, reports
-from bnfold.errors import BnfoldError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.parameters import with_options
+from bnfold.words import plain
 
 if TYPE_CHECKING:
     from bnfold.reports.content import Report
 
+PathLike = str | os.PathLike[str]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -35,13 +38,16 @@ def report_options(command: F) -> F:
 
 
 class Reporting:
-    """What one command is to report, and where."""
+    """What one command is to report, and where; a report that fails hides no verdict."""
 
-    def __init__(self, command: str, files: Sequence[str], no_ci: bool) -> None:
-        """Raises UsageError for files that could not be written."""
-        reports.require_writable(files)
+    def __init__(
+        self, command: str, files: Sequence[str], no_ci: bool, keep: Iterable[PathLike | None]
+    ) -> None:
+        """Raises UsageError for files that could not be written, or that are others (`keep`)."""
+        reports.require_writable(files, [path for path in keep if path is not None])
         self._command, self._files = command, files
         self._announces = not no_ci and ci.on_github()
+        self._failed = False
 
     @property
     def details(self) -> bool:
@@ -54,10 +60,18 @@ class Reporting:
             return
         report = make()
         for file in self._files:
-            reports.save(report, file)
+            try:
+                reports.save(report, file)
+            except UsageError as error:
+                self._failed = True
+                click.echo(ci.harmless(f"error: {plain(error.message)}"), err=True)
         if self._announces:
             for line in ci.announce(report):
                 click.echo(line, err=True)
+
+    def exit_code(self, verdict: int = 0) -> int:
+        """That of the verdict; where it was good, that of a report that was not written."""
+        return verdict or (UsageError.exit_code if self._failed else 0)
 
     @contextlib.contextmanager
     def on_error(self, source: str) -> Iterator[None]:

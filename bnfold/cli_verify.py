@@ -58,7 +58,8 @@ def verify(
     from bnfold import report
     from bnfold.reports import content
 
-    reporting = Reporting("verify", report_files, no_ci)
+    keep = (original, folded, certificate, trial["inputs"])
+    reporting = Reporting("verify", report_files, no_ci, keep)
     with reporting.on_error(folded):
         comparison = bnfold.verify(
             original, folded, trial=make_trial(**trial), level=level, foreign=foreign,
@@ -73,8 +74,9 @@ def verify(
         console = report.console()
         console.print(report.of_comparison(comparison))
         console.print("equal" if comparison.equal else "not equal", style="bold")
-    if not comparison.equal:
-        raise click.exceptions.Exit(NotEqualError.exit_code)
+    raise click.exceptions.Exit(
+        reporting.exit_code(0 if comparison.equal else NotEqualError.exit_code)
+    )
 
 
 @click.command()

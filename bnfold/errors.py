@@ -6,6 +6,7 @@ not equal. A crash of bnfold itself is 70 (EX_SOFTWARE), so that it is never tak
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,3 +72,17 @@ class ChildError(BnfoldError):
     """The process that runs onnxruntime crashed, ran out of time or hit a limit."""
 
     exit_code = 5
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several models together: 1 counts most, then the largest."""
+    found = set(codes)
+    return NotEqualError.exit_code if NotEqualError.exit_code in found else max(found, default=0)
+
+
+def unexpected(error: Exception) -> BnfoldError:
+    """What to say of an error that nobody foresaw."""
+    return BnfoldError(
+        f"bnfold itself failed: {type(error).__name__}: {error}",
+        "please report it with the output of the same command with --debug",
+    )

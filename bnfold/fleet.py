@@ -8,14 +8,23 @@ from __future__ import annotations
 
 import glob
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    wait,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnfold import model_file
 from bnfold.api import OptimizeResult, optimize
-from bnfold.errors import BnfoldError, NotEqualError, UsageError
+from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.targets import PathLike
 
 _TOGETHER = 512_000_000  # bytes of model files that run side by side; a larger one runs alone
@@ -54,7 +63,7 @@ def jobs_of(
     `out_dir` the tree is kept, from the folder that was given. Raises UsageError where nothing is
     found, or two models would be written to one file.
     """
-    found = _found(paths, recursive=recursive, folded=False)
+    found = _found(paths, recursive=recursive, folded=False, without=out_dir)
     jobs = [
         Job(s, None if out_dir is None else Path(out_dir) / below) for s, below in found.items()
     ]
@@ -75,20 +84,31 @@ def models_of(paths: Sequence[PathLike], *, recursive: bool = False) -> list[str
 
 def is_many(paths: Sequence[PathLike]) -> bool:
     """Whether paths may stand for other than one model each."""
-    return len(paths) > 1 or any(Path(p).is_dir() or _WILD & set(os.fspath(p)) for p in paths)
+    return len(paths) > 1 or any(Path(p).is_dir() or _is_pattern(os.fspath(p)) for p in paths)
+
+
+def _is_pattern(path: str) -> bool:
+    """Whether there is something to expand; a file may have such a name."""
+    return bool(_WILD & set(path)) and not os.path.lexists(path)
 
 
 def _found(
-    paths: Sequence[PathLike], *, recursive: bool, folded: bool
-) -> dict[Path, Path]:  # fmt: skip
+    paths: Sequence[PathLike], *, recursive: bool, folded: bool, without: PathLike | None = None
+) -> dict[Path, Path]:
     """Models, and what they are called below the output folder; with the `folded` form of others.
 
-    Raises UsageError for a path that stands for none.
+    Of folders not what lies below `without`, where earlier output may be. Raises UsageError for a
+    path that stands for none.
     """
     found: dict[Path, Path] = {}
     for path in paths:
         models = _models(os.fspath(path), recursive=recursive)
-        own = [(s, below) for s, below in models if folded or s == Path(path) or not _is_ours(s)]
+        own = [
+            (source, below)
+            for source, below in models
+            if source == Path(path)
+            or ((folded or not _is_ours(source)) and not _lies_below(source, without))
+        ]
         if not own:
             raise UsageError(
                 f"there is no model in {path}",
@@ -100,7 +120,7 @@ def _found(
 
 
 def _models(path: str, *, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    if _WILD & set(path) and not os.path.lexists(path):
+    if _is_pattern(path):
         for match in sorted(glob.glob(path, recursive=recursive)):  # noqa: PTH207
             yield from _models(match, recursive=recursive)
         return
@@ -111,6 +131,10 @@ def _models(path: str, *, recursive: bool) -> Iterator[tuple[Path, Path]]:
     for source in sorted(folder.rglob("*.onnx") if recursive else folder.glob("*.onnx")):
         if source.is_file():
             yield source, source.relative_to(folder)
+
+
+def _lies_below(source: Path, folder: PathLike | None) -> bool:
+    return folder is not None and Path(folder).resolve() in source.resolve().parents
 
 
 def _is_ours(path: Path) -> bool:
@@ -140,13 +164,51 @@ def optimize_many(
     todo = jobs_of(paths, out_dir=out_dir, recursive=recursive)
     for job in todo:
         if job.target is not None:
-            job.target.parent.mkdir(parents=True, exist_ok=True)
+            _make(job.target.parent)
     if executor is not None:
         return _together(todo, executor, options, on_done, limit=None)
     if jobs == 1 or len(todo) == 1:
         return tuple(_told(_optimize(job, options), on_done) for job in todo)
-    with ProcessPoolExecutor(min(jobs, len(todo))) as pool:
-        return _together(todo, pool, options, on_done, limit=_TOGETHER)
+    return _in_processes(todo, jobs, options, on_done)
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {folder}: {error.strerror}") from error
+
+
+def _in_processes(
+    todo: Sequence[Job], jobs: int, options: dict[str, Any],
+    on_done: Callable[[Done], None] | None,
+) -> tuple[Done, ...]:  # fmt: skip
+    """All in a pool of processes. Where one of these dies, those that it took along start again.
+
+    Each alone then, so that only the one that kills its process is lost.
+    """
+    lost: dict[Path, Done] = {}
+
+    def tell(done: Done) -> None:
+        if isinstance(done.error, WorkerDiedError):
+            lost[done.source] = done
+        else:
+            _told(done, on_done)
+
+    with ProcessPoolExecutor(min(jobs, len(todo)), initializer=_end_at_signals) as pool:
+        found = _together(todo, pool, options, tell, limit=_TOGETHER)
+    again: dict[Path, Done] = {}
+    for job in todo:
+        if job.source in lost:
+            with ProcessPoolExecutor(1, initializer=_end_at_signals) as pool:
+                again[job.source] = _told(_result(_submitted(pool, job, options), job), on_done)
+    return tuple(again.get(done.source, done) for done in found)
+
+
+def _end_at_signals() -> None:
+    """Workers end at once when they are told to; what they inherit raises, and may be caught."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def _optimize(job: Job, options: dict[str, Any]) -> Done:
@@ -155,8 +217,7 @@ def _optimize(job: Job, options: dict[str, Any]) -> Done:
     except BnfoldError as error:
         return Done(job.source, error=error)
     except Exception as error:
-        failure = BnfoldError(f"bnfold itself failed: {type(error).__name__}: {error}")
-        return Done(job.source, error=failure)
+        return Done(job.source, error=unexpected(error))
 
 
 def _together(
@@ -172,7 +233,7 @@ def _together(
         load = sum(sizes[number] for number in running.values())
         while waiting and (limit is None or not running or load + sizes[waiting[0]] <= limit):
             number = waiting.pop(0)
-            running[executor.submit(_optimize, todo[number], options)] = number
+            running[_submitted(executor, todo[number], options)] = number
             load += sizes[number]
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             number = running.pop(future)
@@ -180,12 +241,29 @@ def _together(
     return tuple(results[number] for number in range(len(todo)))
 
 
+class WorkerDiedError(BnfoldError):
+    """The process that worked on a model ended before it was done."""
+
+
+def _submitted(executor: Executor, job: Job, options: dict[str, Any]) -> Future[Done]:
+    """The job's future, also where the executor takes no more."""
+    try:
+        return executor.submit(_optimize, job, options)
+    except BrokenExecutor as error:
+        failed: Future[Done] = Future()
+        failed.set_exception(error)
+        return failed
+
+
 def _result(future: Future[Done], job: Job) -> Done:
     try:
         return future.result()
     except Exception as error:  # the worker died
         told = f"{type(error).__name__}: {error}"
-        failure = BnfoldError(f"the process that worked on it ended: {told}")
+        failure = WorkerDiedError(
+            f"the process that worked on it ended: {told}",
+            "it may have run out of memory: fewer --jobs, or a lower --memory-limit",
+        )
         return Done(job.source, error=failure)
 
 
@@ -196,13 +274,6 @@ def _told(done: Done, on_done: Callable[[Done], None] | None) -> Done:
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0
-
-
-def worst(done: Sequence[Done]) -> int:
-    """The exit code of all together: not equal counts most, then the largest."""
-    codes = [one.exit_code for one in done]
-    return NotEqualError.exit_code if NotEqualError.exit_code in codes else max(codes, default=0)
+    """Bytes of a model with its data files, as far as they are there."""
+    files = [path, *(path.parent / name for name in model_file.data_names(path))]
+    return sum(file.stat().st_size for file in files if file.is_file())

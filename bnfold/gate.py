@@ -13,8 +13,9 @@ from pathlib import Path
 
 from bnfold.api import inspect
 from bnfold.drift import Limits
-from bnfold.errors import BnfoldError, UsageError
+from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.options import Options
+from bnfold.output import write_whole
 from bnfold.population import Data, StatsResult, stats
 from bnfold.sites import BATCH_NORM
 from bnfold.targets import PathLike
@@ -84,6 +85,8 @@ def _checked(
         faults = list(look(model))
     except BnfoldError as error:
         return Checked(str(model), error=error)
+    except Exception as error:
+        return Checked(str(model), error=unexpected(error))
     own = set(accepted)
     return Checked(
         str(model),
@@ -118,7 +121,7 @@ def _of_drift(result: StatsResult) -> Iterable[Fault]:
 def read_baseline(path: Path) -> Baseline:
     """What a baseline file accepts. Raises UsageError."""
     try:
-        found = json.loads(path.read_text())["accepted"]
+        found = json.loads(path.read_text(encoding="utf-8"))["accepted"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
             f"cannot read the baseline {path}: {error}", "write one with --write-baseline"
@@ -138,8 +141,9 @@ def write_baseline(path: Path, checked: Iterable[Checked]) -> None:
         for one in checked
         if one.faults or one.accepted
     }
+    text = json.dumps({"accepted": accepted}, indent=2) + "\n"  # ASCII: any name can be written
     try:
-        path.write_text(json.dumps({"accepted": accepted}, indent=2, ensure_ascii=False) + "\n")
+        write_whole(path, text)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
@@ -149,8 +153,3 @@ def accepting(checked: Iterable[Checked]) -> tuple[Checked, ...]:
     return tuple(
         replace(one, faults=(), accepted=(*one.accepted, *one.faults), stale=()) for one in checked
     )
-
-
-def worst(checked: Iterable[Checked]) -> int:
-    """The exit code of all together."""
-    return max((one.exit_code for one in checked), default=0)

@@ -233,8 +233,12 @@ class Index:
         else:
             scope.inputs = list(container.input)
         for name in (*scope.inputs, *scope.initializers, *scope.sparse):
+            if isinstance(name, bytes):
+                raise _invalid("a name in it is not UTF-8")
             scope.uses[name] = []
         for proto in container.node:
+            if bytes in map(type, (proto.name, proto.op_type, *proto.input, *proto.output)):
+                raise _invalid("a name in it is not UTF-8")  # protobuf gives it as bytes
             node = Node(proto, scope)
             scope.nodes.append(node)
             for name in proto.output:

@@ -21,13 +21,15 @@ def jsonable(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return jsonable(asdict(value))
     if isinstance(value, Mapping):
-        return {str(key): jsonable(part) for key, part in value.items()}
+        return {jsonable(str(key)): jsonable(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
         return [jsonable(part) for part in value]
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, PathLike):
-        return str(fspath(value))
+        return jsonable(str(fspath(value)))
+    if isinstance(value, str):  # lone surrogates, of file names that are no UTF-8, as escapes
+        return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
     return value

@@ -112,6 +112,20 @@ class Output:
             _sync_folder(self.target.parent)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A small text file, there whole or as it was. Raises OSError."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
+        path.write_text(text, encoding="utf-8", newline="\n")
+        return
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(new, path)
+    except BaseException:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def _copy(part: FileRange, new: FileIO, at: int) -> None:
     """Copy within the system, which on some file systems copies nothing at all."""
     done = 0

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
-from bnfold.ci import harmless
+from bnfold.ci import harmless, on_github
 from bnfold.compared import as_json, of_comparison, save_json
 from bnfold.fleet import Done
 from bnfold.plan import Verdict
@@ -42,7 +42,7 @@ class _Console(Console):
 
     def print(self, *objects: Any, **how: Any) -> None:
         """What is written where a CI service reads along must not be taken for its commands."""
-        if self.is_terminal:
+        if self.file.isatty() and not on_github():
             super().print(*objects, **how)
             return
         with self.capture() as captured:

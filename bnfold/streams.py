@@ -25,6 +25,8 @@ def source(path: str) -> Iterator[Path]:
         return
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         file = Path(folder, "stdin.onnx")
+        if sys.stdin is None:
+            raise UsageError("standard input is closed", "pipe a model in, or give its path")
         with file.open("wb") as copy:
             shutil.copyfileobj(sys.stdin.buffer, copy)
         try:
@@ -41,15 +43,22 @@ def target(path: str | None) -> Iterator[Path | None]:
     if path != STREAM:
         yield None if path is None else Path(path)
         return
+    if sys.stdout is None:
+        raise UsageError("standard output is closed", "name a file with -o")
     if sys.stdout.isatty():
         raise UsageError("a model is no text for a terminal", "pipe it on, or name a file with -o")
     with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
         file = Path(folder, "stdout.onnx")
         yield file
         out = sys.stdout.buffer
-        with file.open("rb") as done:
-            shutil.copyfileobj(done, out)
-        out.flush()
+        try:
+            with file.open("rb") as done:
+                shutil.copyfileobj(done, out)
+            out.flush()
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UsageError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def _require_whole(file: Path) -> None:

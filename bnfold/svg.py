@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
@@ -41,11 +42,6 @@ class Arrow:
 
 Shape = Box | Label | Arrow
 
-_HEAD = (
-    '<marker id="head" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" '
-    'orient="auto"><path d="M0 0 8 4 0 8z" fill="#888888"/></marker>'
-)
-
 
 def svg(shapes: Sequence[Shape], width: float, height: float) -> str:
     """The picture, of a size in pixels."""
@@ -53,8 +49,6 @@ def svg(shapes: Sequence[Shape], width: float, height: float) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="sans-serif" font-size="12">'
     ]
-    if any(isinstance(shape, Arrow) for shape in shapes):
-        lines.append(_HEAD)
     lines.extend(map(_element, shapes))
     return "\n".join([*lines, "</svg>", ""])
 
@@ -71,12 +65,23 @@ def _element(shape: Shape) -> str:
             f'height="{shape.height:.1f}" fill={quoteattr(shape.colour)}/>'
         )
     if isinstance(shape, Arrow):
-        return (
-            f'<line x1="{shape.x1:.1f}" y1="{shape.y1:.1f}" x2="{shape.x2:.1f}" '
-            f'y2="{shape.y2:.1f}" stroke="#888888" marker-end="url(#head)"/>'
-        )
+        return _arrow(shape)
     anchor = ' text-anchor="end"' if shape.ends else ""
     return (
         f'<text x="{shape.x:.1f}" y="{shape.y:.1f}" fill={quoteattr(shape.colour)}'
         f"{anchor}>{escape(shape.text)}</text>"
+    )
+
+
+def _arrow(arrow: Arrow) -> str:
+    """A line, and a triangle at its end; markers would need names that are unique in a page."""
+    dx, dy = arrow.x2 - arrow.x1, arrow.y2 - arrow.y1
+    length = math.hypot(dx, dy) or 1.0
+    ux, uy = 7 * dx / length, 7 * dy / length
+    base = (arrow.x2 - ux, arrow.y2 - uy)
+    ends = [(base[0] - uy / 2, base[1] + ux / 2), (base[0] + uy / 2, base[1] - ux / 2)]
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in [(arrow.x2, arrow.y2), *ends])
+    return (
+        f'<line x1="{arrow.x1:.1f}" y1="{arrow.y1:.1f}" x2="{base[0]:.1f}" y2="{base[1]:.1f}" '
+        f'stroke="#888888"/><polygon points="{corners}" fill="#888888"/>'
     )

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 
-def plain(name: str) -> str:
-    """The name with every control character written as an escape, so that it can do no harm."""
+def plain(name: str | bytes) -> str:
+    """The name with every control character written as an escape, so that it can do no harm.
+
+    A name that is no UTF-8 comes as bytes from protobuf.
+    """
+    if isinstance(name, bytes):
+        name = name.decode(errors="backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

@@ -145,10 +145,10 @@ def report() -> str:
         "[schema.json](../bnfold/reports/schema.json) comes with the package. Within one "
         "`schema_version` fields may be added, and none changes its meaning or goes.",
         "- **.md** is for people in a hurry: a CI's step summary, a pull request.",
-        "- **.html** is one file below 200 kB that needs no network and runs no script, also under "
-        "the strict rules of a CI server: verdicts with filters, γ′ and weight ranges of each "
-        "layer, errors in units of their bounds, the graph around what stays. What does not fit is "
-        "counted.",
+        "- **.html** is one file below 200 kB that needs no network and runs no script: verdicts "
+        "with filters, γ′ and weight ranges of each layer, errors in units of their bounds, the "
+        "graph around what stays. What does not fit is counted. Where a server forbids styles as "
+        "well, as Jenkins does unless told otherwise, it is plain and cannot be filtered.",
         "- **.junit.xml** has a suite for each model and a case for each BatchNormalization "
         "(skipped where it was kept), each output, and the model as a whole.",
         "- **.sarif** is for code scanning: kept sites are notes, with a rule for each reason; "

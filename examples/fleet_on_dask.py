@@ -14,7 +14,7 @@ import sys
 from distributed import Client, LocalCluster
 
 import bnfold
-from bnfold.fleet import worst
+from bnfold.errors import worst
 
 
 def optimise(models: str, out_dir: str, client: Client) -> tuple[bnfold.Done, ...]:
@@ -38,12 +38,12 @@ def main() -> int:
     models, out_dir, *scheduler = sys.argv[1:]
     if scheduler:
         with Client(scheduler[0]) as client:
-            return worst(optimise(models, out_dir, client))
+            return worst(one.exit_code for one in optimise(models, out_dir, client))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        return worst(optimise(models, out_dir, client))
+        return worst(one.exit_code for one in optimise(models, out_dir, client))
 
 
 if __name__ == "__main__":

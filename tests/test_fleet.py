@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import pickle
+import signal
+import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,8 +16,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
+from bnfold import fleet
 from bnfold.cli import main
-from bnfold.fleet import Done, jobs_of, optimize_many, worst
+from bnfold.errors import worst
+from bnfold.fleet import Done, jobs_of, optimize_many
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 
@@ -142,8 +148,8 @@ def test_errors_come_through_from_other_processes() -> None:
 
 def test_not_equal_counts_most() -> None:
     errors = [bnfold.ChildError("x"), bnfold.NotBetterError("y"), None]
-    assert worst([Done(Path("a"), error=error) for error in errors]) == 1
-    assert worst([Done(Path("a"), error=errors[0]), Done(Path("b"))]) == 5
+    assert worst(Done(Path("a"), error=error).exit_code for error in errors) == 1
+    assert worst([Done(Path("a"), error=errors[0]).exit_code, Done(Path("b")).exit_code]) == 5
     assert worst([]) == 0
 
 
@@ -160,7 +166,7 @@ def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> No
             executor=executor, on_done=seen.append,
         )  # fmt: skip
     assert len(seen) == len(there)
-    assert worst(there) == worst(here) == 5
+    assert worst(d.exit_code for d in there) == worst(d.exit_code for d in here) == 5
     assert [one.exit_code for one in there] == [one.exit_code for one in here]
     for one, other in zip(here, there, strict=True):
         if one.error is None:
@@ -172,3 +178,55 @@ def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> No
             assert other.error is not None
             assert type(one.error) is type(other.error)
             assert one.error.remedy == other.error.remedy
+
+
+def test_earlier_output_below_a_folder_is_no_input() -> None:
+    for _ in range(2):
+        optimize_many(["models"], out_dir="models/out", recursive=True)
+    assert not Path("models/out/out").exists()
+    assert Path("models/out/inner/b.onnx").exists()
+
+
+def test_a_file_whose_name_looks_like_a_pattern_is_a_file() -> None:
+    onnx.save(two(), "a[1].onnx")
+    done = bnfold_("a[1].onnx", "-o", "out.onnx")
+    assert done.exit_code == 0
+    assert Path("out.onnx").exists()
+
+
+def test_an_output_folder_that_cannot_be_made() -> None:
+    Path("file").write_text("")
+    done = bnfold_("models", "--out-dir", "file/out")
+    assert done.exit_code == 2
+    assert "cannot make the folder file/out" in done.stderr
+
+
+def test_a_model_counts_with_its_data_files() -> None:
+    onnx.save(two(), "e.onnx", save_as_external_data=True, location="e.bin", size_threshold=0)
+    both = Path("e.onnx").stat().st_size + Path("e.bin").stat().st_size
+    assert fleet._size(Path("e.onnx")) == both
+
+
+def dying(job: fleet.Job, options: dict[str, Any]) -> Done:
+    """As if the system had taken the process of one model, for its memory."""
+    if job.source.name == "dies.onnx":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if job.source.name == "once.onnx" and not Path("tried").exists():
+        Path("tried").write_text("")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Done(job.source)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
+def test_a_worker_that_dies_takes_its_model_along_and_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fleet, "_optimize", dying)
+    names = ["1.onnx", "once.onnx", "dies.onnx", "2.onnx", "3.onnx", "4.onnx"]
+    for name in names:
+        Path(name).write_text("")
+    seen: list[Done] = []
+    done = optimize_many(names, jobs=2, on_done=seen.append)
+    assert [str(one.source) for one in done] == names
+    assert [one.source.name for one in done if one.error is not None] == ["dies.onnx"]
+    assert sorted(one.source.name for one in seen) == sorted(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,31 @@ def test_inspect_reads_standard_input() -> None:
     assert b"2 of 2 BatchNormalizations would be folded" in done.stdout
 
 
+def test_closed_ends_are_said() -> None:
+    for words, closed in (("inspect -", "<&-"), ("optimize model.onnx -o -", ">&-")):
+        command = f'"{sys.executable}" -m bnfold {words} {closed}'
+        done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+        assert done.returncode == 2, done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_standard_output_is_said() -> None:
+    command = f'"{sys.executable}" -m bnfold optimize model.onnx -o - > /dev/full'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"cannot write to standard output" in done.stderr
+
+
+def test_nobody_reading_on_stops_no_batch_and_loses_no_report() -> None:
+    words = "optimize model.onnx folded.onnx --out-dir out --report out.json"
+    command = f'"{sys.executable}" -m bnfold {words} | true; exit ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, check=False)
+    assert done.returncode == 141
+    assert Path("out/model.onnx").exists()
+    assert Path("out/folded.onnx").exists()
+    assert Path("out.json").exists()
+
+
 # --- CI services ---------------------------------------------------------------------------------
 
 
@@ -142,10 +168,15 @@ def test_names_are_no_commands_in_the_log() -> None:
     model = two()
     model.graph.node[1].name = "::set-output name=a::b##[error]c##vso[task.complete]"
     onnx.save(model, "hostile.onnx")
-    for words in (("inspect",), ("check",), ("optimize",)):
-        done = run(*words, "hostile.onnx", "--no-ci")
+    forced: dict[str, Any] = {"FORCE_COLOR": "1", "GITHUB_ACTIONS": "true"}
+    cases: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        (("inspect",), {}), (("check",), {}), (("optimize",), {}),
+        (("inspect",), forced), (("check",), forced), (("optimize",), {"TTY_COMPATIBLE": "1"}),
+    ]  # fmt: skip
+    for words, environment in cases:
+        done = run(*words, "hostile.onnx", "--no-ci", **environment)
         for line in (done.stdout + done.stderr).decode().splitlines():
-            assert not line.lstrip().startswith("::")
+            assert not re.sub(r"\x1b\[[0-9;]*m", "", line).lstrip().startswith("::")
             assert "##[" not in line
             assert "##vso[" not in line
     missing = run("optimize", "model.onnx", "--only", "x##[error]y")

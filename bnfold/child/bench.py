@@ -69,19 +69,19 @@ def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     opener = _opener(request)
     paths = [str(file.path) for file in (original, folded)]
     graphs = [_graph(opener, path, request, folder) for path in paths] if request["graphs"] else []
-    first, second = (1, 0) if request["number"] % 2 else (0, 1)  # being opened first is no matter
-    opened = {which: _opened(opener, paths[which], request) for which in (first, second)}
-    sessions = [opened[0], opened[1]]
+    stage("finding inputs")
+    feed = _feed(opener, original, request)
+    first, second = (1, 0) if request["number"] % 2 else (0, 1)  # being the first is no matter
+    sessions: dict[int, Any] = {}
     stage("running both in turn")
-    sets, _ = feeding.first_that_runs(
-        request, original.model, lambda feed: run(sessions[0], feed)
-    )  # fmt: skip
-    feed = sets[0].feed
-    try:
-        run(sessions[1], feed)
-    except Exception as error:
-        check_memory(error)
-        raise UsageError(f"{_SIDE}: the second refuses the inputs: {first_line(error)}") from error
+    for which in (first, second):
+        sessions[which] = _opened(opener, paths[which], request)
+        try:
+            run(sessions[which], feed)
+        except Exception as error:
+            check_memory(error)
+            told = first_line(error)
+            raise UsageError(f"{_SIDE}: the second refuses the inputs: {told}") from error
     made = {which: _timer(sessions[which], feed) for which in (first, second)}
     seconds: list[list[float]] = [[], []]
     for number in range(request["runs"]):
@@ -89,6 +89,13 @@ def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             seconds[which].append(made[which]())
     inputs = [[name, str(array.dtype), list(array.shape)] for name, array in feed.items()]
     return {"original": seconds[0], "folded": seconds[1], "graphs": graphs, "inputs": inputs}
+
+
+def _feed(opener: Opener, original: model_file.ModelFile, request: dict[str, Any]) -> Feed:
+    """The first set of inputs on which the original runs, in a session that goes again."""
+    session = _opened(opener, str(original.path), request)
+    sets, _ = feeding.first_that_runs(request, original.model, lambda feed: run(session, feed))
+    return sets[0].feed
 
 
 def _opener(request: dict[str, Any]) -> Opener:

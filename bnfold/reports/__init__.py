@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
@@ -22,12 +23,20 @@ _MODULES = {
 SUFFIXES = tuple(_MODULES)
 
 
-def require_writable(paths: Iterable[str]) -> None:
-    """Raises UsageError where a report could not be written, before anything is done."""
+def require_writable(paths: Iterable[str], keep: Iterable[str | os.PathLike[str]]) -> None:
+    """Raises UsageError where a report could not be written, before anything is done.
+
+    `keep` are files that are read or written otherwise, by whatever name.
+    """
+    others = {os.path.realpath(path) for path in keep}
     for path in map(Path, paths):
         _suffix(path)
         if path.is_dir() or not path.parent.is_dir():
             raise UsageError(f"there is no folder for the report {path}", "make it first")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise UsageError(f"the report {path} may not be written", "name another file")
+        if os.path.realpath(path) in others:
+            raise UsageError(f"the report {path} would overwrite what is worked on", "rename it")
 
 
 def render(report: Report, suffix: str) -> str:

@@ -71,10 +71,10 @@ def _panel(
     title: str, left: float, height: float, reach: float, spreads: Sequence[Spread | None],
     bars: Sequence[Sequence[tuple[float, float, str]]],
 ) -> Iterator[Shape]:  # fmt: skip
-    end = math.asinh((reach or 1.0) / _LINEAR)
+    end = min(math.asinh((reach or 1.0) / _LINEAR), 1e4)
 
     def at(value: float) -> float:
-        return left + _PANEL * (math.asinh(value / _LINEAR) / end + 1) / 2
+        return left + _PANEL * (min(max(math.asinh(value / _LINEAR) / end, -1), 1) + 1) / 2
 
     yield Label(left, 14, title)
     yield Box(left, _TOP - 4, _PANEL, height - _TOP - 16, _GROUND)

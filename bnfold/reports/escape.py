@@ -6,6 +6,7 @@ depends on the format. HTML is jinja2's autoescape, XML ElementTree's, JSON json
 
 from __future__ import annotations
 
+import os
 import re
 from urllib.parse import quote
 
@@ -18,7 +19,9 @@ _FENCE = re.compile(r"`+")
 
 def shown(text: str, longest: int = LONGEST) -> str:
     """Without control characters, and cut in the middle where it is too long."""
-    text = plain(text[: 4 * longest] if len(text) > 8 * longest else text)
+    if len(text) > 8 * longest:  # the ends, before each letter is looked at
+        text = text[: 2 * longest] + text[-2 * longest :]
+    text = plain(text)
     if len(text) <= longest:
         return text
     half = (longest - 1) // 2
@@ -52,6 +55,6 @@ def workflow_property(text: str) -> str:
 
 def uri(path: str) -> str:
     """A path as a relative reference, or as a file: URI where it is absolute."""
-    path = path.replace("\\", "/")
+    path = path.replace("\\", "/") if os.name == "nt" else path
     quoted = quote(path.encode("utf-8", "surrogateescape"), safe="/-._~")
     return f"file://{quoted}" if path.startswith("/") else quoted

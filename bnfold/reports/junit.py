@@ -11,14 +11,15 @@ from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from bnfold.reports.content import ERROR, PASSED, ModelReport, Report
-from bnfold.words import number, plain
+from bnfold.reports.escape import shown
+from bnfold.words import number
 
 
 def render(report: Report) -> str:
     """The whole report."""
     root = Element("testsuites", name=f"bnfold {report.command}")
     for model in report.models:
-        suite = SubElement(root, "testsuite", name=plain(model.path))
+        suite = SubElement(root, "testsuite", name=shown(model.path))
         suite.extend(_cases(report.command, model))
         _tally(suite)
     _tally(root)
@@ -35,7 +36,7 @@ def _tally(element: Element) -> None:
 
 
 def _cases(command: str, model: ModelReport) -> Iterator[Element]:
-    where = plain(model.path)
+    where = shown(model.path)
     for site in model.sites:
         case = _case(where, site.full_name)
         if site.reason is not None:
@@ -64,15 +65,15 @@ def _cases(command: str, model: ModelReport) -> Iterator[Element]:
 
 
 def _case(where: str, name: str) -> Element:
-    return Element("testcase", classname=where, name=plain(name))
+    return Element("testcase", classname=where, name=shown(name))
 
 
 def _outcome(case: Element, tag: str, message: str, kind: str, more: str = "") -> None:
-    attributes = {"message": plain(message)}
+    attributes = {"message": shown(message)}
     if tag != "skipped":
         attributes["type"] = kind
     outcome = SubElement(case, tag, attributes)
-    outcome.text = plain(f"{kind}: {more}" if more else kind)
+    outcome.text = shown(f"{kind}: {more}" if more else kind)
 
 
 def _difference(output: dict[str, Any]) -> str:

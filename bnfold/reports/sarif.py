@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from bnfold.json_text import dumps
@@ -22,11 +23,13 @@ _OWN_RULES = {
     "error": ("The model could not be worked on", "See the message."),
 }
 _LONGEST = 1000
+_MOST_RESULTS = 25_000  # GitHub takes no more of one run
 
 
 def render(report: Report) -> str:
     """The whole report."""
-    results = [result for model in report.models for result in _results(model)]
+    every = (result for model in report.models for result in _results(model))
+    results = list(islice(every, _MOST_RESULTS))
     run = {
         "tool": {
             "driver": {
@@ -36,7 +39,9 @@ def render(report: Report) -> str:
             }
         },
         "automationDetails": {"id": f"bnfold/{report.command}/"},
-        "invocations": [{"executionSuccessful": True, "exitCode": report.exit_code}],
+        "invocations": [
+            {"executionSuccessful": report.exit_code in (0, 1), "exitCode": report.exit_code}
+        ],
         "columnKind": "unicodeCodePoints",
         "results": results,
     }
@@ -85,7 +90,12 @@ def _result(model: ModelReport, rule: str, level: str, text: str, node: str) -> 
     return {
         "ruleId": rule,
         "level": level,
-        "message": {"text": shown(text, _LONGEST).replace("](", "] (")},  # no link of theirs
+        "message": {"text": _message(text)},
         "locations": [place],
         "partialFingerprints": {"site/v1": fingerprint.hexdigest()},
     }
+
+
+def _message(text: str) -> str:
+    """As a message: no link of theirs, and no placeholder."""
+    return shown(text, _LONGEST).replace("](", "] (").replace("{", "{{").replace("}", "}}")
