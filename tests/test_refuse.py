@@ -196,7 +196,10 @@ def test_parameters_that_are_no_vectors() -> None:
 def test_a_value_that_is_not_finite(name: str, value: float) -> None:
     array = constants()[name].copy()
     array.flat[1] = value
-    assert reason(site(**{name: array})) == "not-finite"
+    verdict = kept(site(**{name: array}))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason.code == "not-finite"
+    assert name in verdict.refusal.detail.split(" ")
 
 
 @pytest.mark.parametrize("epsilon", [np.nan, np.inf])
