@@ -64,8 +64,9 @@ def optimize(
     """
     from bnfold import fleet
 
-    keep = _files(models, output, others["external_data"], out_dir, recursive=recursive)
-    reporting = Reporting("optimize", report_files, no_ci, (*keep, others["inputs"]))
+    data = (others["external_data"], others["inputs"])
+    keep = _files(models, output, out_dir, *data, recursive=recursive)
+    reporting = Reporting("optimize", report_files, no_ci, keep)
     given = {
         "options": make_options(others), "in_place": others.pop("in_place"),
         "verify": others.pop("verify"), "external_data": others.pop("external_data"),
@@ -80,17 +81,21 @@ def optimize(
 
 
 def _files(
-    models: tuple[str, ...], output: str | None, data: str, out_dir: str | None, *, recursive: bool
-) -> Iterator[PathLike]:
-    """All that is read and written, as far as it can be told from the names."""
+    models: tuple[str, ...], output: str | None, out_dir: str | None, data: str,
+    inputs: str | None, *, recursive: bool,
+) -> Iterator[PathLike | None]:  # fmt: skip
+    """All that is read and written."""
     from bnfold import fleet, model_file
 
+    yield inputs
+    if output is not None:
+        yield from (output, Path(output).parent / data)
     if streams.STREAM in models:
         return
     for job in fleet.jobs_of(models, out_dir=out_dir, recursive=recursive):
-        target = job.target or (
-            job.source.with_suffix(".folded.onnx") if output is None else Path(output)
-        )
+        target = job.target or job.source.with_suffix(".folded.onnx")
+        if output is not None and Path(output).is_dir():
+            target = Path(output, job.source.name)
         yield from (job.source, target, target.with_name(data))
         yield from (job.source.with_name(name) for name in model_file.data_names(job.source))
 

@@ -44,7 +44,8 @@ class Reporting:
         self, command: str, files: Sequence[str], no_ci: bool, keep: Iterable[PathLike | None]
     ) -> None:
         """Raises UsageError for files that could not be written, or that are others (`keep`)."""
-        reports.require_writable(files, [path for path in keep if path is not None])
+        if files:  # only then is it worth finding out what there is to keep
+            reports.require_writable(files, [path for path in keep if path is not None])
         self._command, self._files = command, files
         self._announces = not no_ci and ci.on_github()
         self._failed = False
