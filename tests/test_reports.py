@@ -203,6 +203,13 @@ def test_hostile_names_come_through_xml_whole() -> None:
     assert any("<script>document.title='owned'</script>" in name for name in names)
 
 
+@pytest.mark.parametrize(("command", "word"), [("inspect", "would fold"), ("optimize", "folded")])
+def test_what_only_would_fold_is_not_called_folded(command: str, word: str) -> None:
+    told = reports(command, "part.onnx")
+    assert f"<summary>1 {word}</summary>" in told["md"]
+    assert f"{word} into conv2" in told["html"]
+
+
 def test_junit_counts_what_it_holds() -> None:
     root = ElementTree.fromstring(reports("check", "part.onnx", "garbage.onnx")["junit.xml"])
     assert (root.get("tests"), root.get("failures"), root.get("errors")) == ("3", "1", "1")

@@ -31,7 +31,7 @@ def _lines(report: Report) -> Iterator[str]:
         yield from _overview(models)
     told = [m for m in models if m.status != PASSED or len(models) <= _ALONE]
     for model in told[:_MOST_MODELS]:
-        yield from _model(model)
+        yield from _model(model, "would fold" if report.command == "inspect" else "folded")
     if len(told) > _MOST_MODELS:
         yield f"… and {len(told) - _MOST_MODELS} more"
         yield ""
@@ -47,7 +47,7 @@ def _overview(models: Sequence[ModelReport]) -> Iterator[str]:
     yield from _table(("", "model", "what became of it"), rows, len(models))
 
 
-def _model(model: ModelReport) -> Iterator[str]:
+def _model(model: ModelReport, done: str) -> Iterator[str]:
     yield f"### {_MARKS[model.status]} {code(model.path)}"
     yield ""
     yield f"{markdown(model.sentence)}"
@@ -59,7 +59,7 @@ def _model(model: ModelReport) -> Iterator[str]:
         yield from _amounts(model)
     rows = [(code(fault.site, in_table=True), markdown(fault.sentence)) for fault in model.faults]
     yield from _table(("BatchNormalization", "what is wrong"), rows, len(rows))
-    yield from _sites(model.sites)
+    yield from _sites(model.sites, done)
     if model.comparison is not None:
         yield from _comparison(model.comparison)
 
@@ -77,17 +77,17 @@ def _amounts(model: ModelReport) -> Iterator[str]:
     yield from _table(("", "before", "after"), rows, len(rows))
 
 
-def _sites(sites: Sequence[SiteReport]) -> Iterator[str]:
+def _sites(sites: Sequence[SiteReport], done: str) -> Iterator[str]:
     """What stays is told at once, what folds on demand."""
     kept = [site for site in sites if not site.folded]
     rows = ((code(site.full_name, in_table=True), _verdict(site)) for site in kept)
     yield from _table(("kept", "why, and what to do"), rows, len(kept))
     gone = [site for site in sites if site.folded]
     if gone:
-        yield f"<details><summary>{len(gone)} folded</summary>"
+        yield f"<details><summary>{len(gone)} {done}</summary>"
         yield ""
         into = ((code(site.full_name, in_table=True), _verdict(site)) for site in gone)
-        yield from _table(("folded", "into"), into, len(gone))
+        yield from _table((done, "into"), into, len(gone))
         yield "</details>"
         yield ""
 
