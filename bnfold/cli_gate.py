@@ -8,13 +8,12 @@ import click
 
 from bnfold.cli_report import Reporting, report_options
 from bnfold.cli_tuning import data_options, make_data
-from bnfold.parameters import debug_option, fold_options, make_options
+from bnfold.parameters import debug_option, fold_options, make_options, recursive_option
 
 
 @click.command()
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...", type=click.Path())
-@click.option("-r", "--recursive", is_flag=True,
-              help="Of folders also the models in their folders.")  # fmt: skip
+@recursive_option
 @click.option(
     "--fail-on", type=click.Choice(["foldable", "any", "drifted"]), default="foldable",
     show_default=True,

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bnfold import streams
-from bnfold.cli_report import PathLike, Reporting, report_options
+from bnfold.cli_report import Reporting, report_options
 from bnfold.errors import UsageError
-from bnfold.parameters import debug_option, fold_options, make_options, make_trial, trial_options
+from bnfold.parameters import (
+    debug_option,
+    fold_options,
+    make_options,
+    make_trial,
+    recursive_option,
+    trial_options,
+)
+
+if TYPE_CHECKING:
+    from bnfold.targets import PathLike
 
 
 @click.command()
@@ -23,8 +33,7 @@ from bnfold.parameters import debug_option, fold_options, make_options, make_tri
 @click.option("--out-dir", metavar="FOLDER", type=click.Path(file_okay=False),
               help="Where to write several models, under their own names.")  # fmt: skip
 @click.option("--in-place", is_flag=True, help="Replace MODEL by the folded model.")
-@click.option("-r", "--recursive", is_flag=True,
-              help="Of folders also the models in their folders.")  # fmt: skip
+@recursive_option
 @click.option("--jobs", default=1, show_default=True, metavar="N", type=click.IntRange(min=1),
               help="How many models are worked on at a time.")  # fmt: skip
 @click.option("--quiet", is_flag=True, help="Of several models, show those that failed.")

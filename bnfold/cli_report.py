@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +15,8 @@ from bnfold.words import plain
 
 if TYPE_CHECKING:
     from bnfold.reports.content import Report
+    from bnfold.targets import PathLike
 
-PathLike = str | os.PathLike[str]
 F = TypeVar("F", bound=Callable[..., Any])
 
 

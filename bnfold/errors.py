@@ -86,3 +86,9 @@ def unexpected(error: Exception) -> BnfoldError:
         f"bnfold itself failed: {type(error).__name__}: {error}",
         "please report it with the output of the same command with --debug",
     )
+
+
+def first_line(error: Exception, most: int = 400) -> str:
+    """What an error says, in one line of at most so many characters; its type where it is mute."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:most] if lines else type(error).__name__

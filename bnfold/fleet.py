@@ -227,7 +227,7 @@ def _together(
     """All in an executor; at most `limit` bytes of models at a time, but one in any case."""
     results: dict[int, Done] = {}
     running: dict[Future[Done], int] = {}
-    sizes = [_size(job.source) for job in todo]
+    sizes = [0 if limit is None else _size(job.source) for job in todo]
     waiting = list(range(len(todo)))
     while waiting or running:
         load = sum(sizes[number] for number in running.values())

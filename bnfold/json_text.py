@@ -13,8 +13,6 @@ from enum import Enum
 from os import PathLike, fspath
 from typing import Any
 
-JsonValue = dict[str, Any] | list[Any] | str | int | float | bool | None
-
 
 def jsonable(value: Any) -> Any:
     """Dataclasses, enums, paths, tuples and floats as what JSON has."""

@@ -275,7 +275,7 @@ def neighbours(folder: Path) -> dict[Path, list[str]]:
 def data_names(path: Path) -> list[str]:
     """By which names the model at `path` calls its data files; none where there is no model."""
     try:
-        model = _skeleton(data_files.model_file(path), Storage())
+        names = locations(_skeleton(data_files.model_file(path), Storage()))
     except ModelError:
         return []
-    return [os.path.normpath(location) for location in locations(model)]
+    return [os.path.normpath(name) for name in names]

@@ -118,6 +118,11 @@ debug_option = click.option(
 )  # fmt: skip
 
 
+recursive_option = click.option(
+    "-r", "--recursive", is_flag=True, help="Of folders also the models in their folders."
+)
+
+
 def with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
     """The command with these options, in this order in its help."""
     for option in reversed(options):

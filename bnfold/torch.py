@@ -22,7 +22,7 @@ import numpy as np
 from bnfold import model_file
 from bnfold.api import OptimizeResult, optimize, require_equal, verify
 from bnfold.compare import Trial
-from bnfold.errors import ModelError, NotEqualError, UndecidedError, UsageError
+from bnfold.errors import ModelError, NotEqualError, UndecidedError, UsageError, first_line
 from bnfold.module import (
     Array,
     Call,
@@ -163,9 +163,8 @@ def _export(module: torch.nn.Module, call: Call, path: Path, options: dict[str, 
         optimizer.remove_unused_nodes(program.model)
         program.save(str(path))
     except Exception as error:  # of many kinds, by what the module does
-        told = next(iter(str(error).strip().splitlines()), "")
         raise ModelError(
-            f"PyTorch cannot export the module: {type(error).__name__}: {told[:300]}",
+            f"PyTorch cannot export the module: {type(error).__name__}: {first_line(error, 300)}",
             "call torch.onnx.export with the same options to see all that it says",
         ) from error
 

@@ -233,8 +233,7 @@ def test_large_tensors_are_compared_piece_by_piece(monkeypatch: pytest.MonkeyPat
     held = np.arange(5000, dtype=np.float32)
     models = [parse(text, w=held), parse(text, w=held + np.float32(2) * (held > 3500))]
     (change,) = between(*models).changes
-    said = "1499 of 5000 numbers differ, by up to 2; [2e+03, 5e+03] → [2e+03, 5e+03]"
-    assert change.details[0].startswith("1499 of 5000 numbers differ, by up to 2;"), said
+    assert change.details[0].startswith("1499 of 5000 numbers differ, by up to 2;")
 
 
 def test_strings_that_are_no_text_and_tensors_without_data() -> None:

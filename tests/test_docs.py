@@ -67,6 +67,11 @@ def test_a_page_shows_what_really_happens(
             assert comparable(result.output) == comparable(shown)
 
 
+def test_there_is_something_to_run() -> None:
+    assert len(BLOCK.findall(README.read_text())) >= 2
+    assert sum(len(BLOCK.findall(page.read_text())) for page in PAGES) >= 20
+
+
 def test_every_command_that_is_shown_is_run() -> None:
     for page in PAGES:
         marked = [block for _, _, _, block, _ in BLOCK.findall(page.read_text())]

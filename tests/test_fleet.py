@@ -230,3 +230,16 @@ def test_a_worker_that_dies_takes_its_model_along_and_no_other(
     assert [str(one.source) for one in done] == names
     assert [one.source.name for one in done if one.error is not None] == ["dies.onnx"]
     assert sorted(one.source.name for one in seen) == sorted(names)
+
+
+def test_data_that_is_nowhere_stops_no_batch() -> None:
+    """A model whose external data is at no place; the parent looks at its size as well."""
+    broken = two()
+    tensor = broken.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in (("location", "x.bin"), ("offset", "nowhere")):
+        tensor.external_data.add(key=key, value=value)
+    Path("broken.onnx").write_bytes(broken.SerializeToString())
+    done = optimize_many(["broken.onnx", "models/a.onnx"], jobs=2, out_dir="out")
+    assert [one.exit_code for one in done] == [3, 0]

@@ -15,8 +15,8 @@ from onnx import helper
 
 from bnfold import model_file
 from bnfold.child import feeding, interface
-from bnfold.child.sessions import Feed, Opener, check_memory, first_line, load_error, run
-from bnfold.errors import UsageError
+from bnfold.child.sessions import Feed, Opener, check_memory, load_error, run
+from bnfold.errors import UsageError, first_line
 
 _WARM_UP = 3  # runs of each model that do not count
 _LEAST = 0.002  # seconds that one measurement takes; shorter ones are repeated

@@ -21,8 +21,9 @@ from bnfold.check.view import View
 from bnfold.child import float64, parts
 from bnfold.child.absolute import Sizes, UnfitError, gate
 from bnfold.child.differences import Differences
-from bnfold.child.sessions import Array, Feed, Opener, check_memory, first_line, run
+from bnfold.child.sessions import Array, Feed, Opener, check_memory, run
 from bnfold.comparison import FoldRun
+from bnfold.errors import first_line
 from bnfold.model_file import ModelFile
 
 _AT_ONCE = 32  # regions whose values are in memory together

@@ -17,9 +17,9 @@ from bnfold.child import counterexample, each, feeding, given, interface, roundi
 from bnfold.child.differences import Run, SaysNothingError
 from bnfold.child.ends import Ends, require_finite, tensors
 from bnfold.child.saturation import behind
-from bnfold.child.sessions import Feed, Opener, check_memory, first_line, is_float, load_error, run
+from bnfold.child.sessions import Feed, Opener, check_memory, is_float, load_error, run
 from bnfold.comparison import Comparison, Deployed, InputUsed, OutputDifference
-from bnfold.errors import BnfoldError, UndecidedError
+from bnfold.errors import BnfoldError, UndecidedError, first_line
 from bnfold.model_file import ModelFile
 
 Request = dict[str, Any]

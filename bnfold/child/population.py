@@ -13,9 +13,9 @@ from bnfold import model_file
 from bnfold.child import inputs as model_inputs
 from bnfold.child.dataset import Batch, Dataset, Pictures
 from bnfold.child.probes import levels, probed, sample_moments
-from bnfold.child.sessions import Array, Opener, check_memory, first_line, load_error, run
+from bnfold.child.sessions import Array, Opener, check_memory, load_error, run
 from bnfold.drift import Limits, drift, severity
-from bnfold.errors import UndecidedError, UsageError
+from bnfold.errors import UndecidedError, UsageError, first_line
 from bnfold.graph import Index, Node
 from bnfold.model_file import ModelFile
 from bnfold.moments import FloatArray, Moments

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from bnfold.errors import BnfoldError, ModelError, UndecidedError, UsageError
+from bnfold.errors import BnfoldError, ModelError, UndecidedError, UsageError, first_line
 
 Array: TypeAlias = npt.NDArray[Any]
 Feed: TypeAlias = dict[str, Array]
@@ -95,12 +95,6 @@ def check_memory(error: Exception) -> None:
     """Raise MemoryError where onnxruntime means that it got no memory."""
     if any(word in str(error).lower() for word in _MEMORY_WORDS):
         raise MemoryError from error
-
-
-def first_line(error: Exception, most: int = 400) -> str:
-    """What an error says, in one line of at most so many characters; its type where it is mute."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:most] if lines else type(error).__name__
 
 
 def is_float(array: Array) -> bool:

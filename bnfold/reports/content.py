@@ -23,6 +23,7 @@ from bnfold.fleet import Done
 from bnfold.gate import Checked, Fault
 from bnfold.plan import Verdict
 from bnfold.reasons import Refusal
+from bnfold.report import closing, would_fold
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, ERROR = "passed", "failed", "error"
@@ -141,8 +142,6 @@ def of_optimize(done: Iterable[Done], exit_code: int) -> Report:
 
 def of_inspect(inspection: Inspection, source: str) -> Report:
     """The report of `bnfold inspect`."""
-    from bnfold.report import would_fold
-
     counts = inspection.counts
     model = ModelReport(
         source, PASSED, 0, would_fold(inspection),
@@ -182,8 +181,6 @@ def _failed(source: str, error: BnfoldError) -> ModelReport:
 
 
 def _optimized(done: Done) -> ModelReport:
-    from bnfold.report import closing
-
     if done.error is not None:
         return _failed(str(done.source), done.error)
     result = done.result
