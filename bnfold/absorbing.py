@@ -5,6 +5,7 @@ Each rule has its identity beside it: s and t are the map's scale and shift.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from bnfold import linear
 from bnfold.affine import Affine, FloatArray
 from bnfold.draft import Draft, Operand
-from bnfold.edits import Edit, Rescale, SetOperator, Supply
+from bnfold.edits import Edit, Guard, Rescale, SetOperator, Supply
 from bnfold.graph import Node
 from bnfold.linear import Layout
 from bnfold.reasons import Reason, Refusal
@@ -147,7 +148,8 @@ def matmul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     if isinstance(a_or_refusal, Refusal):
         return a_or_refusal
     a = a_or_refusal
-    scaled = _scale(node, slot, layout.view, a.scale.reshape(layout.outputs))
+    guard = Guard(a.shift.reshape(layout.outputs), layout.input_channels)
+    scaled = _scale(node, slot, layout, a.scale.reshape(layout.outputs), guard)
     if not a.shifts:
         return Step(scaled)
     if slot == 1 and rank == 2:
@@ -168,7 +170,7 @@ def matmul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     if isinstance(a_or_refusal, Refusal):
         return a_or_refusal
     a = a_or_refusal
-    scaled = _scale(node, constant, layout.view, a.scale.reshape(layout.inputs))
+    scaled = _scale(node, constant, layout, a.scale.reshape(layout.inputs), Guard())
     if not a.shifts:
         return Step(scaled)
     shift = _response(draft, node, constant, layout, a.shift)
@@ -224,7 +226,8 @@ def _from_outputs(
     offset = into_offset(draft, node, operand, each)
     if isinstance(offset, Refusal):
         return offset
-    return Step((*_scale(node, 1, layout.view, each.scale.reshape(layout.outputs)), *offset))
+    guard = _guard(draft, node, layout, offset)
+    return Step((*_scale(node, 1, layout, each.scale.reshape(layout.outputs), guard), *offset))
 
 
 def _from_inputs(
@@ -242,7 +245,9 @@ def _from_inputs(
     offset = into_offset(draft, node, operand, Affine(1, np.ones_like(shift), shift))
     if isinstance(offset, Refusal):
         return offset
-    return Step((*_scale(node, 1, layout.view, each.scale.reshape(layout.inputs)), *offset))
+    own = _guard(draft, node, layout, offset)
+    guard = Guard(np.abs(own.offset).min(), own.length)
+    return Step((*_scale(node, 1, layout, each.scale.reshape(layout.inputs), guard), *offset))
 
 
 def _response(
@@ -253,9 +258,33 @@ def _response(
     return draft.recipe(node, slot).summed(times, layout.outputs).reshape(-1)
 
 
-def _scale(node: Node, slot: int, view: tuple[int, ...], scale: FloatArray) -> tuple[Edit, ...]:
+def _scale(
+    node: Node, slot: int, layout: Layout, scale: FloatArray, guard: Guard
+) -> tuple[Edit, ...]:
     """The weight times `scale`; nothing where that is 1 everywhere."""
-    return (Rescale(node, slot, view, scale, guards=True),) if np.any(scale != 1) else ()
+    return (Rescale(node, slot, layout.view, scale, guard=guard),) if np.any(scale != 1) else ()
+
+
+def _guard(draft: Draft, node: Node, layout: Layout, planned: list[Edit]) -> Guard:
+    """What the output channels of a node are, but for what its weight gives: its offset.
+
+    `planned` are the edits of the offset.
+    """
+    offset = np.zeros(1)
+    if draft.has(node, 2) and isinstance(draft.operand(node, 2), Operand):
+        offset = draft.values(node, 2)
+    for edit in planned:
+        if isinstance(edit, Supply):
+            offset = edit.values
+        elif isinstance(edit, Rescale):
+            offset = edit.of(offset)
+    beta = float(draft.attribute(node, "beta", 1.0)) if draft.op(node) == "Gemm" else 1.0
+    alpha = float(draft.attribute(node, "alpha", 1.0)) if draft.op(node) == "Gemm" else 1.0
+    offset = np.atleast_1d(np.abs(offset * (beta / alpha if alpha else 0.0)))
+    rows = offset.reshape(-1, offset.shape[-1])
+    least = np.broadcast_to(rows.min(axis=0), (layout.output_channels,))
+    taps = math.prod(layout.view) // layout.output_channels
+    return Guard(least.reshape(layout.outputs), taps)
 
 
 def _supply_bias(

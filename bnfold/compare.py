@@ -82,7 +82,7 @@ def _comparison(answer: dict[str, Any], *, foreign: bool) -> Comparison:
         mismatch=answer["mismatch"],
         frame=_frame(answer["frame"]),
         certificate=_certificate(answer["certificate"]),
-        not_run=answer["not_run"],
+        not_run=answer.get("crash") or answer["not_run"],
         foreign=foreign,
         folds=tuple(FoldRun(**_tupled(fold, "sites", "place")) for fold in answer["folds"]),
         folds_not_run=tuple(answer["folds_not_run"]),

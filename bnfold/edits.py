@@ -13,12 +13,25 @@ from bnfold.graph import Node
 
 
 @dataclass(frozen=True, eq=False)
+class Guard:
+    """Says that no channel of a constant may be lost to underflow where that could be seen.
+
+    A channel is lost where nothing but zeros is stored of it. Its values are multiplied by inputs
+    and added up in sums of `length` terms, to which |`offset`| is added: one number for each
+    channel, or one for all. The roundings of such a sum hide what is small beside its offset.
+    """
+
+    offset: FloatArray = field(default_factory=lambda: np.zeros(()))
+    length: int = 1
+
+
+@dataclass(frozen=True, eq=False)
 class Rescale:
     """The constant v at `node.input[slot]` becomes scale·v + shift.
 
-    `scale` and `shift` broadcast against v reshaped to `view`. Where `guards` is set, an entry of
-    `scale` stands for a channel that must not be lost to underflow (weights; not so biases). Where
-    `precise` is set, no entry may leave the normal numbers: each stands for a whole channel.
+    `scale` and `shift` broadcast against v reshaped to `view`. Where there is a `guard`, an entry
+    of `scale` stands for one of its channels (weights; not so biases). Where `precise` is set, no
+    entry may leave the normal numbers: each stands for a whole channel.
     """
 
     node: Node
@@ -26,7 +39,7 @@ class Rescale:
     view: tuple[int, ...]
     scale: FloatArray
     shift: FloatArray | None = None
-    guards: bool = False
+    guard: Guard | None = None
     precise: bool = False
 
     def of(self, values: FloatArray) -> FloatArray:
@@ -64,7 +77,7 @@ class Rescale:
 class Supply:
     """`node.input[slot]` becomes a new constant; what it was, if anything, is not read any more.
 
-    Where `guards` is set, no channel, along its first axis, may be lost to underflow.
+    The channels of a `guard` lie along its first axis.
     """
 
     node: Node
@@ -72,7 +85,7 @@ class Supply:
     values: FloatArray
     dtype: int  # the ONNX element type it is rounded to
     name: str  # wanted; made unique when it is applied
-    guards: bool = False
+    guard: Guard | None = None
 
 
 @dataclass(frozen=True, eq=False)

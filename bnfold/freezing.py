@@ -18,7 +18,7 @@ from onnx import TensorProto
 from bnfold.affine import Affine
 from bnfold.constants import FLOAT_TYPES
 from bnfold.draft import Draft
-from bnfold.edits import Edit, Insert, SetOperator, Supply
+from bnfold.edits import Edit, Guard, Insert, SetOperator, Supply
 from bnfold.graph import Index, Node
 from bnfold.options import Options
 from bnfold.plan import Plan, Verdict
@@ -105,7 +105,7 @@ def _mul_add(draft: Draft, node: Node, own: Affine) -> list[Edit] | Refusal:
     ones = (1,) * (len(shape) - 2)
     gamma, beta = (v.reshape(-1, *ones) for v in (own.scale, own.shift))
     base = node.proto.name or node.output
-    scale = Supply(node, 1, gamma, kind, f"{base}.gamma_prime", guards=True)
+    scale = Supply(node, 1, gamma, kind, f"{base}.gamma_prime", guard=Guard(beta))
     shift = Supply(node, 1, beta, kind, f"{base}.beta_prime")
     return [
         Insert(node, 0, "Mul", f"{base}.scale", scale),
@@ -129,5 +129,6 @@ def _as_batch_norm(draft: Draft, node: Node, own: Affine) -> list[Edit]:
         operand = draft.operand(node, slot)
         assert not isinstance(operand, Refusal), "batch_norm has read it"
         kind = TensorProto.FLOAT if operand.quantized else operand.dtype
-        edits.append(Supply(node, slot, values, kind, f"{base}.{name}", guards=slot == 1))
+        guard = Guard(own.shift) if slot == 1 else None
+        edits.append(Supply(node, slot, values, kind, f"{base}.{name}", guard=guard))
     return [*edits, SetOperator(node, BATCH_NORM, put={"epsilon": 0.0})]

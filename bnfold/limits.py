@@ -17,7 +17,7 @@ from onnx import TensorProto, helper
 from bnfold.affine import FloatArray
 from bnfold.blocks import Block, in_order
 from bnfold.constants import INTEGER_TYPES, in_range, rounded
-from bnfold.edits import Rescale, Supply
+from bnfold.edits import Guard, Rescale, Supply
 from bnfold.reasons import Reason
 from bnfold.recipe import Blockwise, Recipe, idle_axes
 
@@ -72,14 +72,30 @@ def _reason(edit: Rescale | Supply, dtype: int, found: _Found) -> Reason | None:
         return Reason.NOT_FINITE
     if not found.finite:
         return Reason.OVERFLOW
-    if not edit.guards:
+    if edit.guard is None:
         return None
-    # A channel does not count if inputs up to √largest give less than half of the smallest number,
-    # of those that the dtype has: then the original computes zeros there too. (Trained models hold
-    # channels that weight decay has brought down to 1e-40.)
+    lost = found.imprecise or _shows(edit.guard, dtype, found.response, ~found.remains)
+    return Reason.UNDERFLOW if lost else None
+
+
+def _shows(guard: Guard, dtype: int, response: FloatArray, lost: npt.NDArray[np.bool_]) -> bool:
+    """Whether a finite input could show that the values of channels are lost.
+
+    It could not where Σ|exact|·|x| stays below what roundings make of the sum, (2n + 8)·u·|offset|
+    for every finite x. (Trained models hold channels that weight decay has brought down to 1e-40,
+    and of which the bias is all that is left.) Nor does it count where inputs up to √largest give
+    less than half of the smallest number: then the original computes zeros as well.
+    """
     limits = _limits(dtype)
-    counts = found.response * float(limits.max) ** 0.5 >= float(limits.smallest_subnormal) / 2
-    return Reason.UNDERFLOW if found.imprecise or np.any(counts & ~found.remains) else None
+    largest, smallest = float(limits.max), float(limits.smallest_subnormal)
+    offset = np.abs(guard.offset).reshape(-1)
+    response = np.where(lost, response, 0.0).reshape(-1)
+    if offset.size != response.size:  # of input channels, which one sum reads together
+        offset, response = offset.min(), response.sum()
+    with np.errstate(over="ignore"):
+        hidden = response * largest <= (2 * guard.length + 8) * float(limits.eps) / 2 * offset
+        zero = 2 * response * largest**0.5 < smallest
+    return not np.all(hidden | zero)
 
 
 def _limits(dtype: int) -> Any:
@@ -95,14 +111,14 @@ def _examine(cut: Blockwise, block: Block, edit: Rescale, dtype: int, *, quick: 
         largest = np.maximum(
             stored.max(axis=idle, keepdims=True), -stored.min(axis=idle, keepdims=True)
         ).astype(np.float64)
-        found = _compared(largest, _scaled(largest, own), own.shape, dtype, edit)
-        if np.all(found.remains) or not edit.guards:
+        found = _compared(largest, _scaled(largest, own), own.shape, dtype, edit, own)
+        if np.all(found.remains) or edit.guard is None:
             return found
     before = cut.values(block, len(cut.maps) - 1)
     after = _scaled(before, own)
-    if shift is not None:
-        after += block.of(shift)
-    return _compared(before, after, own.shape, dtype, edit)
+    if shift is None:
+        return _compared(before, after, own.shape, dtype, edit, own)
+    return _compared(before, after + block.of(shift), own.shape, dtype, edit)
 
 
 def _examine_whole(edit: Rescale | Supply, before: Recipe) -> _Found:
@@ -123,14 +139,20 @@ def _compared(
     channels: tuple[int, ...],
     dtype: int,
     edit: Rescale | Supply,
+    scale: FloatArray | None = None,
 ) -> _Found:
     stored = rounded(exact, dtype).astype(np.float64)
     finite_before, finite = bool(np.isfinite(before).all()), bool(np.isfinite(stored).all())
-    if not edit.guards:
+    if edit.guard is None:
         return _Found(finite_before, finite, np.zeros(channels), np.ones(channels, bool))
     idle = idle_axes(channels)
+    vanished = np.zeros(exact.shape, bool)
+    if scale is not None:
+        vanished = (exact == 0) & (before != 0) & (scale != 0)
     with np.errstate(over="ignore", invalid="ignore"):
-        response = np.abs(exact).sum(axis=idle, keepdims=True)
+        # what has vanished in float64 counts as the smallest number that it has
+        size = np.where(vanished, float(np.finfo(np.float64).smallest_subnormal), np.abs(exact))
+        response = size.sum(axis=idle, keepdims=True)
     remains = np.any(stored != 0, axis=idle, keepdims=True)
     imprecise = False
     if isinstance(edit, Rescale) and edit.precise:

@@ -22,7 +22,7 @@ from bnfold import geometry, linear
 from bnfold.absorbing import odd_weight, supplied_bias
 from bnfold.affine import FloatArray
 from bnfold.draft import Draft, Operand
-from bnfold.edits import Drop, Edit, Remove, Rescale, SetOperator, Supply
+from bnfold.edits import Drop, Edit, Guard, Remove, Rescale, SetOperator, Supply
 from bnfold.geometry import Kernel
 from bnfold.graph import Index, Node
 from bnfold.reasons import Reason, Refusal
@@ -144,7 +144,9 @@ class _Merger:
             bias = bias + scale * branch.bias
         kept = _largest(branches)
         assert kept.conv is not None
-        edits = [*_geometry_edits(kept, whole), *self._replace(kept.conv, 1, weight)]
+        offset = np.broadcast_to(bias, (outputs,)).reshape(-1, *(1,) * (weight.ndim - 1))
+        guard = Guard(offset, weight[0].size)
+        edits = [*_geometry_edits(kept, whole), *self._replace(kept.conv, 1, weight, guard)]
         if self.draft.has(kept.conv, 2) or np.any(bias):
             edits += self._replace(kept.conv, 2, bias)
         path = self.tree.path(kept.conv)
@@ -152,7 +154,9 @@ class _Merger:
         edits += [Drop(node) for node in self.tree.nodes if node not in (*on_path, kept.conv)]
         return [*edits, *(Remove(node, slot) for node, slot in reversed(path))]
 
-    def _replace(self, conv: Node, slot: int, values: FloatArray) -> list[Edit]:
+    def _replace(
+        self, conv: Node, slot: int, values: FloatArray, guard: Guard | None = None
+    ) -> list[Edit]:
         """New values for a constant: under its own name where the shape is the same."""
         weight = self.draft.operand(conv, 1)
         assert isinstance(weight, Operand)
@@ -160,11 +164,10 @@ class _Merger:
             return [supplied_bias(conv, weight, values)]
         operand = self.draft.operand(conv, slot)
         assert isinstance(operand, Operand)
-        guards = slot == 1
         if operand.shape != values.shape:
-            return [Supply(conv, slot, values, operand.dtype, operand.name, guards)]
+            return [Supply(conv, slot, values, operand.dtype, operand.name, guard)]
         nothing = np.zeros((len(values), *(1,) * (values.ndim - 1)))
-        return [Rescale(conv, slot, values.shape, nothing, values, guards)]
+        return [Rescale(conv, slot, values.shape, nothing, values, guard)]
 
 
 @dataclass(frozen=True)

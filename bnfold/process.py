@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bnfold import errors
+from bnfold.child import ANSWER, FALLBACK
 from bnfold.errors import ChildError
 
 T = TypeVar("T")
@@ -36,15 +37,20 @@ def ask(
 ) -> T:  # fmt: skip
     """Have a child carry out a request; `read` makes the result of its answer and its folder.
 
+    Where the child crashed and has left an answer for that case, the answer says so in "crash".
     Raises what the child reports, and ChildError where it crashed, ran out of time or hit a limit.
     """
     with tempfile.TemporaryDirectory(prefix="bnfold-") as name:
         folder = Path(name)
         (folder / "request.json").write_text(json.dumps(request))
         ended = _run(folder, timeout, progress)
-        answer = _answer(folder / "answer.json")
+        answer = _answer(folder / ANSWER)
         if answer is None:
-            raise _crash(ended, folder / "stage")
+            crash = _crash(ended, folder / "stage")
+            answer = _answer(folder / FALLBACK)
+            if answer is None:
+                raise crash
+            answer["crash"] = crash.message
         if "error" in answer:
             kind = getattr(errors, answer["error"])
             raise kind(answer["message"], answer["remedy"])

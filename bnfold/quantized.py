@@ -16,7 +16,7 @@ from bnfold.absorbing import odd_weight
 from bnfold.affine import Affine, FloatArray
 from bnfold.constants import INTEGER_TYPES, in_range
 from bnfold.draft import Draft, Operand
-from bnfold.edits import Edit, Rescale, SetOperator
+from bnfold.edits import Edit, Guard, Rescale, SetOperator
 from bnfold.graph import Node
 from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Step, beside, refuse
@@ -82,7 +82,7 @@ def _into_scale(
     own, rank = _axis(draft, node, q), len(q.shape)
 
     def scaled(view: tuple[int, ...], factor: FloatArray) -> Edit:
-        return Rescale(node, 1, view, factor, guards=True, precise=True)
+        return Rescale(node, 1, view, factor, guard=Guard(), precise=True)
 
     if np.all(sigma == sigma[0]):
         uniform = sigma[:1].reshape((1,) * len(k.shape))

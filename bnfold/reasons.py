@@ -113,13 +113,15 @@ class Reason(Enum):
     OVERFLOW = (
         "overflow",
         "the folded {detail} of {node} would be infinite in its own dtype",
-        "fold in float32 and convert afterwards",
+        "if the model was converted to float16 or bfloat16, fold the float32 model and convert it "
+        "afterwards; else look for a variance that is almost 0",
     )
     UNDERFLOW = (
         "underflow",
-        "the folded {detail} of {node} would vanish: its values are below the smallest of its "
-        "dtype",
-        "fold in float32 and convert afterwards",
+        "a channel of the folded {detail} of {node} would vanish: its values are below the "
+        "smallest number of its dtype, and its bias does not hide them",
+        "if the model was converted to float16 or bfloat16, fold the float32 model and convert it "
+        "afterwards; else prune the channel, which computes next to nothing",
     )
 
     QUANTIZED = (

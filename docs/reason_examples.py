@@ -197,8 +197,9 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.VARIANCE_NOT_POSITIVE: Example(SITE, W, words="With v = −1.", change=_set("v", -1)),
     Reason.OVERFLOW: Example(SITE, W, words="With w = 10³⁰ and s = 10¹⁰.",
                              change=lambda m: (_set("w", 1e30)(m), _set("s", 1e10)(m))),
-    Reason.UNDERFLOW: Example(SITE, W, words="With w = 10⁻³⁰ and s = 10⁻²⁰.",
-                              change=lambda m: (_set("w", 1e-30)(m), _set("s", 1e-20)(m))),
+    Reason.UNDERFLOW: Example(SITE, W, words="With w = 10⁻³⁰, s = 10⁻²⁰, b = 0.",
+                              change=lambda m: (_set("w", 1e-30)(m), _set("s", 1e-20)(m),
+                                                _set("b", 0.0)(m), _set("m", 0.0)(m))),
     Reason.QUANTIZED: Example(
         _after("  w = DequantizeLinear (q, k, z)\n" + CONV + NORM),
         {"q": (4, 4, 1, 1), "k": (), "z": ()}, opset=12, dtypes={"q": "int8", "z": "int8"},

@@ -189,6 +189,69 @@ def test_large_means_are_no_false_alarm(ratio: float, tmp_path: Path) -> None:
     assert static.certificate.verdict is static.frame.verdict is Outcome.VALID
 
 
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-9])
+@pytest.mark.parametrize(
+    "body",
+    [
+        "c = Conv (x, w) y = BN (c, s, b, m, v)",
+        "c = Conv (x, w, d) p = Relu (c) y = BN (p, s, b, m, v)",  # stays
+        "n = BN (x, s, b, m, v) y = Conv (n, w, d)",
+        "c = Conv (x, w, d) n = BN (c, s, b, m, v) r = Relu (n) e = Conv (r, w, d) "
+        "y = BN (e, s, b, m, v)",
+        "c = Conv (x, w) n = BN (c, s, b, m, v) y = BN (n, s, b, m, v)",
+        "c = Conv (x, w, d) k = Mul (c, two) y = BN (k, s, b, m, v)",
+        "c = Conv (x, w) a = Add (c, zeros) y = BN (a, s, b, m, v)",
+        "c = Conv (x, w) f = Flatten (c) y = BN (f, s9, b9, m9, v9)",
+    ],
+)
+def test_an_untrained_network_is_certified(body: str, epsilon: float, tmp_path: Path) -> None:
+    """γ = 1, β = 0, μ = 0, σ² = 1: the map is so close to none that roundings may hide it."""
+    flat = "[2,12]" if "Flatten" in body else "[2,3,2,2]"
+    body = body.replace("BN", f"BatchNormalization <epsilon = {epsilon}>")
+    text = f"g (float[2,3,2,2] x) => (float{flat} y) {{ {body} }}"
+    given = {"w": real(3, 3, 1, 1), "d": real(3, seed=5), "zeros": np.zeros((1, 3, 1, 1))}
+    given["two"] = np.array(2.0)
+    for name, count in (("", 3), ("9", 12)):
+        ones, zeros = np.ones(count), np.zeros(count)
+        given |= {f"s{name}": ones, f"b{name}": zeros, f"m{name}": zeros, f"v{name}": ones}
+    model = parse(text, **{name: array.astype(np.float32) for name, array in given.items()})
+    static = judged(model, bnfold.fold(model).model, tmp_path)
+    assert static.certificate.verdict is Outcome.VALID, static.certificate.findings
+    assert static.frame.verdict is Outcome.VALID, static.frame.findings
+
+
+def test_two_maps_that_are_close_to_each_other_are_certified(tmp_path: Path) -> None:
+    """Two readers of one value normalise it by nearly the same maps, and one of them stays."""
+    text = """
+    g (float[1,3,2,2] x) => (float[1,3,2,2] y, float[1,3,2,2] z) {
+      c = Conv (x, w, d)
+      n = BatchNormalization <epsilon = 1e-5> (c, s, b, m, v)
+      y = Relu (n)
+      k = Conv (x, w, d)
+      o = BatchNormalization <epsilon = 1.001e-5> (k, s, b, m, v)
+      z = Relu (o)
+    }"""
+    model = parse(text, w=real(3, 3, 1, 1), d=real(3, seed=5), **norm(3))
+    static = judged(model, bnfold.fold(model).model, tmp_path)
+    assert static.certificate.verdict is Outcome.VALID, static.certificate.findings
+    assert static.frame.verdict is Outcome.VALID, static.frame.findings
+
+
+def test_a_map_that_was_dropped_from_an_untrained_network_is_found(tmp_path: Path) -> None:
+    """1 − 5·10⁻⁶ is 84 roundings: leaving it out is another function."""
+    text = """
+    g (float[1,3,2,2] x) => (float[1,3,2,2] y) {
+      c = Conv (x, w)
+      y = BatchNormalization (c, s, b, m, v)
+    }"""
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    model = parse(text, w=real(3, 3, 1, 1), s=ones, b=zeros, m=zeros, v=ones)
+    dropped = parse(
+        "g (float[1,3,2,2] x) => (float[1,3,2,2] y) { y = Conv (x, w) }", w=real(3, 3, 1, 1)
+    )
+    assert judged(model, dropped, tmp_path).certificate.verdict is Outcome.INVALID
+
+
 def test_a_dead_channel_is_certified(tmp_path: Path) -> None:
     tensors = {"w": real(4, 3, 3, 3), "d": real(4), **norm(4)}
     tensors["s"][2] = 0

@@ -277,14 +277,34 @@ def test_an_invalid_model() -> None:
 # --- the child ----------------------------------------------------------------------------------
 
 
-def test_a_crash_of_onnxruntime_is_a_message() -> None:
+def crashing() -> ModelProto:
     """An opset-9 BatchNormalization with trailing empty outputs is a segmentation fault there."""
     model = parse(TEXT, 9, **real())
     model.graph.node[1].output.extend(["", "", "", ""])
+    return model
+
+
+def test_an_original_that_crashes_onnxruntime_is_not_run_where_its_certificate_is_valid() -> None:
+    model = crashing()
+    found = bnfold.verify(model, bnfold.fold(model).model)
+    assert found.equal
+    assert "crashed while running the original" in found.not_run
+    assert "SIGSEGV" in found.not_run
+
+
+def test_an_original_that_crashes_onnxruntime_decides_nothing_without_a_certificate() -> None:
+    model, other = crashing(), crashing()
+    other.graph.doc_string = "another"  # the frame says that it has changed
     with pytest.raises(bnfold.ChildError, match="crashed while running the original") as caught:
-        bnfold.verify(model, model)
+        bnfold.verify(model, other)
     assert caught.value.exit_code == 5
     assert "SIGSEGV" in caught.value.message
+
+
+def test_a_folded_model_that_crashes_onnxruntime_is_no_fold() -> None:
+    model = parse(TEXT, 9, **real())
+    with pytest.raises(bnfold.ChildError, match="crashed while"):
+        bnfold.verify(model, crashing(), foreign=True)
 
 
 def endless() -> ModelProto:

@@ -299,6 +299,58 @@ def test_a_fold_that_loses_a_channel_to_underflow() -> None:
     assert reason(site(**half), check=False) == "underflow"
 
 
+def dying(dtype: Any = np.float32, **changed: float) -> ModelProto:
+    """Channel 1 is as small as weight decay makes it; `changed` are numbers of that channel."""
+    real = {name: array.astype(dtype) for name, array in constants().items()}
+    real["m"][1], real["d"][1] = 0, 0
+    for name, number in ({"w": 2.0**-133, "s": 2.0**-24, "b": -1.5, "v": 1} | changed).items():
+        real[name][1] = number
+    model = site(**real)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.elem_type = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    return model
+
+
+def test_a_channel_that_vanishes_beside_its_bias_folds() -> None:
+    """3 · 2⁻¹⁵⁷ · 2¹²⁸ is less than what rounding 1.5 may make: no finite input shows it."""
+    after = folded(dying())
+    assert not after.tensor("w")[1].any()
+    assert after.tensor("d")[1] == -1.5
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0**-12])
+def test_a_channel_that_vanishes_beside_less_is_refused(bias: float) -> None:
+    assert reason(dying(b=bias)) == "underflow"
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0**-24])
+def test_a_dead_channel_in_float64_folds(gamma: float) -> None:
+    folded(dying(np.float64, w=1.0, s=gamma), execute=False)
+
+
+def test_a_channel_that_vanishes_in_float64_is_refused() -> None:
+    assert reason(dying(np.float64, w=2.0**-600, s=2.0**-500, b=0.0)) == "underflow"
+    folded(dying(np.float64, w=2.0**-600, s=2.0**-500, b=-4.0), execute=False)
+
+
+@pytest.mark.parametrize(("bias", "code"), [(0.0, "underflow"), (-1.5, "")])
+def test_input_channels_that_vanish_are_weighed_together(bias: float, code: str) -> None:
+    text = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [conv] y = Conv (c, w, d)
+    }"""
+    given = constants(b=np.zeros(3, np.float32), m=np.zeros(3, np.float32))
+    given["w"][:, 1], given["d"][:] = 2.0**-133, bias
+    given["s"][1], given["v"][1] = 2.0**-24, 1
+    if code:
+        below = kept(parse(text, **given)).below
+        assert below is not None
+        assert below.reason.code == code
+    else:
+        folded(parse(text, **given))
+
+
 def test_single_weights_lost_to_underflow_are_rounding() -> None:
     half = {name: array.astype(np.float16) for name, array in constants().items()}
     half["w"][1, 1] = np.float16(6e-8)

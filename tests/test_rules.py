@@ -791,8 +791,7 @@ def test_a_sum_of_three_with_a_constant_lets_no_scale_pass() -> None:
         )
         _stays(model, "other-branch", "down")
         folded(
-            parse(text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **shift),
-            certified=False,  # the checker knows no Sum of values and constants
+            parse(text.replace("ORDER", order), w=numbers(3, 4, 1, 1), k=numbers(4, 1, 1), **shift)
         )
 
 
@@ -1222,3 +1221,65 @@ def test_one_parameter_of_another_shape(name: str) -> None:
         if tensor.name == name:
             tensor.CopyFrom(onnx.numpy_helper.from_array(given[name], name))
     assert reason(model, check=False) == "shape-mismatch"
+
+
+# --- constants that become values: tables, tokens ------------------------------------------------
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_map_into_the_table_of_a_gather(axis: int) -> None:
+    """An embedding, whose rows (or columns) are chosen at run time."""
+    shape = "2,3" if axis == 0 else "3,2"
+    text = f"""
+    g (int64[2] i) => (float[{shape}] y) {{
+      [emb] e = Gather <axis = {axis}> (table, i)
+      [norm] y = Mul (e, k)
+    }}"""
+    k = numbers(3) if axis == 0 else numbers(3, 1)
+    table = numbers(5, 3) if axis == 0 else numbers(3, 5)
+    assert folded(parse(text, table=table, k=k), execute=False).ops == ["Gather"]
+
+
+def test_a_map_along_what_is_gathered_at_run_time_stays() -> None:
+    text = """
+    g (int64[2] i) => (float[2,3] y) {
+      e = Gather (table, i)
+      y = Mul (e, k)
+    }"""
+    assert reason(parse(text, table=numbers(5, 3), k=numbers(2, 1))) == "axis-lost"
+
+
+def test_a_scaled_embedding_that_two_read() -> None:
+    """Embeddings × √d with a tied head: the table is copied, the head reads it as it was."""
+    text = """
+    g (int64[4] i) => (float[4,5] y) {
+      [embedding] e = Gather (table, i)
+      [scale] h = Mul (e, root)
+      [act] r = Tanh (h)
+      [turn] t = Transpose <perm = [1, 0]> (table)
+      [head] y = MatMul (r, t)
+    }"""
+    assert folded(parse(text, table=numbers(5, 3), root=np.array(2.0, np.float32)), execute=False)
+
+
+def test_a_map_into_a_class_token() -> None:
+    """A constant is expanded to the batch, joined to what is computed, and normalised."""
+    text = """
+    g (float[N,2,3] x, int64[3] shape) => (float[N,3,3] y) {
+      p = MatMul (x, w)
+      token = Expand (cls, shape)
+      both = Concat <axis = 1> (token, p)
+      y = Mul (both, k)
+    }"""
+    model = parse(text, w=numbers(3, 3), cls=numbers(1, 1, 3), k=numbers(3))
+    assert folded(model, execute=False).ops == ["MatMul", "Expand", "Concat"]
+
+
+def test_a_map_into_a_constant_that_is_joined_to_what_is_computed() -> None:
+    text = """
+    g (float[2,2,3] x) => (float[2,3,3] y) {
+      p = MatMul (x, w)
+      both = Concat <axis = 1> (token, p)
+      y = Mul (both, k)
+    }"""
+    assert folded(parse(text, w=numbers(3, 3), token=numbers(2, 1, 3), k=numbers(3)))

@@ -10,7 +10,7 @@ where e is known from what was checked before and u is one of the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,7 +22,8 @@ from bnfold.check.numbers import Numbers, Tally, compare
 from bnfold.check.view import Array, alike
 from bnfold.check.wanted import Candidate
 
-_SAMPLE = 64  # weights of a channel by which a candidate is told
+_SAMPLE = 64  # weights of a channel by which candidates are told
+_NEAR = 0.05  # candidates that fit these by so much less than the best are not looked at
 _BLOCK = 1 << 20
 DEQUANTISED = 3.0  # u: q·k rounded in both models, and the scale k once
 
@@ -83,50 +84,83 @@ def linear(
     e = e.over(original.data_axis, original.inputs)
     choices = fitting(candidates, original.out_axis, original.channels)
     inner = response(original, e.shift) if e.shifts else None
-    chosen = _with_doubt(_chosen(original, folded, e, inner, choices), choices, present)
-    u = chosen.map
     if folded.quantized:
         loose = max(loose, DEQUANTISED)
-    same = e.is_identity and u.is_identity
-    result = Absorption(chosen, original.length, not same)
-    if not (same and alike(original.weight, folded.weight)):
-        tally = result.tallies.setdefault(folded.name, Tally())
-        _weights(original, folded, e.scale, u.scale, tally, loose)
-    _bias(original, folded, inner, u, result, loose)
-    return result
+
+    def check(candidate: Candidate) -> Absorption:
+        chosen = _with_doubt(candidate, choices, present)
+        u = chosen.map
+        same = e.is_identity and u.is_identity
+        result = Absorption(chosen, original.length, not same)
+        if not (same and alike(original.weight, folded.weight)):
+            tally = result.tallies.setdefault(folded.name, Tally())
+            _weights(original, folded, e.scale, u.scale, tally, loose)
+        _bias(original, folded, inner, u, result, loose)
+        return result
+
+    found = best(_likely(original, folded, e, inner, choices), present, check)
+    assert found is not None, "the map that changes nothing is among the candidates"
+    return found
+
+
+def best(
+    candidates: Sequence[Candidate], present: Collection[str],
+    check: Callable[[Candidate], Absorption | None],
+) -> Absorption | None:  # fmt: skip
+    """The candidate that explains the constants, or the one with the fewest wrong numbers.
+
+    Several explain them where a map is so close to another that roundings hide it (γ = 1, σ² = 1)
+    or the constants are zeros. Then it is the one whose nodes are gone.
+    """
+    found: Absorption | None = None
+    for candidate in sorted(candidates, key=lambda c: _standing(c, present)):
+        result = check(candidate)
+        if result is not None and (found is None or result.faults < found.faults):
+            found = result
+            if not found.faults:
+                break
+    return found
+
+
+def _standing(candidate: Candidate, present: Collection[str]) -> tuple[int, int]:
+    """How many of a candidate's nodes are still there, and how many are gone, these negative."""
+    there = sum(site in present for site in candidate.sites)
+    return there, there - len(candidate.sites)
 
 
 # --- which candidate it is -----------------------------------------------------------------------
 
 
-def _chosen(
+def _likely(
     original: Linear, folded: Linear, e: Map, inner: Real | None, choices: list[Candidate]
-) -> Candidate:
-    """The candidate that comes closest to what the numbers say of most channels."""
+) -> list[Candidate]:
+    """The candidates that come as close as any to what some weights of each channel say."""
     if len(choices) == 1:
-        return choices[0]
+        return choices
     before, after = _samples(original, e.scale.value), _samples(folded, None)
     energy = np.sum(before * before, axis=1)
     with np.errstate(all="ignore"):
         ratio = np.sum(before * after, axis=1) / energy
     alive = np.isfinite(ratio) & (energy > 0)
     if not np.any(alive):
-        return choices[0] if folded.bias is None else choices[-1]
+        return choices
     bias = original.beta * _first_bias(original, folded.weight.dtype)
     bias = bias + (inner.value if inner is not None else 0.0)
     found = folded.beta * _first_bias(folded, folded.weight.dtype)
     with np.errstate(all="ignore"):
         size = np.abs(ratio * bias) + np.abs(found)
 
-    def misfit(candidate: Candidate) -> tuple[float, float]:
+    def misfit(candidate: Candidate) -> float:
         scale, shift = candidate.map.scale.value, candidate.map.shift.value
         apart = np.abs(scale - ratio) / (np.abs(scale) + np.abs(ratio) + 1e-300)
         off = np.abs(scale * bias + shift - found) / (size + np.abs(shift) + 1e-300)
-        one, two = float(np.mean(apart[alive])), float(np.mean(off[alive]))
-        return (round(one, 4), two)  # candidates of one scale differ by their shifts alone
+        return float(np.mean(apart[alive])) + float(np.mean(off[alive]))
 
     with np.errstate(all="ignore"):  # what is not finite comes close to nothing
-        return min(choices, key=misfit)
+        misfits = [misfit(candidate) for candidate in choices]
+    least = np.nanmin(misfits) if not np.all(np.isnan(misfits)) else np.inf
+    near = [c for c, off in zip(choices, misfits, strict=True) if off <= least + _NEAR]
+    return near or choices
 
 
 def _with_doubt(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from bnfold.inference import Shape
 
 def held(
     original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
-    wanted: Wanted, loose: float,
+    wanted: Wanted, present: Collection[str], loose: float,
 ) -> Absorption | str:  # fmt: skip
     """The candidate that the constants of `other` fit best; or why none is known."""
     rank = original.rank(node.scope, node.output)
@@ -31,16 +31,16 @@ def held(
         return f"an {node.op} that broadcasts in another way"
     if "Normalization" in node.op and inputs[0] is not None and not _alike(inputs[0]):
         return "a normalisation, whose results do not follow what it reads"
-    best: Absorption | None = None
-    found: Absorption | None = None
-    for candidate in wanted.of(node.scope, node.output):
+
+    def check(candidate: Candidate) -> Absorption | None:
         if node.op in ("Add", "Sub", "Mul", "Div"):
-            found = _arithmetic(original, folded, node, other, inputs, candidate, rank, loose)
-        elif rank is not None:
-            found = _normalised(original, folded, node, other, candidate, rank, loose)
-        if found is not None and (best is None or found.faults < best.faults):
-            best = found
-    return best or f"no map is known that {other.label} could hold"
+            return _arithmetic(original, folded, node, other, inputs, candidate, rank, loose)
+        if rank is None:
+            return None
+        return _normalised(original, folded, node, other, candidate, rank, loose)
+
+    found = absorbed.best(wanted.of(node.scope, node.output), present, check)
+    return found or f"no map is known that {other.label} could hold"
 
 
 def _alike(relation: Related) -> bool:

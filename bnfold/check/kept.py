@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,19 @@ from bnfold.graph import Node
 
 def nearest(
     folded: View, other: Node, own: Map, q: Map, candidates: list[Candidate],
-    loose: float,
+    present: Collection[str], loose: float,
 ) -> Absorption | None:  # fmt: skip
-    """The candidate u for which the kept node holds u∘own, with the fewest wrong numbers."""
-    best: Absorption | None = None
-    for candidate in candidates:
+    """The candidate u for which the kept node holds u∘own, with the fewest wrong numbers.
+
+    `present` are the names of nodes that the folded model still has.
+    """
+
+    def check(candidate: Candidate) -> Absorption | None:
         whole = own.then(candidate.map)
         total = quotient(whole, q) if whole is not None else None
-        if total is None:
-            continue
-        result = _holds(folded, other, total, candidate, loose)
-        if result is not None and (best is None or result.faults < best.faults):
-            best = result
-    return best
+        return None if total is None else _holds(folded, other, total, candidate, loose)
+
+    return absorbed.best(candidates, present, check)
 
 
 def _holds(

@@ -8,11 +8,12 @@ It must read x at the same places, and hold there the sum of what the branches h
 from __future__ import annotations
 
 import itertools
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from bnfold.check.absorbed import Absorption, fitting
+from bnfold.check.absorbed import Absorption, best, fitting
 from bnfold.check.branches import Branch, Form, Geometry, geometry_of
 from bnfold.check.exact import Real, Sum, plus, rational, times
 from bnfold.check.kernels import Linear, linear
@@ -24,8 +25,9 @@ from bnfold.graph import Node
 
 
 def stands_for(
-    form: Form, e: Map, view: View, node: Node, candidates: list[Candidate], loose: float
-) -> Absorption | None:
+    form: Form, e: Map, view: View, node: Node, candidates: list[Candidate],
+    present: Collection[str], loose: float,
+) -> Absorption | None:  # fmt: skip
     """Whether a Conv of x′ is the sum; None where it cannot be, whatever it holds."""
     folded, whole = linear(view, node), geometry_of(view, node)
     if folded is None or whole is None or folded.quantized or e.axis not in (None, 1):
@@ -35,12 +37,8 @@ def stands_for(
     total = _Total(form, folded, whole, e.over(1, folded.inputs))
     if not all(total.lay(branch) for branch in form.branches):
         return None
-    best: Absorption | None = None
-    for candidate in fitting(candidates, 1, folded.channels):
-        result = total.held_against(candidate, loose)
-        if best is None or result.faults < best.faults:
-            best = result
-    return best
+    choices = fitting(candidates, 1, folded.channels)
+    return best(choices, present, lambda candidate: total.held_against(candidate, loose))
 
 
 class _Total:

@@ -8,7 +8,7 @@ Written apart from the folder's rules, and sharing nothing with them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from onnx import TensorProto
@@ -175,6 +175,8 @@ def carried(view: View, node: Node, a: Map, output: int = 0) -> Map | str:
         return a
     if law.stays is not None:
         return a if law.stays(view, node, a.axis, output) else "channels that do not stay apart"
+    if (place := _kept_axes(view, node).get(a.axis)) is not None:
+        return replace(a, axis=place)
     found = flow(view, node, 0, a.axis, _classes(a), output)
     if found is None or np.any(found[1] < 0):
         return "channels that do not stay apart"
@@ -190,10 +192,14 @@ def pulled(view: View, node: Node, a: Map, output: int = 0) -> Map | None:
     law = LAWS[node.op]
     if a.is_identity or law.objection(view, node, a):
         return identity() if a.is_identity else None
-    if a.axis is None and node.op not in ("Split", "Slice", "Gather"):
+    whole = node.op == "Gather" and not view.is_constant(node.scope, node.input(1))
+    if a.axis is None and (whole or node.op not in ("Split", "Slice", "Gather")):
         return a
     if law.stays is not None:
         return a if a.axis is not None and law.stays(view, node, a.axis, output) else None
+    for kept, place in _kept_axes(view, node).items():
+        if place == a.axis:
+            return replace(a, axis=kept)
     before = view.shape(node.scope, node.input(0)) or ()
     after = view.shape(node.scope, node.proto.output[output]) or ()
     if node.op.startswith("Reduce"):
@@ -210,11 +216,28 @@ def pulled(view: View, node: Node, a: Map, output: int = 0) -> Map | None:
     if found is None:
         return None
     axis, places = found
-    whole = [
+    both = [
         joined([v.spread(len(a)), Real.full(nothing)]).take(np.where(places < 0, len(a), places))
         for v, nothing in ((a.scale, 1.0), (a.shift, 0.0))
     ]
-    return Map(axis, *whole)
+    return Map(axis, *both)
+
+
+def _kept_axes(view: View, node: Node) -> dict[int, int]:
+    """Where axes of a Gather or Expand stand that it keeps, whatever its second input holds."""
+    before, second = (view.shape(node.scope, node.input(slot)) for slot in (0, 1))
+    after = view.shape(node.scope, node.output)
+    if not before or second is None or after is None:
+        return {}
+    if node.op == "Gather":  # the axis that it gathers along becomes those of the indices
+        gathered, more = node.attribute("axis", 0) % len(before), len(second) - 1
+        axes = (axis for axis in range(len(before)) if axis != gathered)
+        return {axis: axis if axis < gathered else axis + more for axis in axes}
+    added = len(after) - len(before)
+    if node.op != "Expand" or added < 0:
+        return {}
+    both = enumerate(zip(before, after[added:], strict=True))
+    return {axis: axis + added for axis, (size, to) in both if isinstance(size, int) and size == to}
 
 
 def _reduced_back(view: View, node: Node, a: Map, before: Shape) -> Map | None:

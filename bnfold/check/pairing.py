@@ -172,7 +172,9 @@ class Walk(Through):
             fits = other.op == "Conv" and other.input(0) == relation.f
             if e is None or not fits or other in counterparts.taken:
                 continue
-            result = stands_for(tree.form, e, self.folded, other, candidates, self.loose)
+            result = stands_for(
+                tree.form, e, self.folded, other, candidates, self.present, self.loose
+            )
             if result is None or any(2 * t.far > t.numbers for t in result.tallies.values()):
                 continue
             tree.matched = True

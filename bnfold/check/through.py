@@ -21,10 +21,23 @@ from bnfold.check.outcome import CertifiedFold, Finding, Outcome
 from bnfold.check.relations import Known, Pairs, Relation, maker, outputs
 from bnfold.check.shared import shared
 from bnfold.check.view import View, alike
-from bnfold.check.wanted import Wanted
+from bnfold.check.wanted import Candidate, Wanted
 from bnfold.graph import Node
 
 _NORMS = ("InstanceNormalization", "GroupNormalization")
+
+
+def _present(folded: View) -> set[str]:
+    """The names of the nodes of a folded model.
+
+    Where a Mul and an Add make a value, they may be a BatchNormalization without a name.
+    """
+    nodes = list(folded.index.nodes())
+    written_out = {
+        f"BatchNormalization→{add.output}" for add in nodes
+        if add.op == "Add" and (mul := add.scope.producers.get(add.input(0))) and mul.op == "Mul"
+    }  # fmt: skip
+    return {node.label for node in nodes} | written_out
 
 
 class Through:
@@ -36,7 +49,7 @@ class Through:
         maxima = any(node.op == "Max" for node in folded.index.nodes())
         self.wanted = Wanted(original, raises=maxima)
         self.loose = loose
-        self.present = {node.label for node in folded.index.nodes()}
+        self.present = _present(folded)
         self.pairs = Pairs()
 
     # --- findings --------------------------------------------------------------------------------
@@ -94,13 +107,14 @@ class Through:
         if node.op == "Gemm" and attributes(node) != attributes(other):
             self._wrong(node.label, f"{other.label} has other attributes than in the original")
             return nothing
+        inputs = self._with_constants(node, other, inputs)
         plain = all(relation is None or relation.plain for relation in inputs)
         single = not any(node.proto.output[1:]) or node.op == "Split"
         if plain:
-            return self._unchanged(node, other, known, same)
+            return self._unchanged(node, other, inputs, known, same)
         rest = all(relation is None or relation.plain for relation in inputs[1:])
         if (node.op in LAWS or node.op == "Pad") and (
-            name := self._changed_constant(node, other, known)
+            name := self._changed_constant(node, other, inputs)
         ):
             self._wrong(node.label, f"its constant {name!r} is not the same")
             return nothing
@@ -119,6 +133,52 @@ class Through:
         if node.op in ("Add", "Sub", "Mul", "Div", "LayerNormalization", *_NORMS):
             return self._held(node, other, inputs) or nothing
         return self._stopped(node, "an operator that lets no map pass", inputs, nothing)
+
+    def _with_constants(
+        self, node: Node, other: Node, inputs: list[Relation | None]
+    ) -> list[Relation | None]:
+        """The inputs, with constants that have taken maps among what is related to each other.
+
+        A map that moves up into an embedding's table or a class token ends in such a constant.
+        """
+        joins = node.op in ("Concat", "Sum")
+        slots = [
+            slot for slot in range(len(node.proto.input) if joins else node.op in LAWS)
+            if inputs[slot] is None
+            and self.original.is_constant(node.scope, node.input(slot))
+            and self.folded.is_constant(other.scope, other.input(slot))
+        ]  # fmt: skip
+        changed = [slot for slot in slots if not self._equal_at(node, other, slot)]
+        found = {slot: self._changed(node, other, slot) for slot in changed}
+        related = [*inputs, *found.values()]
+        if None in found.values() or not any(relation is not None for relation in related):
+            return inputs
+        same = {slot: Relation(other.input(slot)) for slot in slots}
+        return [found.get(slot) or same.get(slot, relation) for slot, relation in enumerate(inputs)]
+
+    def _changed(self, node: Node, other: Node, slot: int) -> Relation | None:
+        """The constant c′ = u(c) at one input; None where the two can be no such thing."""
+        before = self.original.array(node.scope, node.input(slot))
+        after = self.folded.array(other.scope, other.input(slot))
+        if before is None or after is None or before.shape != after.shape:
+            return None
+
+        def check(candidate: Candidate) -> Absorption | None:
+            u = candidate.map
+            if u.axis is not None and len(u) not in (1, *before.shape[u.axis : u.axis + 1]):
+                return None
+            return absorbed.constant(
+                after, before, u.axis, u.scale, u.shift, other.input(slot), candidate,
+                self._loose(node),
+            )  # fmt: skip
+
+        result = absorbed.best(self.wanted.at(node, slot), self.present, check)
+        if result is None:
+            return None
+        return self._took(node, other, result, other.input(slot))[node.output]
+
+    def _equal_at(self, node: Node, other: Node, slot: int) -> bool:
+        return self._equal(node, node.input(slot), other, other.input(slot))
 
     def _raised(self, node: Node, other: Node, relation: Relation | None) -> Known | None:
         """max(x, 0) as max(u(x), u(0)), which is u(max(x, 0)) where u keeps the order."""
@@ -243,14 +303,18 @@ class Through:
         if self._types(node) != self._types(other, self.folded) and node.op == other.op:
             self._wrong(node.label, "its constants are of another type")
             return None
-        same = attributes(node) == attributes(other) and not self._changed_constant(node, other, {})
+        same = attributes(node) == attributes(other) and not self._changed_constant(
+            node, other, inputs
+        )
         equal = relation.plain and at[1].near(theirs[1]) and same
         if equal:
             return {node.output: Relation(other.output)}
         if own is None or new is None:
             self._unknown(node.label, "it works along another axis than the map before it")
             return None
-        result = nearest(self.folded, other, own, relation.q, candidates, self._loose(node))
+        result = nearest(
+            self.folded, other, own, relation.q, candidates, self.present, self._loose(node)
+        )
         if result is None:
             self._unknown(node.label, f"no map is known that {other.label} could hold")
             return None
@@ -265,7 +329,9 @@ class Through:
     def _held(self, node: Node, other: Node, inputs: list[Relation | None]) -> Known | None:
         """Constants that do not vary along one axis only, and the ends of normalisations."""
         loose = self._loose(node)
-        found = held(self.original, self.folded, node, other, inputs, self.wanted, loose)
+        found = held(
+            self.original, self.folded, node, other, inputs, self.wanted, self.present, loose
+        )
         if isinstance(found, str):
             self._unknown(node.label, found)
             return None
@@ -307,7 +373,7 @@ class Through:
         return relation if divided.p.scales else divided
 
     def _unchanged(
-        self, node: Node, other: Node, known: Known,
+        self, node: Node, other: Node, inputs: list[Relation | None], known: Known,
         same: dict[str, Relation],
     ) -> Known:  # fmt: skip
         """Equal inputs make equal outputs, if the constants and the bodies are equal."""
@@ -317,21 +383,22 @@ class Through:
                 if a and self.original.is_constant(node.scope, a)
             ]  # fmt: skip
             if constants and any(not self._equal(node, a, other, b) for a, b in constants):
-                found = self._held(node, other, [None] * len(node.proto.input))
+                found = self._held(node, other, inputs)
                 return found or dict.fromkeys(same)
-        if name := self._changed_constant(node, other, known):
+        if name := self._changed_constant(node, other, inputs):
             self._wrong(node.label, f"its constant {name!r} is not the same")
         self._bodies(node, other, known)
         return dict(same)
 
-    def _changed_constant(self, node: Node, other: Node, known: Known) -> str:
+    def _changed_constant(self, node: Node, other: Node, inputs: list[Relation | None]) -> str:
         """A constant that only one of two nodes reads, or reads as one; "" for none."""
         for slot in range(max(len(node.proto.input), len(other.proto.input))):
             name, theirs = node.input(slot), other.input(slot)
-            constant = name not in known and self.original.is_constant(node.scope, name)
+            constant = self.original.is_constant(node.scope, name)
+            related = slot < len(inputs) and inputs[slot] is not None
             if bool(name) != bool(theirs):
                 return name or theirs
-            if constant and not self._equal(node, name, other, theirs):
+            if constant and not related and not self._equal(node, name, other, theirs):
                 return name
             if name and not constant and self.folded.is_constant(other.scope, theirs):
                 return name

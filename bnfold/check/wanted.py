@@ -6,7 +6,7 @@ are few, so all of them are collected here; which one it is, the folded weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,38 +54,39 @@ class Wanted:
         key = (scope, name)
         if key not in self._known:
             self._known[key] = [Candidate(identity())]  # against circles
-            found = [Candidate(identity())]
-            if depth < _DEEPEST:
-                for candidate in self._behind(scope, name, depth):
-                    if len(found) < _MOST and not any(_same(c.map, candidate.map) for c in found):
-                        found.append(candidate)
-            self._known[key] = found
+            self._known[key] = _distinct(
+                candidate
+                for use in scope.uses.get(name, ()) if depth < _DEEPEST
+                if use.node is not None and use.role is Role.READ
+                for candidate in self._behind(use.node, use.slot, depth)
+            )  # fmt: skip
         return self._known[key]
 
-    def _behind(self, scope: Scope, name: str, depth: int) -> Iterator[Candidate]:
-        for use in scope.uses.get(name, []):
-            node = use.node
-            if node is None or use.role is not Role.READ:
-                continue
-            at = self.site(node)
-            if at is not None and at[0] == use.slot:
-                own = at[1]
-                for after in self.of(scope, node.output, depth + 1):
-                    whole = own.then(after.map)
-                    if whole is not None:
-                        yield Candidate(whole, (node.label, *after.sites))
-                        yield Candidate(whole.scale_only(), (node.label, *after.sites))
-                yield Candidate(own.scale_only(), (node.label,))
-                if (first := own.shift_first()) is not None:
-                    yield Candidate(first, (node.label,))
-            elif node.op in LAWS and use.slot == 0:
-                yield from self._led_back(node, depth)
-            elif node.op == "Pad" and use.slot == 0:
-                for after in self.of(scope, node.output, depth + 1):
-                    yield after
-                    yield Candidate(after.map.scale_only(), after.sites)
-            elif node.op in _SUMS:
-                yield from self._of_branch(node, use.slot, depth)
+    def at(self, node: Node, slot: int) -> list[Candidate]:
+        """The candidates for what one node alone reads, as it reads a constant of its own."""
+        return _distinct(self._behind(node, slot, 0))
+
+    def _behind(self, node: Node, slot: int, depth: int) -> Iterator[Candidate]:
+        """What a node that reads a value may owe to it."""
+        at = self.site(node)
+        if at is not None and at[0] == slot:
+            own = at[1]
+            for after in self.of(node.scope, node.output, depth + 1):
+                whole = own.then(after.map)
+                if whole is not None:
+                    yield Candidate(whole, (node.label, *after.sites))
+                    yield Candidate(whole.scale_only(), (node.label, *after.sites))
+            yield Candidate(own.scale_only(), (node.label,))
+            if (first := own.shift_first()) is not None:
+                yield Candidate(first, (node.label,))
+        elif node.op in LAWS and slot == 0:
+            yield from self._led_back(node, depth)
+        elif node.op == "Pad" and slot == 0:
+            for after in self.of(node.scope, node.output, depth + 1):
+                yield after
+                yield Candidate(after.map.scale_only(), after.sites)
+        elif node.op in _SUMS:
+            yield from self._of_branch(node, slot, depth)
 
     def _led_back(self, node: Node, depth: int) -> Iterator[Candidate]:
         for output, name in enumerate(node.proto.output):
@@ -134,6 +135,15 @@ class Wanted:
                 if constant is not None and node.op == "Mul":  # s·(c·x) + t = c·(s·x + t/c)
                     shift = after.map.shift * constant.inverse()
                     yield Candidate(replace(a, shift=shift), after.sites)
+
+
+def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """The map that changes nothing, and then the others, each once, up to so many."""
+    found = [Candidate(identity())]
+    for candidate in candidates:
+        if len(found) < _MOST and not any(_same(c.map, candidate.map) for c in found):
+            found.append(candidate)
+    return found
 
 
 def _same(a: Map, b: Map) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import signal
 import sys
 import traceback
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bnfold.child import leave
 from bnfold.errors import BnfoldError, ChildError
 
 _GIB = 1 << 30
@@ -40,8 +40,7 @@ def main(folder: Path) -> None:
             "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
             "remedy": "please report it",
         }
-    (folder / "answer.tmp").write_text(json.dumps(answer, default=lambda verdict: verdict.value))
-    os.replace(folder / "answer.tmp", folder / "answer.json")
+    leave(answer, folder)
 
 
 def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:

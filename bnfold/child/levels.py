@@ -9,6 +9,7 @@ from typing import Any
 from bnfold import model_file
 from bnfold.check.certificate import Static, certify
 from bnfold.check.outcome import Certificate, Finding, Frame, Outcome
+from bnfold.child import FALLBACK, leave
 from bnfold.comparison import Comparison
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.model_file import ModelFile
@@ -22,7 +23,8 @@ FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: fiv
 def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Judge the two files as far as the request says. Raises BnfoldError where nothing was decided.
 
-    A model that does not run is decided by its certificate, if that is valid.
+    A model that does not run, or crashes onnxruntime, is decided by its certificate, if that is
+    valid.
     """
     (folder / "stage").write_text("checking what the two files say")
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
@@ -39,10 +41,12 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     if request["level"] == "folds":
         _require_decided(static, "certificate", foreign=foreign)
+    checks = {static.certificate.verdict, *([] if foreign else [static.frame.verdict])}
+    if checks == {Outcome.VALID}:
+        leave(told, folder, FALLBACK)  # the original may crash onnxruntime
     try:
         run = judge(request, folder, static.regions)
     except UndecidedError as error:
-        checks = [static.certificate.verdict, *([] if foreign else [static.frame.verdict])]
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise
         return told | {"not_run": str(error)}
