@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import difflib
-import tempfile
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -30,6 +29,7 @@ from bnfold.graph import Index
 from bnfold.options import Options
 from bnfold.output import Output
 from bnfold.plan import Verdict, plan
+from bnfold.private import PrivateFolder
 from bnfold.sites import ARITHMETIC, BATCH_NORM
 from bnfold.storage import Storage
 from bnfold.targets import PathLike, place_of, require_own_data
@@ -291,7 +291,7 @@ def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> 
             "the model has external data that was not loaded",
             "give the path of the model, or load it with onnx.load(path)",
         )
-    folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bnfold-")))
+    folder = stack.enter_context(PrivateFolder())
     return model_file.save(model, Storage(), folder / "model.onnx")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import signal
 import sys
@@ -11,7 +10,7 @@ from typing import Any
 
 import click
 
-from bnfold import __version__
+from bnfold import __version__, system
 from bnfold.ci import harmless
 from bnfold.cli_bench import bench
 from bnfold.cli_gate import check
@@ -20,6 +19,7 @@ from bnfold.cli_tuning import COMMANDS
 from bnfold.cli_verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, NotEqualError, UsageError
 from bnfold.parameters import debug_option
+from bnfold.words import plain
 
 EXIT_CODES = """\b
 Exit codes:
@@ -49,13 +49,13 @@ class Commands(click.Group):
             _complain(error.message, error.remedy)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
-            click.echo("interrupted; nothing was written", err=True)
-            ctx.exit(128 + signal.SIGINT)
+            click.echo(_interrupted(), err=True)
+            ctx.exit(system.INTERRUPTED)
         except (click.exceptions.Exit, click.ClickException):
             raise
         except BrokenPipeError:  # the reader is gone: end as other tools do
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            ctx.exit(128 + signal.SIGPIPE)
+            ctx.exit(system.BROKEN_PIPE)
         except OSError as error:  # only the report is left to fail here
             _complain(f"cannot write the report: {error.strerror}", "")
             ctx.exit(UsageError.exit_code)
@@ -67,6 +67,17 @@ class Commands(click.Group):
                 "please report it with the output of the same command with --debug",
             )
             ctx.exit(INTERNAL_EXIT_CODE)
+
+
+def _interrupted() -> str:
+    """What the user has to know when a command ends before it is done."""
+    output = sys.modules.get("bnfold.output")
+    written = [] if output is None else list(output.WRITTEN)
+    if not written:
+        return "interrupted; nothing was written"
+    last = plain(str(written[-1]))
+    more = f" and {len(written) - 1} before it" if len(written) > 1 else ""
+    return f"interrupted; {last}{more} had been written by then"
 
 
 def _debug(ctx: click.Context) -> bool:
@@ -91,11 +102,9 @@ def main() -> None:
     Start with:
       bnfold optimize model.onnx
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):  # end in order: no stray files, no stray child
+    for number in system.END_SIGNALS:  # end in order: no stray files, no stray child
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal has no letters for
-            stream.reconfigure(errors="backslashreplace")
+    system.spell_out_on(sys.stdout, sys.stderr)
 
 
 for command in (optimize, inspect, verify, diff, bench, check, *COMMANDS):

@@ -50,6 +50,7 @@ def check(
 
     from bnfold import errors, fleet, gate, report
     from bnfold.gated import of_check
+    from bnfold.replacing import Kind, require_replaceable
     from bnfold.reports import content
 
     reporting = Reporting("check", report_files, no_ci, (*models, baseline, inputs))
@@ -57,6 +58,9 @@ def check(
     if write_baseline and baseline is None:
         raise click.UsageError("--write-baseline needs --baseline FILE to write to")
     file = None if baseline is None else Path(baseline)
+    if write_baseline and file is not None:
+        used = [path for path in (*models, *report_files, inputs) if path is not None]
+        require_replaceable(file, Kind.BASELINE, used)
     accepted = gate.read_baseline(file) if file is not None and not write_baseline else None
     data = None if inputs is None else make_data(inputs, **others)
     checked = gate.check(

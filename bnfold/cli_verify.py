@@ -54,12 +54,18 @@ def verify(
       bnfold verify model.onnx model.folded.onnx --level certificate
       bnfold verify model.onnx slim.onnx --foreign --input-shape image:1,3,224,224
     """
+    from pathlib import Path
+
     import bnfold
     from bnfold import report
+    from bnfold.replacing import Kind, require_replaceable
     from bnfold.reports import content
 
     keep = (original, folded, certificate, trial["inputs"])
     reporting = Reporting("verify", report_files, no_ci, keep)
+    if certificate is not None:
+        used = [path for path in (original, folded, trial["inputs"], *report_files) if path]
+        require_replaceable(Path(certificate), Kind.CERTIFICATE, used)
     with reporting.on_error(folded):
         comparison = bnfold.verify(
             original, folded, trial=make_trial(**trial), level=level, foreign=foreign,

@@ -14,8 +14,8 @@ from rich.text import Text
 
 from bnfold.check.outcome import Certificate, Outcome
 from bnfold.comparison import Comparison, FoldRun, OutputDifference
-from bnfold.errors import UsageError
 from bnfold.json_text import dumps, jsonable
+from bnfold.replacing import Kind, write_whole
 from bnfold.words import count, number, plain
 
 _MOST_FINDINGS = 3
@@ -175,10 +175,7 @@ def save_json(comparison: Comparison, models: Sequence[str], path: str) -> None:
     """The same in a file, with the SHA-256 of both model files. Raises UsageError."""
     hashes = [{"file": Path(m).name, "sha256": _hash(Path(m))} for m in models]
     data = {"original": hashes[0], "folded": hashes[1], **comparison_data(comparison)}
-    try:
-        Path(path).write_text(dumps(data))
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}", "check the path") from error
+    write_whole(Path(path), dumps(data), Kind.CERTIFICATE)
 
 
 def comparison_data(comparison: Comparison) -> dict[str, Any]:

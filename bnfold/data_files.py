@@ -9,6 +9,7 @@ model and data are both links into one folder of blobs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -20,20 +21,13 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from bnfold import system
 from bnfold.errors import ModelError
 
 # takes some bytes of a whole, and how many come before them; in any order, from several threads
 Sink: TypeAlias = Callable[[int, "bytes | memoryview"], None]
 
 _CHUNK = 1 << 20  # bytes
-_READ = (
-    os.O_RDONLY
-    | getattr(os, "O_CLOEXEC", 0)
-    | getattr(os, "O_BINARY", 0)
-    | getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer must not make us wait
-)
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
-_FOLDER = getattr(os, "O_DIRECTORY", 0)
 
 
 class DataFile:
@@ -97,7 +91,7 @@ def model_file(path: Path) -> DataFile:
     Raises ModelError where it cannot be read.
     """
     try:
-        return DataFile(path, lambda: os.open(path, _READ))
+        return DataFile(path, lambda: os.open(path, system.READ))
     except OSError as error:
         raise unreadable(path, error) from error
 
@@ -176,22 +170,24 @@ def _parts(location: str) -> tuple[str, ...]:
             "this may be an attack; if it is not, put the data beside the model and mend the "
             "location",
         )
-    return path.parts
+    return (windows if os.sep == "\\" else path).parts
 
 
 def _open_beneath(folder: Path, parts: tuple[str, ...]) -> int:
     """A descriptor of the file, come to without following any link."""
     if os.open not in os.supports_dir_fd:
-        path = folder.joinpath(*parts)
-        if path.resolve() != folder.resolve().joinpath(*parts):
-            raise OSError(0, "it is a link, or lies behind one")
-        return os.open(path, _READ)
-    inside = os.open(folder, os.O_RDONLY | _FOLDER)
+        path = folder
+        for part in parts:
+            path = path / part
+            if path.is_symlink() or getattr(path, "is_junction", bool)():
+                raise OSError(errno.ELOOP, "it is a link, or lies behind one")
+        return os.open(path, system.READ)
+    inside = os.open(folder, os.O_RDONLY | system.FOLDER)
     try:
         for part in parts[:-1]:
             outside = inside
-            inside = os.open(part, os.O_RDONLY | _FOLDER | _NO_LINK, dir_fd=outside)
+            inside = os.open(part, os.O_RDONLY | system.FOLDER | system.NO_LINK, dir_fd=outside)
             os.close(outside)
-        return os.open(parts[-1], _READ | _NO_LINK, dir_fd=inside)
+        return os.open(parts[-1], system.READ | system.NO_LINK, dir_fd=inside)
     finally:
         os.close(inside)

@@ -7,8 +7,8 @@ default in a pool of processes, in which large models do not run side by side.
 from __future__ import annotations
 
 import glob
+import multiprocessing
 import os
-import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnfold import model_file
+from bnfold import model_file, output, system
 from bnfold.api import OptimizeResult, optimize
 from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.targets import PathLike
@@ -193,22 +193,32 @@ def _in_processes(
         if isinstance(done.error, WorkerDiedError):
             lost[done.source] = done
         else:
+            if done.result is not None:
+                output.WRITTEN.append(done.result.model)
             _told(done, on_done)
 
-    with ProcessPoolExecutor(min(jobs, len(todo)), initializer=_end_at_signals) as pool:
+    with _pool(min(jobs, len(todo))) as pool:
         found = _together(todo, pool, options, tell, limit=_TOGETHER)
     again: dict[Path, Done] = {}
     for job in todo:
         if job.source in lost:
-            with ProcessPoolExecutor(1, initializer=_end_at_signals) as pool:
+            with _pool(1) as pool:
                 again[job.source] = _told(_result(_submitted(pool, job, options), job), on_done)
     return tuple(again.get(done.source, done) for done in found)
 
 
-def _end_at_signals() -> None:
-    """Workers end at once when they are told to; what they inherit raises, and may be caught."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+def _pool(jobs: int) -> ProcessPoolExecutor:
+    """Processes of their own, on every system alike: none is a copy of this one and its threads.
+
+    They end at once when they are told to, and work in the current folder.
+    """
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(jobs, context, initializer=_begin, initargs=(Path.cwd(),))
+
+
+def _begin(folder: Path) -> None:
+    system.end_at_signals()
+    os.chdir(folder)
 
 
 def _optimize(job: Job, options: dict[str, Any]) -> Done:

@@ -15,8 +15,8 @@ from bnfold.api import inspect
 from bnfold.drift import Limits
 from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.options import Options
-from bnfold.output import write_whole
 from bnfold.population import Data, StatsResult, stats
+from bnfold.replacing import Kind, write_whole
 from bnfold.sites import BATCH_NORM
 from bnfold.targets import PathLike
 
@@ -142,10 +142,7 @@ def write_baseline(path: Path, checked: Iterable[Checked]) -> None:
         if one.faults or one.accepted
     }
     text = json.dumps({"accepted": accepted}, indent=2) + "\n"  # ASCII: any name can be written
-    try:
-        write_whole(path, text)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    write_whole(path, text, Kind.BASELINE)
 
 
 def accepting(checked: Iterable[Checked]) -> tuple[Checked, ...]:

@@ -7,10 +7,12 @@ written is that ModelProto with the tensors' bytes copied in from where they are
 from __future__ import annotations
 
 import bisect
+import contextlib
 import errno
+import functools
 import mmap
 import os
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from bnfold.output import Output
 from bnfold.protos import external_entry, is_external, tensors
 from bnfold.storage import INLINE, Storage, gathered
 
+SUFFIXES = (".onnx", ".pb", ".model")  # of files that are looked into for models
 KEEP, INTO_MODEL = "keep", "inline"  # instead of the name of a data file
 _LIMIT = (1 << 31) - 1  # bytes of one protobuf message
 
@@ -102,13 +105,15 @@ def _skeleton(source: DataFile, storage: Storage) -> ModelProto:
 
     try:
         with source.opened() as file:
-            data: Any = b""
-            if source.size:
-                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-            parts: list[Any] = wire.replaced(data, is_large, token)
-            if sum(map(len, parts)) > _LIMIT:
-                raise wire.WireError("more than 2 GiB, without any tensor that explains it")
-            return ModelProto.FromString(b"".join(parts))
+            if not source.size:
+                return ModelProto()
+            with _mapped(file.fileno()) as mapped:
+                parts: list[Any] = wire.replaced(memoryview(mapped), is_large, token)
+                if sum(map(len, parts)) > _LIMIT:
+                    raise wire.WireError("more than 2 GiB, without any tensor that explains it")
+                skeleton = b"".join(parts)
+                del parts
+            return ModelProto.FromString(skeleton)
     except OSError as error:
         if error.errno == errno.ENOMEM:
             raise MemoryError from error
@@ -118,6 +123,17 @@ def _skeleton(source: DataFile, storage: Storage) -> ModelProto:
             f"{source.path} is not an ONNX model: it cannot be parsed as one",
             "export it again, or fetch it again: Git LFS pointers and web pages look like this",
         ) from error
+
+
+@contextlib.contextmanager
+def _mapped(descriptor: int) -> Iterator[mmap.mmap]:
+    """A file as memory, for a short time: Windows replaces no file that is mapped."""
+    mapped = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    try:
+        yield mapped
+    finally:
+        with contextlib.suppress(BufferError):  # parts of it, in the traceback of an error
+            mapped.close()
 
 
 def loaded(model: ModelProto, storage: Storage) -> ModelProto:
@@ -216,11 +232,10 @@ def _names(old: list[str], output: Output, origin: str) -> list[str]:
     """The names of the copies of the data files that the original calls `old`.
 
     They are made from the output's name, so that two outputs in one folder have files of their
-    own. A file that some model refers to is never overwritten, not even that of an earlier output
-    of this name: until the model has been replaced, too, the two would not fit each other.
+    own. A file that is there already keeps its name, unless it is what an earlier run has left.
     """
     target = output.target.name
-    taken = _referred(output.target.parent)
+    is_left = _left_by(output)
     names: list[str] = []
     for location in old:
         base = location.replace("\\", "/").rpartition("/")[2]
@@ -233,7 +248,7 @@ def _names(old: list[str], output: Output, origin: str) -> list[str]:
             name = f"{target}.{number}{suffix}" if number else f"{target}{suffix}"
             path = output.target.with_name(name)
             free = name not in (target, *names) and not output.keeps(path)
-            if free and (not path.exists() or (path.is_file() and name not in taken())):
+            if free and (not os.path.lexists(path) or is_left(path)):
                 break
             number += 1
         names.append(name)
@@ -248,28 +263,40 @@ def _require_free(output: Output, name: str) -> None:
             f"--external-data {name!r} names no file beside the output",
             "give 'keep', 'inline', or the name of a file, without a folder",
         )
-    if output.keeps(path) or (path.exists() and name in _referred(output.target.parent)()):
+    if output.keeps(path) or (os.path.lexists(path) and not _left_by(output)(path)):
         raise UsageError(
-            f"the data file {path} belongs to a model that is there already",
-            "choose another name, or remove that model first",
+            f"there is a {path} already, which is not what an earlier run for this output has left",
+            "choose another name for the data file, or remove that one first",
         )
 
 
-def _referred(folder: Path) -> Callable[[], set[str]]:
-    """A function that gives the data files which the models in a folder refer to, read once."""
-    found: list[set[str]] = []
+def _left_by(output: Output) -> Callable[[Path], bool]:
+    """Whether a file is data that bnfold wrote for an earlier model of this output.
 
-    def referred() -> set[str]:
-        if not found:
-            found.append({name for names in neighbours(folder).values() for name in names})
-        return found[0]
+    And which no model refers to: until the output is replaced, the old one would read new weights.
+    """
+    referred = functools.cache(lambda: _referred(output.target.parent))
+    return lambda path: output.owns(path) and os.path.realpath(path) not in referred()
 
-    return referred
+
+def _referred(folder: Path) -> set[str]:
+    """The data files of the models in a folder and in those that it lies in."""
+    folders = Path(os.path.realpath(folder))
+    return {
+        os.path.realpath(path.with_name(name))
+        for place in (folders, *folders.parents)
+        for path, names in neighbours(place).items()
+        for name in names
+    }
 
 
 def neighbours(folder: Path) -> dict[Path, list[str]]:
     """The models of a folder, and by which names they call their data files."""
-    return {path: data_names(path) for path in sorted(folder.glob("*.onnx"))}
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    except OSError:
+        return {}
+    return {path: data_names(path) for path in paths if path.is_file()}
 
 
 def data_names(path: Path) -> list[str]:

@@ -10,25 +10,31 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from bnfold import system
 from bnfold.data_files import FileRange
 from bnfold.errors import ModelError, UsageError
+from bnfold.private import PrivateFolder
+from bnfold.replacing import is_same, is_stream
 
-_PREFIX = ".bnfold-"
-_LOCK = "lock"
+WRITTEN: list[Path] = []  # the models that this process has given their names
+
 _PIECE = 1 << 16  # bytes
 _TURN = threading.Lock()
 _NO_COPY = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF, errno.EPERM)
 
 
 class Output:
-    """A private folder beside the target; what is written there gets its name by `publish`."""
+    """A private folder beside the target; what is written there gets its name by `publish`.
+
+    A link is followed, and the file that it leads to is replaced. A device or a pipe is written
+    into, and takes no data files.
+    """
 
     def __init__(self, target: Path, keep: Sequence[Path] = ()) -> None:
         """`keep` are files that must not be overwritten: those of the original.
@@ -37,43 +43,46 @@ class Output:
         """
         self.target = target
         self.keep = keep
+        self._stream = is_stream(target)
+        self._real = target if self._stream else Path(os.path.realpath(target))
         if self.keeps(target):
             raise UsageError(
                 f"writing {target} would overwrite a file that belongs to the original",
                 "choose another output name with -o",
             )
-        _sweep(target.parent)
         try:
-            self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=target.parent))
+            self._folder = PrivateFolder(None if self._stream else self._real.parent)
         except OSError as error:
             raise UsageError(
-                f"cannot write into {target.parent}: {error.strerror}",
+                f"cannot write into {self._real.parent}: {error.strerror}",
                 "choose another place with -o",
             ) from error
-        self._lock = _locked(self._folder / _LOCK)
-        self.candidate = self._folder / "files" / target.name  # the model, before it is published
-        self.candidate.parent.mkdir()
+        self.candidate = self._folder.path / target.name  # the model, before it is published
         self.names: list[str] = []  # of data files
 
     def __enter__(self) -> Output:
         return self
 
     def __exit__(self, *_: object) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
+        self._folder.__exit__()
 
     def keeps(self, path: Path) -> bool:
         """Whether the path is a file of the original's."""
-        return any(_same(path, kept) for kept in self.keep)
+        return any(is_same(path, kept) for kept in self.keep)
+
+    def owns(self, path: Path) -> bool:
+        """Whether bnfold wrote this data file for this very output, and nobody has since."""
+        return bool(mark := system.mark_of(path)) and mark == _mark(path, self.target.name)
 
     def write(self, parts: Iterable[Any], name: str | None = None) -> None:
         """Write the model's file, or the data file of that name, from its parts.
 
-        A part is bytes, a FileRange or another Payload. Raises UsageError where there is no room.
+        A part is bytes, a FileRange or another Payload. Raises UsageError where there is no room,
+        or no place for data files.
         """
         path = self.candidate if name is None else self.candidate.with_name(name)
         if name is not None:
+            self._require_place_for_data()
             self.names.append(name)
         with _writing(self.target), path.open("wb", buffering=0) as new:
             at = 0
@@ -86,44 +95,57 @@ class Output:
                     part.put(lambda start, data, at=at: _put(data, new, at + start))
                 at += len(part)
             _sync(new.fileno())
+        if name is not None:
+            system.mark(path, _mark(path, self.target.name))
+
+    def _require_place_for_data(self) -> None:
+        if self._stream or self.target.is_symlink():
+            what = "is a link" if self.target.is_symlink() else "is no regular file"
+            raise UsageError(
+                f"{self.target} {what}, so that external data has no place beside it",
+                "put all tensors into the model: --external-data inline",
+            )
 
     def publish(self) -> None:
         """Give the files their names: the data files first, then the model that refers to them.
 
         Raises UsageError where that fails; then the target is what it was.
         """
-        published = []
         with _writing(self.target):
-            if self.target.exists():
-                shutil.copymode(self.target, self.candidate)
-            try:
-                for name in self.names:
-                    path = self.target.with_name(name)
-                    if not path.exists():
-                        published.append(path)
-                    os.replace(self.candidate.with_name(name), path)
-                if self.names:
-                    _sync_folder(self.target.parent)
-                os.replace(self.candidate, self.target)
-            except BaseException:
-                for path in published:  # nothing refers to them
-                    path.unlink(missing_ok=True)
-                raise
-            _sync_folder(self.target.parent)
+            if self._stream:
+                self._pour()
+            else:
+                self._rename()
+        WRITTEN.append(self.target)
+
+    def _pour(self) -> None:
+        with self.candidate.open("rb") as done, self.target.open("wb", buffering=0) as stream:
+            shutil.copyfileobj(done, stream)
+
+    def _rename(self) -> None:
+        published = []
+        if self._real.exists():
+            shutil.copymode(self._real, self.candidate)
+        try:
+            for name in self.names:
+                path = self.target.with_name(name)
+                if not path.exists():
+                    published.append(path)
+                os.replace(self.candidate.with_name(name), path)
+            if self.names:
+                system.sync_folder(self._real.parent)
+            os.replace(self.candidate, self._real)
+        except BaseException:
+            for path in published:  # nothing refers to them
+                path.unlink(missing_ok=True)
+            raise
+        system.sync_folder(self._real.parent)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """A small text file, there whole or as it was. Raises OSError."""
-    if path.is_symlink() or (path.exists() and not path.is_file()):  # /dev/stdout, a pipe
-        path.write_text(text, encoding="utf-8", newline="\n")
-        return
-    new = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        new.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(new, path)
-    except BaseException:
-        new.unlink(missing_ok=True)
-        raise
+def _mark(path: Path, output: str) -> str:
+    """What is noted on a data file of an output: its name, and what changes with every write."""
+    status = path.stat()
+    return f"data of {output}, {status.st_size} bytes, written at {status.st_mtime_ns}"
 
 
 def _copy(part: FileRange, new: FileIO, at: int) -> None:
@@ -173,55 +195,9 @@ def _writing(target: Path) -> Iterator[None]:
         ) from error
 
 
-def _locked(path: Path) -> int | None:
-    """A lock that lasts as long as this process; None where there are no such locks."""
-    try:
-        import fcntl
-    except ImportError:  # not on Windows
-        return None
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    with contextlib.suppress(OSError):  # some file systems have none
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
-
-
-def _sweep(folder: Path) -> None:
-    """Remove the private folders of runs that were killed: nobody holds their lock any more."""
-    try:
-        import fcntl
-    except ImportError:
-        return
-    for stale in folder.glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            if stale.is_symlink():
-                continue
-            descriptor = os.open(stale / _LOCK, os.O_RDWR | os.O_NOFOLLOW)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(stale, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-
-
 def _sync(descriptor: int) -> None:
     try:
-        os.fsync(descriptor)
+        system.sync(descriptor)
     except OSError as error:
         if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):  # no such thing here
             raise
-
-
-def _sync_folder(folder: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems do not sync folders
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return one.samefile(other)
-    except OSError:
-        return False

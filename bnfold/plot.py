@@ -8,6 +8,7 @@ counts as fitting.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 
 from bnfold.drift import ChannelDrift, Fit, Limits
 from bnfold.errors import UsageError
+from bnfold.replacing import Kind, require_replaceable, write_whole
 from bnfold.svg import Box, Label, cut, svg
 from bnfold.words import plain
 
@@ -33,8 +35,8 @@ def require_drawable(path: Path) -> None:
     """Raises UsageError for a file that could not be drawn."""
     if path.suffix.lower() not in (".svg", ".png"):
         raise UsageError(f"{path} is neither .svg nor .png", "name the picture out.svg")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", "make it, or draw elsewhere")
+    kind = Kind.SVG if path.suffix.lower() == ".svg" else Kind.PNG
+    require_replaceable(path, kind)
 
 
 def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
@@ -42,13 +44,10 @@ def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
     require_drawable(path)
     height = _TOP + _ROW * len(drifts) + 48
     shapes = list(_shapes(drifts, limits, height))
-    try:
-        if path.suffix.lower() == ".svg":
-            path.write_text(svg(shapes, _WIDTH, height), encoding="utf-8")
-        else:
-            _png(shapes, height, path)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    if path.suffix.lower() == ".svg":
+        write_whole(path, svg(shapes, _WIDTH, height), Kind.SVG)
+    else:
+        write_whole(path, _png(shapes, height), Kind.PNG)
 
 
 def _shapes(
@@ -108,9 +107,10 @@ def _panel(
         yield Box(at(first), y + 4, max(1.5, at(third) - at(first)), 12, dark)
 
 
-def _png(shapes: Sequence[Box | Label], height: int, path: Path) -> None:
+def _png(shapes: Sequence[Box | Label], height: int) -> bytes:
     try:
         from PIL import Image, ImageDraw, ImageFont
+        from PIL.PngImagePlugin import PngInfo
     except ImportError as error:
         raise UsageError(
             "drawing a .png needs Pillow, which is not installed",
@@ -128,4 +128,8 @@ def _png(shapes: Sequence[Box | Label], height: int, path: Path) -> None:
             place = (shape.x * scale, shape.y * scale)
             anchor = "rs" if shape.ends else "ls"
             draw.text(place, shape.text, shape.colour, font, anchor)
-    image.save(path)
+    info = PngInfo()
+    file = io.BytesIO()
+    info.add_text("Software", "bnfold")
+    image.save(file, "png", pnginfo=info)
+    return file.getvalue()

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bnfold import errors
-from bnfold.child import ANSWER, FALLBACK
+from bnfold import errors, system
+from bnfold.answers import ANSWER, FALLBACK
 from bnfold.errors import ChildError
+from bnfold.private import PrivateFolder
 
 T = TypeVar("T")
 Progress = Callable[[int, int], None]  # how much is done, of how much
 
-_KEPT_VARIABLES = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "SYSTEMROOT", "LANG")
-_STDERR_LINES = 3
+_STDERR, _STDERR_LINES = "stderr.txt", 3
+_GRACE = 5.0  # seconds by which the child's own clock is behind ours
 _PERIOD = 0.1  # seconds between two looks at the progress
 
 
@@ -40,13 +38,12 @@ def ask(
     Where the child crashed and has left an answer for that case, the answer says so in "crash".
     Raises what the child reports, and ChildError where it crashed, ran out of time or hit a limit.
     """
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as name:
-        folder = Path(name)
-        (folder / "request.json").write_text(json.dumps(request))
-        ended = _run(folder, timeout, progress)
+    with PrivateFolder() as folder:
+        (folder / "request.json").write_text(json.dumps(request | {"clock": timeout + _GRACE}))
+        code = _run(folder, timeout, progress)
         answer = _answer(folder / ANSWER)
         if answer is None:
-            crash = _crash(ended, folder / "stage")
+            crash = _crash(code, folder)
             answer = _answer(folder / FALLBACK)
             if answer is None:
                 raise crash
@@ -57,40 +54,38 @@ def ask(
         return read(answer, folder)
 
 
-def _run(
-    folder: Path, timeout: float, progress: Progress | None
-) -> subprocess.CompletedProcess[bytes]:  # fmt: skip
+def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
+    """The exit code of the child. It ends when its stdin does, which it does with this process."""
     command = [sys.executable, "-P", "-m", "bnfold.child", str(folder)]
-    environment = {name: os.environ[name] for name in _KEPT_VARIABLES if name in os.environ}
-    environment["TMPDIR"] = str(folder)
     end = time.monotonic() + timeout
-    with subprocess.Popen(
-        command, cwd=folder, env=environment, start_new_session=True,
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-    ) as child:  # fmt: skip
+    with (
+        (folder / _STDERR).open("wb") as stderr,
+        subprocess.Popen(
+            command, cwd=folder, env=system.child_environment(folder), stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=stderr, **system.own_group(),
+        ) as child,
+    ):  # fmt: skip
         try:
-            errors_text = _wait(child, end, folder, progress)
+            return _wait(child, end, folder, progress)
         except BaseException as error:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(child.pid, signal.SIGKILL)
+            system.kill(child)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise ChildError(
-                f"onnxruntime had not finished {_stage(folder / 'stage')} after {timeout:g} s",
+                f"onnxruntime had not finished {_stage(folder)} after {timeout:g} s",
                 "give it longer with --timeout, or smaller inputs with --input-shape",
             ) from error
-    return subprocess.CompletedProcess(command, child.returncode, b"", errors_text)
 
 
 def _wait(
     child: subprocess.Popen[bytes], end: float, folder: Path, progress: Progress | None
-) -> bytes:
+) -> int:
     """Wait until the child has ended. Raises TimeoutExpired."""
     while True:
         left = end - time.monotonic()
         period = left if progress is None else min(left, _PERIOD)
         try:
-            return child.communicate(timeout=max(period, 0))[1]
+            return child.wait(max(period, 0))
         except subprocess.TimeoutExpired:
             if left <= period:
                 raise
@@ -112,22 +107,17 @@ def _answer(path: Path) -> dict[str, Any] | None:
     return answer
 
 
-def _crash(ended: subprocess.CompletedProcess[bytes], stage: Path) -> ChildError:
-    how = f"exit code {ended.returncode}"
-    if ended.returncode < 0:
-        how = f"signal {-ended.returncode}"
-        with contextlib.suppress(ValueError):
-            how += f", {signal.Signals(-ended.returncode).name}"
-    lines = ended.stderr.decode(errors="replace").strip().splitlines()[-_STDERR_LINES:]
+def _crash(code: int, folder: Path) -> ChildError:
+    lines = (folder / _STDERR).read_text(errors="replace").strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
     return ChildError(
-        f"onnxruntime crashed while {_stage(stage)} ({how}){said}",
+        f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",
         "nothing was decided; try another onnxruntime version or a higher --memory-limit",
     )
 
 
-def _stage(path: Path) -> str:
+def _stage(folder: Path) -> str:
     try:
-        return path.read_text()
+        return (folder / "stage").read_text()
     except OSError:
         return "starting"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from bnfold.errors import BnfoldError, ModelError, UsageError
+from bnfold.private import PrivateFolder
 
 STREAM = "-"
 
@@ -23,7 +23,7 @@ def source(path: str) -> Iterator[Path]:
     if path != STREAM:
         yield Path(path)
         return
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+    with PrivateFolder() as folder:
         file = Path(folder, "stdin.onnx")
         if sys.stdin is None:
             raise UsageError("standard input is closed", "pipe a model in, or give its path")
@@ -47,7 +47,7 @@ def target(path: str | None) -> Iterator[Path | None]:
         raise UsageError("standard output is closed", "name a file with -o")
     if sys.stdout.isatty():
         raise UsageError("a model is no text for a terminal", "pipe it on, or name a file with -o")
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+    with PrivateFolder() as folder:
         file = Path(folder, "stdout.onnx")
         yield file
         out = sys.stdout.buffer

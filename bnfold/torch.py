@@ -11,7 +11,6 @@ module gives, and written only then. Needs `pip install torch onnxscript`.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,6 +36,7 @@ from bnfold.module import (
 )
 from bnfold.options import Options
 from bnfold.output import Output
+from bnfold.private import PrivateFolder
 from bnfold.process import ask
 from bnfold.targets import PathLike
 
@@ -75,8 +75,7 @@ def export(
     target = Path(path)
     _require_usable(target, external_data, export_options)
     call = bound_call(module, tuple(args), dict(kwargs or {}))
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as name:
-        folder = Path(name)
+    with PrivateFolder() as folder:
         exported, folded = folder / "exported.onnx", folder / "folded.onnx"
         _export(evaluating(module), fresh(call), exported, export_options)
         own, exact = outputs(module, call)

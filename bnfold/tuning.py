@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +22,8 @@ from bnfold.freezing import FORMS, MUL_ADD, Frozen, frozen, plan_freezing
 from bnfold.graph import Index
 from bnfold.output import Output
 from bnfold.plan import Verdict
+from bnfold.private import PrivateFolder
+from bnfold.replacing import Kind, require_replaceable, write_whole
 from bnfold.targets import PathLike, target_of
 from bnfold.training import assume_inference as put_into_inference
 
@@ -88,9 +89,9 @@ def freeze(
         )
     target = target_of(source, path_out, ".frozen.onnx")
     listed = target.with_suffix(".learnable.json") if learnable else None
-    if listed is not None and listed.is_dir():
-        raise UsageError(f"{listed} is a folder, and would be the list of parameters")
-    with tempfile.TemporaryDirectory(prefix="bnfold-") as folder:
+    if listed is not None:
+        require_replaceable(listed, Kind.PARAMETERS, [source, target])
+    with PrivateFolder() as folder:
         reference, refused = source, {}
         if assume_inference:
             refused = put_into_inference(Index(file.model, file.storage))
@@ -157,12 +158,7 @@ def _list(model: ModelProto, done: tuple[Frozen, ...], target: Path, path: Path)
             }
         )
     text = json.dumps({"model": target.name, "parameters": entries}, indent=2)
-    try:
-        path.write_text(text + "\n")
-    except OSError as error:
-        raise UsageError(
-            f"{target} is written, its list of parameters {path} cannot be: {error.strerror}"
-        ) from error
+    write_whole(path, text + "\n", Kind.PARAMETERS)
 
 
 def learnable_names(model: ModelProto) -> list[str]:

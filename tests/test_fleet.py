@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import signal
-import sys
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from bnfold.errors import worst
 from bnfold.fleet import Done, jobs_of, optimize_many
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
+from tests.test_hardening import until
 
 
 @pytest.fixture(autouse=True)
@@ -214,6 +214,7 @@ def test_a_model_counts_with_its_data_files() -> None:
 def dying(job: fleet.Job, options: dict[str, Any]) -> Done:
     """As if the system had taken the process of one model, for its memory."""
     if job.source.name == "dies.onnx":
+        until(Path("tried").exists)  # by then the other one has begun, too
         os.kill(os.getpid(), signal.SIGKILL)
     if job.source.name == "once.onnx" and not Path("tried").exists():
         Path("tried").write_text("")
@@ -221,7 +222,6 @@ def dying(job: fleet.Job, options: dict[str, Any]) -> Done:
     return Done(job.source)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork")
 def test_a_worker_that_dies_takes_its_model_along_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -395,7 +395,7 @@ def test_a_report_that_fails_hides_no_verdict(words: tuple[str, ...], code: int,
     done = bnfold_(*words, "--report", "full.json")
     assert done.exit_code == code
     assert said in done.stdout
-    assert "cannot write the report full.json: No space left on device" in done.stderr
+    assert "cannot write full.json: No space left on device" in done.stderr
 
 
 def test_names_that_are_no_utf8_are_an_invalid_model_and_stop_nothing() -> None:

@@ -10,7 +10,7 @@ where e is known from what was checked before and u is one of the candidates.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from bnfold.check.kernels import Linear, bias_rows
 from bnfold.check.maps import Map
 from bnfold.check.numbers import Numbers, Tally, compare
 from bnfold.check.view import Array, alike
-from bnfold.check.wanted import Candidate
+from bnfold.check.wanted import Candidate, best, fitting
 
 _SAMPLE = 64  # weights of a channel by which candidates are told
 _NEAR = 0.05  # candidates that fit these by so much less than the best are not looked at
@@ -41,16 +41,6 @@ class Absorption:
     def faults(self) -> int:
         """How many numbers are wrong."""
         return sum(tally.faults for tally in self.tallies.values())
-
-
-def fitting(candidates: list[Candidate], axis: int, channels: int) -> list[Candidate]:
-    """Those that vary along this axis, written out for each channel."""
-    found = []
-    for candidate in candidates:
-        a = candidate.map
-        if a.axis in (None, axis) and len(a) in (1, channels):
-            found.append(Candidate(a.over(axis, channels), candidate.sites))
-    return found
 
 
 def linear(
@@ -101,31 +91,6 @@ def linear(
     found = best(_likely(original, folded, e, inner, choices), present, check)
     assert found is not None, "the map that changes nothing is among the candidates"
     return found
-
-
-def best(
-    candidates: Sequence[Candidate], present: Collection[str],
-    check: Callable[[Candidate], Absorption | None],
-) -> Absorption | None:  # fmt: skip
-    """The candidate that explains the constants, or the one with the fewest wrong numbers.
-
-    Several explain them where a map is so close to another that roundings hide it (γ = 1, σ² = 1)
-    or the constants are zeros. Then it is the one whose nodes are gone.
-    """
-    found: Absorption | None = None
-    for candidate in sorted(candidates, key=lambda c: _standing(c, present)):
-        result = check(candidate)
-        if result is not None and (found is None or result.faults < found.faults):
-            found = result
-            if not found.faults:
-                break
-    return found
-
-
-def _standing(candidate: Candidate, present: Collection[str]) -> tuple[int, int]:
-    """How many of a candidate's nodes are still there, and how many are gone, these negative."""
-    there = sum(site in present for site in candidate.sites)
-    return there, there - len(candidate.sites)
 
 
 # --- which candidate it is -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from bnfold.check.exact import Real
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.shared import Related
 from bnfold.check.view import Array, View, alike
-from bnfold.check.wanted import Candidate, Wanted
+from bnfold.check.wanted import Candidate, Wanted, best
 from bnfold.graph import Node
 from bnfold.inference import Shape
 
@@ -39,7 +39,7 @@ def held(
             return None
         return _normalised(original, folded, node, other, candidate, rank, loose)
 
-    found = absorbed.best(wanted.of(node.scope, node.output), present, check)
+    found = best(wanted.of(node.scope, node.output), present, check)
     return found or f"no map is known that {other.label} could hold"
 
 

@@ -13,7 +13,7 @@ from bnfold.check.absorbed import Absorption
 from bnfold.check.held import grow_alike
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.view import Array, View
-from bnfold.check.wanted import Candidate
+from bnfold.check.wanted import Candidate, best
 from bnfold.graph import Node
 
 
@@ -31,7 +31,7 @@ def nearest(
         total = quotient(whole, q) if whole is not None else None
         return None if total is None else _holds(folded, other, total, candidate, loose)
 
-    return absorbed.best(candidates, present, check)
+    return best(candidates, present, check)
 
 
 def _holds(

@@ -13,14 +13,14 @@ from typing import Any
 
 import numpy as np
 
-from bnfold.check.absorbed import Absorption, best, fitting
+from bnfold.check.absorbed import Absorption
 from bnfold.check.branches import Branch, Form, Geometry, geometry_of
 from bnfold.check.exact import Real, Sum, plus, rational, times
 from bnfold.check.kernels import Linear, linear
 from bnfold.check.maps import Map
 from bnfold.check.numbers import Numbers, Tally, compare
 from bnfold.check.view import Array, View
-from bnfold.check.wanted import Candidate
+from bnfold.check.wanted import Candidate, best, fitting
 from bnfold.graph import Node
 
 

@@ -6,8 +6,6 @@ them, and those that stand behind it (`absorbed`, `kept`, `held`).
 
 from __future__ import annotations
 
-import numpy as np
-
 from bnfold.check import absorbed, kernels, sites
 from bnfold.check.absorbed import Absorption
 from bnfold.check.counterparts import attributes
@@ -15,67 +13,18 @@ from bnfold.check.exact import Real
 from bnfold.check.held import held
 from bnfold.check.kept import nearest, paddings, raised, repadded
 from bnfold.check.laws import LAWS, carried
-from bnfold.check.maps import Map, identity, quotient
-from bnfold.check.numbers import told
-from bnfold.check.outcome import CertifiedFold, Finding, Outcome
-from bnfold.check.relations import Known, Pairs, Relation, maker, outputs
+from bnfold.check.ledger import Ledger
+from bnfold.check.maps import Map, quotient
+from bnfold.check.relations import Known, Relation, maker, outputs
 from bnfold.check.shared import shared
-from bnfold.check.view import View, alike
-from bnfold.check.wanted import Candidate, Wanted
+from bnfold.check.wanted import Candidate, best
 from bnfold.graph import Node
 
 _NORMS = ("InstanceNormalization", "GroupNormalization")
 
 
-def _present(folded: View) -> set[str]:
-    """The names of the nodes of a folded model.
-
-    Where a Mul and an Add make a value, they may be a BatchNormalization without a name.
-    """
-    nodes = list(folded.index.nodes())
-    written_out = {
-        f"BatchNormalization→{add.output}" for add in nodes
-        if add.op == "Add" and (mul := add.scope.producers.get(add.input(0))) and mul.op == "Mul"
-    }  # fmt: skip
-    return {node.label for node in nodes} | written_out
-
-
-class Through:
-    """Leads relations through pairs of nodes, and records what was taken and what is wrong."""
-
-    def __init__(self, original: View, folded: View, loose: float = 0.0) -> None:
-        self.original = original
-        self.folded = folded
-        maxima = any(node.op == "Max" for node in folded.index.nodes())
-        self.wanted = Wanted(original, raises=maxima)
-        self.loose = loose
-        self.present = _present(folded)
-        self.pairs = Pairs()
-
-    # --- findings --------------------------------------------------------------------------------
-
-    def _wrong(self, node: str, sentence: str) -> None:
-        self.pairs.findings.append(Finding(Outcome.INVALID, node, sentence))
-
-    def _unknown(self, node: str, sentence: str) -> None:
-        self.pairs.findings.append(Finding(Outcome.UNDECIDED, node, sentence))
-
-    def _apart(self, relation: Relation) -> str:
-        settled = quotient(relation.p, relation.q)
-        if settled is None:
-            return "cannot be told from the folded model's, which has lost a channel"
-        away = ~(
-            (np.abs(settled.scale.value - 1) <= settled.scale.error).repeat(
-                len(settled) // len(settled.scale)
-            )
-            & (np.abs(settled.shift.value) <= settled.shift.error).repeat(
-                len(settled) // len(settled.shift)
-            )
-        )
-        channel = int(np.argmax(away))
-        return f"would be {settled.channel(channel)} of the folded model's, in channel {channel}"
-
-    # --- one pair --------------------------------------------------------------------------------
+class Through(Ledger):
+    """Leads relations through pairs of nodes."""
 
     def _through(
         self, node: Node, other: Node, inputs: list[Relation | None],
@@ -172,13 +121,10 @@ class Through:
                 self._loose(node),
             )  # fmt: skip
 
-        result = absorbed.best(self.wanted.at(node, slot), self.present, check)
+        result = best(self.wanted.at(node, slot), self.present, check)
         if result is None:
             return None
         return self._took(node, other, result, other.input(slot))[node.output]
-
-    def _equal_at(self, node: Node, other: Node, slot: int) -> bool:
-        return self._equal(node, node.input(slot), other, other.input(slot))
 
     def _raised(self, node: Node, other: Node, relation: Relation | None) -> Known | None:
         """max(x, 0) as max(u(x), u(0)), which is u(max(x, 0)) where u keeps the order."""
@@ -210,12 +156,6 @@ class Through:
             return None
         return self._took(node, other, result, other.output)
 
-    def _loose(self, node: Node) -> float:
-        """How far the constants of a node may be off, in u: those that are dequantised by more."""
-        names = (name for name in node.proto.input if name)
-        quantized = any(self.original.is_quantized(node.scope, name) for name in names)
-        return max(self.loose, absorbed.DEQUANTISED) if quantized else self.loose
-
     def _stopped(
         self, node: Node, why: str, inputs: list[Relation | None],
         nothing: Known,
@@ -246,12 +186,6 @@ class Through:
                 why = p if isinstance(p, str) else str(q)
                 found.update(self._stopped(node, why, [relation], {name: None}))
         return found
-
-    def _equal(self, node: Node, name: str, other: Node, theirs: str) -> bool:
-        one, two = self.original.array(node.scope, name), self.folded.array(other.scope, theirs)
-        if one is None or two is None:
-            return one is two is None and name == theirs
-        return alike(one, two)
 
     def _linear(
         self, node: Node, other: Node, inputs: list[Relation | None], same: dict[str, Relation]
@@ -320,12 +254,6 @@ class Through:
             return None
         return self._took(node, other, result, other.output)
 
-    def _types(self, node: Node, view: View | None = None) -> list[str]:
-        """The element types of a node's constants."""
-        view = view or self.original
-        arrays = (view.array(node.scope, name) for name in node.proto.input if name)
-        return [array.dtype.name for array in arrays if array is not None]
-
     def _held(self, node: Node, other: Node, inputs: list[Relation | None]) -> Known | None:
         """Constants that do not vary along one axis only, and the ends of normalisations."""
         loose = self._loose(node)
@@ -336,41 +264,6 @@ class Through:
             self._unknown(node.label, found)
             return None
         return self._took(node, other, found, other.output)
-
-    def _took(self, node: Node, other: Node, result: Absorption, f: str) -> Known:
-        """Record what a node took; the maps it made are now part of what it gives."""
-        tallies = result.tallies
-        if tallies:
-            k = max(tally.k for tally in tallies.values())
-            self.pairs.changed[other] = 1.0 if result.faults else k
-            if result.moved:
-                self.pairs.taken.setdefault(other, set()).update(tallies)
-            self.pairs.folds.append(
-                CertifiedFold(
-                    other.label, other.op, result.chosen.sites, result.length,
-                    k, sum(t.numbers for t in tallies.values()),
-                    sum(t.misrounded for t in tallies.values()),
-                    sum(t.decided for t in tallies.values()), result.faults,
-                )
-            )  # fmt: skip
-        if any(2 * tally.far > tally.numbers for tally in tallies.values()):
-            self._unknown(other.label, "no map that stands behind it explains its constants")
-            return {node.output: None}
-        for name, tally in tallies.items():
-            if tally.faults:
-                self._wrong(other.label, told(name, tally, result.chosen.sites))
-        return {node.output: self._settled(Relation(f, identity(), result.chosen.map, other.label))}
-
-    def _divided(self, relation: Relation, *, scales: bool = False) -> Relation:
-        settled = quotient(relation.p, relation.q, scales=scales)
-        if settled is None:
-            return relation
-        return Relation(relation.f, settled, maker=relation.maker)
-
-    def _settled(self, relation: Relation) -> Relation:
-        """The relation without what both sides have in common, if that leaves no scale."""
-        divided = self._divided(relation)
-        return relation if divided.p.scales else divided
 
     def _unchanged(
         self, node: Node, other: Node, inputs: list[Relation | None], known: Known,

@@ -6,8 +6,9 @@ are few, so all of them are collected here; which one it is, the folded weights 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -23,12 +24,60 @@ _DEEPEST = 60
 _SUMS = ("Add", "Sub", "Sum", "Mul", "Div", "Concat")
 
 
+class Explained(Protocol):
+    """What was found of constants that may have taken a map."""
+
+    @property
+    def faults(self) -> int:
+        """How many of them are wrong."""
+        ...
+
+
+T = TypeVar("T", bound=Explained)
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A map that may be owed, and the nodes that it is made of."""
 
     map: Map
     sites: tuple[str, ...] = ()
+
+
+def fitting(candidates: list[Candidate], axis: int, channels: int) -> list[Candidate]:
+    """Those that vary along this axis, written out for each channel."""
+    found = []
+    for candidate in candidates:
+        a = candidate.map
+        if a.axis in (None, axis) and len(a) in (1, channels):
+            found.append(Candidate(a.over(axis, channels), candidate.sites))
+    return found
+
+
+def best(
+    candidates: Sequence[Candidate], present: Collection[str],
+    check: Callable[[Candidate], T | None],
+) -> T | None:  # fmt: skip
+    """The candidate that explains the constants, or the one with the fewest wrong numbers.
+
+    `check` says what a candidate explains, None for one that cannot be. Several explain them where
+    a map is so close to another that roundings hide it (γ = 1, σ² = 1), or the constants are zeros.
+    Then it is the one whose nodes are gone.
+    """
+    found: T | None = None
+    for candidate in sorted(candidates, key=lambda c: _standing(c, present)):
+        result = check(candidate)
+        if result is not None and (found is None or result.faults < found.faults):
+            found = result
+            if not found.faults:
+                break
+    return found
+
+
+def _standing(candidate: Candidate, present: Collection[str]) -> tuple[int, int]:
+    """How many of a candidate's nodes are still there, and how many are gone, these negative."""
+    there = sum(site in present for site in candidate.sites)
+    return there, there - len(candidate.sites)
 
 
 class Wanted:

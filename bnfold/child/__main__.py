@@ -1,31 +1,36 @@
-"""Entry of the child: limits first, then what is asked for, then one JSON answer."""
+"""Entry of the child: what ends it first, then limits, then what is asked for, one JSON answer."""
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
-import signal
+import os
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bnfold.child import leave
+from bnfold import system
+from bnfold.answers import leave
 from bnfold.errors import BnfoldError, ChildError
 
 _GIB = 1 << 30
-_PR_SET_PDEATHSIG = 1
+_PERIOD = 0.1  # seconds between two looks at the memory
 
 
 def main(folder: Path) -> None:
     """Answer the request in `folder`."""
+    system.die_with_parent()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     request = json.loads((folder / "request.json").read_text())
+    system.die_after(request["clock"])
+    threading.Thread(target=_end_after, args=(request["clock"],), daemon=True).start()
     answer: dict[str, Any]
     try:
         carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
-        _limit(request)
+        _limit(request, folder)
         answer = carry_out(request, folder)
     except BnfoldError as error:
         answer = {
@@ -66,18 +71,35 @@ def _public(error: BnfoldError) -> str:
     return next(c.__name__ for c in type(error).__mro__ if c.__module__ == BnfoldError.__module__)
 
 
-def _limit(request: dict[str, Any]) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # Linux: die with the parent
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return
+def _end_with_stdin() -> None:
+    """End when the parent does, which alone holds the other end of our stdin.
+
+    Linux does that by itself (`die_with_parent`), but not for a parent that has ended before.
+    """
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def _end_after(seconds: float) -> None:
+    """End when the time is over, whatever has become of the parent."""
+    time.sleep(seconds)
+    os._exit(1)
+
+
+def _limit(request: dict[str, Any], folder: Path) -> None:
     sizes = [_size(Path(request[w])) for w in ("original", "folded") if w in request]
     limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
-    with contextlib.suppress(ValueError, OSError):  # a lower hard limit stays in force
-        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    threading.Thread(target=_watch_memory, args=(limit, folder), daemon=True).start()
+    system.limit_memory(limit)
+
+
+def _watch_memory(limit: int, folder: Path) -> None:
+    """Hold to the limit where the system takes it and does nothing."""
+    while system.memory_used() <= limit:
+        time.sleep(_PERIOD)
+    leave(_out_of_memory(folder), folder)
+    os._exit(1)
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,8 @@ FOLDER/test_data_set_0/output_0.pb …   what the original gives
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,11 +20,25 @@ from bnfold.check.regions import Regions
 from bnfold.child import parts
 from bnfold.child.sessions import Array, Feed
 from bnfold.model_file import ModelFile
+from bnfold.private import PrivateFolder
 
 if TYPE_CHECKING:
     from bnfold.child.differences import Run
     from bnfold.child.each import Failure
     from bnfold.child.judge import Pair
+
+
+@contextlib.contextmanager
+def making(target: Path) -> Iterator[Path]:
+    """A folder to put it in, which gets its name when all is there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with PrivateFolder(target.parent) as place:
+        new = place / "counterexample"
+        new.mkdir()
+        yield new
+        with contextlib.suppress(FileNotFoundError):
+            target.rmdir()  # an empty one, which Windows replaces by nothing
+        new.rename(target)
 
 
 def of_fold(regions: Regions, failure: Failure, target: Path, folder: Path) -> None:
@@ -53,7 +68,6 @@ def of_output(
 
 
 def _save(file: ModelFile, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     model_file.save(file.model, file.storage, path)
 
 

@@ -12,8 +12,9 @@ import numpy as np
 from onnx import ModelProto
 
 from bnfold import model_file
+from bnfold.answers import FALLBACK
 from bnfold.check.regions import Regions
-from bnfold.child import FALLBACK, counterexample, each, feeding, given, interface, rounding
+from bnfold.child import counterexample, each, feeding, given, interface, rounding
 from bnfold.child.differences import Run, SaysNothingError
 from bnfold.child.ends import Ends, require_finite, tensors
 from bnfold.child.saturation import behind
@@ -84,11 +85,12 @@ def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, 
     comparison = replace(comparison, folds=found.runs, folds_not_run=found.beyond)
     if request["counterexample"] and not comparison.equal:
         path = Path(request["counterexample"])
-        if found.failure is not None and regions is not None:
-            counterexample.of_fold(regions, found.failure, path, folder)
-        else:
-            worst = comparison.worst
-            counterexample.of_output(whole, runner.feeds, truth, worst.run if worst else 0, path)
+        with counterexample.making(path) as new:
+            if found.failure is not None and regions is not None:
+                counterexample.of_fold(regions, found.failure, new, folder)
+            else:
+                run = comparison.worst.run if comparison.worst else 0
+                counterexample.of_output(whole, runner.feeds, truth, run, new)
         comparison = replace(comparison, counterexample=str(path))
     return asdict(comparison)
 

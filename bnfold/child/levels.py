@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bnfold import model_file
+from bnfold.answers import FALLBACK, leave
 from bnfold.check.certificate import Static, certify
 from bnfold.check.outcome import Certificate, Finding, Frame, Outcome
-from bnfold.child import FALLBACK, leave
 from bnfold.comparison import Comparison
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.model_file import ModelFile

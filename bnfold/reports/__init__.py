@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bnfold.errors import UsageError
+from bnfold.replacing import Kind, require_replaceable, write_whole
 
 if TYPE_CHECKING:
     from bnfold.reports.content import Report
 
-_MODULES = {
-    ".junit.xml": "junit",
-    ".json": "json",
-    ".md": "markdown",
-    ".html": "html",
-    ".sarif": "sarif",
+_FORMATS = {
+    ".junit.xml": ("junit", Kind.JUNIT),
+    ".json": ("json", Kind.JSON),
+    ".md": ("markdown", Kind.MARKDOWN),
+    ".html": ("html", Kind.HTML),
+    ".sarif": ("sarif", Kind.SARIF),
 }
-SUFFIXES = tuple(_MODULES)
+SUFFIXES = tuple(_FORMATS)
 
 
 def require_writable(paths: Iterable[str], keep: Iterable[str | os.PathLike[str]]) -> None:
@@ -28,31 +29,22 @@ def require_writable(paths: Iterable[str], keep: Iterable[str | os.PathLike[str]
 
     `keep` are files that are read or written otherwise, by whatever name.
     """
-    others = {os.path.realpath(path) for path in keep}
+    others = list(keep)
     for path in map(Path, paths):
-        _suffix(path)
-        if path.is_dir() or not path.parent.is_dir():
-            raise UsageError(f"there is no folder for the report {path}", "make it first")
-        if not os.access(path if path.exists() else path.parent, os.W_OK):
-            raise UsageError(f"the report {path} may not be written", "name another file")
-        if os.path.realpath(path) in others:
-            raise UsageError(f"the report {path} would overwrite what is worked on", "rename it")
+        require_replaceable(path, _FORMATS[_suffix(path)][1], others)
 
 
 def render(report: Report, suffix: str) -> str:
     """The report in the format of a suffix."""
-    module = import_module(f"bnfold.reports.{_MODULES[suffix]}")
+    module = import_module(f"bnfold.reports.{_FORMATS[suffix][0]}")
     text: str = module.render(report)
     return text
 
 
 def save(report: Report, path: str) -> None:
     """Write the report in the format of the path's suffix. Raises UsageError."""
-    text = render(report, _suffix(Path(path)))
-    try:
-        Path(path).write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UsageError(f"cannot write the report {path}: {error.strerror}") from error
+    suffix = _suffix(Path(path))
+    write_whole(Path(path), render(report, suffix), _FORMATS[suffix][1])
 
 
 def _suffix(path: Path) -> str:
