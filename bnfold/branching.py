@@ -13,7 +13,7 @@ from bnfold.constants import Constant
 from bnfold.draft import Draft
 from bnfold.graph import Node
 from bnfold.reasons import Reason, Refusal
-from bnfold.rule import Demand, Step, refuse
+from bnfold.rule import Demand, Step, refuse, too_wide
 
 Indices = npt.NDArray[np.int64]
 
@@ -45,6 +45,8 @@ def concat_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     if None in sizes or sizes[slot] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
     counts = [size or 0 for size in sizes]
+    if (wide := too_wide(draft, node, sum(counts))) is not None:
+        return wide
     return Step(demands=(Demand(0, a.placed(sum(counts[:slot]), sum(counts))),))
 
 
@@ -70,6 +72,8 @@ def split_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal
     pieces = _pieces(draft, node, a.axis)
     if pieces is None or pieces[output] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
+    if (wide := too_wide(draft, node, sum(pieces))) is not None:
+        return wide
     return Step(demands=(Demand(0, a.placed(sum(pieces[:output]), sum(pieces))),))
 
 
@@ -190,6 +194,8 @@ def _selected_up(
     size = _size(draft, node, 0, a.axis)
     if size is None or len(indices) != a.channels or len(set(indices.tolist())) != len(indices):
         return refuse(Reason.AXIS_LOST, node)
+    if (wide := too_wide(draft, node, size)) is not None:
+        return wide
     scale, shift = np.ones(size), np.zeros(size)
     scale[indices], shift[indices] = a.scale, a.shift
     return Step(demands=(Demand(0, replace(a, scale=scale, shift=shift)),))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from bnfold.affine import FloatArray
+from bnfold.budget import Budget, TooMuchError
 from bnfold.evaluate import SUPPORTED, evaluate
 from bnfold.graph import Index, Node, Scope
 from bnfold.inference import Inferred
@@ -93,11 +94,12 @@ class Constant:
 class Constants:
     """Finds constants, and remembers those it had to compute."""
 
-    def __init__(self, index: Index, inferred: Inferred, options: Options) -> None:
+    def __init__(self, index: Index, inferred: Inferred, options: Options, budget: Budget) -> None:
         self._index = index
         self._options = options
         self._inferred = inferred
         self._storage = index.storage
+        self._budget = budget
         self._computed: dict[tuple[Scope, str], Constant | Refusal] = {}
         self._found: dict[tuple[Node, int], Constant] = {}
 
@@ -172,7 +174,11 @@ class Constants:
                 return operand
             quantized = quantized or (operand is not None and operand.quantized)
             arrays.append(None if operand is None else operand.array())
-        result = evaluate(node.proto, node.scope.opset, arrays)
+        try:
+            result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
+        except TooMuchError:
+            detail = f"{name}, made by {node.op} {node.label}, which is too large to be computed"
+            return Refusal(Reason.TOO_LARGE, reader, detail)
         if result is None or result.dtype.kind in "OSU":
             return computed
         tensor = numpy_helper.from_array(result, name)

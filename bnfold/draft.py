@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from bnfold.affine import FloatArray
+from bnfold.budget import Budget
 from bnfold.constants import Constant, Constants
 from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply, effective
 from bnfold.graph import Index, Node, Role, Scope, Use
@@ -40,10 +41,12 @@ class Operand:
 class Draft:
     """An index with planned edits, which can be taken back. Nothing here touches the model."""
 
-    def __init__(self, index: Index, options: Options) -> None:
+    def __init__(self, index: Index, options: Options, *, computed: bool = True) -> None:
+        """`computed`: constants may be computed, as far as the budget goes."""
         self.options = options
         self.inferred = Inferred(index.model, index.storage, freeze=options.freeze_initializers)
-        self.constants = Constants(index, self.inferred, options)
+        self.budget = Budget.of(index, computed=computed)
+        self.constants = Constants(index, self.inferred, options, self.budget)
         self.edits: list[Edit] = []
         self._inputs: dict[tuple[Node, int], list[Rescale | Supply]] = {}
         self._operators: dict[Node, list[SetOperator]] = {}

@@ -3,8 +3,8 @@
 Only operators whose result does not depend on who computes it: those that move data, and the
 arithmetic that IEEE 754 rounds correctly. Pow is the exception, for the sake of the square roots
 that exporters write with it: it may differ by an ulp from one runtime to the next. Nothing is
-evaluated that could become much larger than what the file holds: a few bytes of ConstantOfShape or
-Expand can ask for terabytes.
+evaluated that could become much larger than what the file holds, in one step or in all together: a
+few bytes of ConstantOfShape or Expand can ask for terabytes.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from onnx import NodeProto
+
+from bnfold.budget import Budget, TooMuchError
 
 Array = npt.NDArray[Any]
 
@@ -34,10 +36,13 @@ _LEAST = 1 << 24  # elements that are always allowed
 _GROWTH = 8  # times the largest operand
 
 
-def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> Array | None:
-    """The first output of `node`, None where it is too large or has no such value.
+def evaluate(
+    node: NodeProto, opset: int, operands: Sequence[Array | None], budget: Budget
+) -> Array | None:
+    """The first output of `node`, None where it has no such value.
 
-    `operands` are the values of the inputs in order, None for those that are absent.
+    `operands` are the values of the inputs in order, None for those that are absent. Raises
+    TooMuchError where it is too large, by itself or for what is left of the budget.
     """
     if node.op_type == "QuantizeLinear" and not _well_defined(node, operands):
         return None
@@ -52,8 +57,10 @@ def evaluate(node: NodeProto, opset: int, operands: Sequence[Array | None]) -> A
             return None
     given = [operand for operand in operands if operand is not None]
     largest = max((operand.size for operand in given), default=0)
-    if _size(node.op_type, given) > max(_LEAST, _GROWTH * largest):
-        return None
+    size = _size(node.op_type, given)
+    if size > max(_LEAST, _GROWTH * largest):
+        raise TooMuchError
+    budget.spend_on_constant(int(size))
     from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
 
     try:
@@ -96,7 +103,7 @@ def _size(op: str, operands: list[Array]) -> float:
             return math.prod(map(float, np.broadcast_shapes(*(a.shape for a in operands))))
         return sum(a.size for a in operands)
     except (IndexError, ValueError):
-        return math.inf
+        return 0  # there is no result
 
 
 def _product(sizes: Array) -> float:

@@ -14,6 +14,7 @@ from enum import Enum
 from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
+import onnx
 from onnx import (
     AttributeProto,
     FunctionProto,
@@ -21,6 +22,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
+    ValueInfoProto,
     helper,
 )
 
@@ -30,6 +32,8 @@ from bnfold.storage import Storage
 
 DEFAULT_DOMAINS = ("", "ai.onnx")  # the specification's two spellings of one domain
 
+
+_TYPES = frozenset(TensorProto.DataType.values())
 
 T = TypeVar("T", int, float, bytes)
 _KINDS: dict[type, tuple[int, ...]] = {
@@ -228,6 +232,8 @@ class Index:
             scope.inputs = [value.name for value in container.input]
             scope.initializers = {tensor.name: tensor for tensor in container.initializer}
             scope.sparse = {tensor.values.name for tensor in container.sparse_initializer}
+            for value in (*container.input, *container.output, *container.value_info):
+                _require_known_type(value)
             if len(scope.initializers) != len(container.initializer):
                 raise _invalid("two initializers have the same name")
         else:
@@ -263,6 +269,17 @@ class Index:
         inside = Role.READ if node else Role.OUTPUT
         role = inside if owner is scope else Role.CAPTURE
         owner.uses[name].append(Use(role, node, slot))
+
+
+def _require_known_type(value: ValueInfoProto) -> None:
+    """Raises ModelError for an element type that this version of ONNX does not have."""
+    kind = value.type.tensor_type.elem_type
+    if kind not in _TYPES:
+        raise ModelError(
+            f"the value {value.name!r} is of element type {kind}, which onnx {onnx.__version__} "
+            "does not know",
+            "export it again, or install a newer onnx",
+        )
 
 
 def _outputs(container: Container) -> list[str]:

@@ -14,6 +14,7 @@ import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper, numpy_helper
 
 from bnfold.graph import Scope
+from bnfold.long_vectors import HIDDEN, hide_long_vectors
 from bnfold.protos import bodies, is_external
 from bnfold.storage import Storage
 
@@ -78,6 +79,9 @@ def _infer(
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
+        first = onnx.shape_inference.infer_shapes(skeleton)
+        if hide_long_vectors(skeleton.graph, first.graph):
+            skeleton.opset_import.add(domain=HIDDEN, version=1)
         skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # an inference that gives up leaves everything unknown, which is refused
         return []

@@ -19,7 +19,7 @@ from bnfold.draft import Draft
 from bnfold.graph import Node
 from bnfold.inference import Shape
 from bnfold.reasons import Reason, Refusal
-from bnfold.rule import no_shift, refuse, same_size, sign_kept
+from bnfold.rule import no_shift, refuse, same_size, sign_kept, too_wide
 
 Passage: TypeAlias = Callable[[Draft, Node, Affine, bool], Affine | Refusal]
 
@@ -197,6 +197,8 @@ def reshape(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
         in_front = same_size(here[:axis], there[:place])
         behind = same_size(here[axis + 1 :], there[place + 1 :])
         if (in_front or behind) and dim % size == 0:
+            if (wide := too_wide(draft, node, dim)) is not None:
+                return wide
             spread = a.repeated if in_front else a.tiled
             return spread(dim // size).along(place)
         if (in_front or behind) and size % dim == 0:

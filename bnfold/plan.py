@@ -69,8 +69,19 @@ class Plan:
 
 
 def plan(index: Index, options: Options | None = None) -> Plan:
-    """Decide for every site of every scope whether and where it folds."""
+    """Decide for every site of every scope whether and where it folds.
+
+    Where the constants of a model take more than its budget, none is computed: which of them came
+    first must not decide what folds, and the checker comes to them in another order.
+    """
     draft = Draft(index, options or Options())
+    found = _planned(draft, index)
+    if draft.budget.exceeded:
+        found = _planned(Draft(index, draft.options, computed=False), index)
+    return found
+
+
+def _planned(draft: Draft, index: Index) -> Plan:
     verdicts: list[Verdict] = []
     if draft.options.merge_branches:
         from bnfold.merge import merges  # start-up is most of what a small model takes

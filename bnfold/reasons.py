@@ -235,8 +235,9 @@ class Reason(Enum):
     )
     TOO_LARGE = (
         "too-large",
-        "{node} would have to store {detail} instead of broadcasting it",
-        "nothing is wrong: folding would make the model much larger",
+        "{node} would need {detail}",
+        "nothing is wrong: folding would make the model much larger, or take more memory than a "
+        "model of this size is worth",
     )
     MORE_NODES = (
         "more-nodes",

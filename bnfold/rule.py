@@ -65,6 +65,13 @@ def channels(a: Affine, node: Node, axis: int, count: int) -> Affine | Refusal:
     return a
 
 
+def too_wide(draft: Draft, node: Node, count: int) -> Refusal | None:
+    """Refuses a map of more channels than a model of this size could hold anywhere."""
+    if count <= draft.budget.widest:
+        return None
+    return refuse(Reason.TOO_LARGE, node, f"a map of {count:,} channels")
+
+
 def sign_kept(node: Node, a: Affine) -> Refusal | None:
     """Refuses a map that turns the order of numbers around."""
     if negative := int(np.count_nonzero(a.scale < 0)):

@@ -11,7 +11,7 @@ from bnfold.edits import Supply
 from bnfold.graph import Node
 from bnfold.passing import agreeing
 from bnfold.reasons import Reason, Refusal
-from bnfold.rule import Demand, Step, refuse
+from bnfold.rule import Demand, Step, refuse, too_wide
 
 
 def pad_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
@@ -115,15 +115,19 @@ def resize(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
 def depth_to_space(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """[N, C·b², H, W] → [N, C, H·b, W·b]; DCR reads channels as (b, b, C), CRD as (C, b, b)."""
     blocks = node.attribute("blocksize", 0) ** 2
-    return _regrouped(node, a, blocks, dcr=node.attribute("mode", b"DCR") == b"DCR", spread=up)
+    return _regrouped(
+        draft, node, a, blocks, dcr=node.attribute("mode", b"DCR") == b"DCR", spread=up
+    )
 
 
 def space_to_depth(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """[N, C, H·b, W·b] → [N, C·b², H, W], channels as (b, b, C)."""
-    return _regrouped(node, a, node.attribute("blocksize", 0) ** 2, dcr=True, spread=not up)
+    return _regrouped(draft, node, a, node.attribute("blocksize", 0) ** 2, dcr=True, spread=not up)
 
 
-def _regrouped(node: Node, a: Affine, blocks: int, *, dcr: bool, spread: bool) -> Affine | Refusal:
+def _regrouped(
+    draft: Draft, node: Node, a: Affine, blocks: int, *, dcr: bool, spread: bool
+) -> Affine | Refusal:
     """From C channels to C·b² of them (`spread`), or back where all of a channel's agree."""
     if a.axis is None:
         return a
@@ -131,6 +135,8 @@ def _regrouped(node: Node, a: Affine, blocks: int, *, dcr: bool, spread: bool) -
         return refuse(Reason.CHANNEL_AXIS, node, f"1, the map along axis {a.axis}")
     if spread:
         count = a.channels
+        if (wide := too_wide(draft, node, count * blocks)) is not None:
+            return wide
         return a.picked(
             np.tile(np.arange(count), blocks) if dcr else np.arange(count).repeat(blocks)
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
+from bnfold.budget import Budget
 from bnfold.constants import Constants
 from bnfold.graph import Index, Node
 from bnfold.inference import Inferred
@@ -26,7 +27,8 @@ def assume_inference(index: Index, *, even_dummies: bool = False) -> dict[str, R
     Gives, by the node's label, why some stay: they are read for the statistics of a batch, or their
     running statistics are dummies (unless `even_dummies`, for who is about to estimate them).
     """
-    constants = Constants(index, Inferred(index.model, index.storage), Options())
+    inferred = Inferred(index.model, index.storage)
+    constants = Constants(index, inferred, Options(), Budget.of(index))
     refused = {}
     for node in index.nodes():
         if node.op != BATCH_NORM or training(node) is None:

@@ -62,6 +62,8 @@ class Walk:
         if isinstance(operand, Operand) and not operand.quantized:
             return self._into_constant(reader, slot, operand, a)
         name = draft.origin(scope, reader.input(slot))
+        if (refusal := self._unfit(reader, scope, name, a)) is not None:
+            return refusal
         producer = scope.producers.get(name)
         rule = UP.get(draft.op(producer)) if producer else None
         if producer is None or rule is None:
@@ -89,6 +91,8 @@ class Walk:
         """Have every reader of `name` make up for a map that is not made any more."""
         if a.is_identity or not name:  # an output without a name has no readers
             return None
+        if (refusal := self._unfit(maker, maker.scope, name, a)) is not None:
+            return refusal
         uses = [use for use in self.draft.uses(maker.scope, name) if not _asks_for_shape(use)]
         readers = [use.node for use in uses]
         for use in uses:
@@ -124,6 +128,23 @@ class Walk:
                 if (refusal := self.raise_(edit.node, edit.slot, a)) is not None:
                     return refusal
         self.draft.add(edit)  # also a quantised one: the draft knows its values by it
+        return None
+
+    def _unfit(self, node: Node, scope: Scope, name: str, a: Affine) -> Refusal | None:
+        """Why no map of so many channels along that axis can stand on a value.
+
+        What the shapes of a model say may contradict its constants.
+        """
+        if not self.draft.budget.for_map(a.channels):
+            detail = f"more maps for {name} than a model of this size needs"
+            return refuse(Reason.TOO_LARGE, node, detail)
+        shape = self.draft.inferred.shape(scope, name)
+        if a.axis is None or shape is None:
+            return None
+        size = shape[a.axis] if a.axis < len(shape) else 1
+        if isinstance(size, int) and size != a.channels:
+            detail = f"{name} has {size} channels along axis {a.axis}, the map {a.channels}"
+            return refuse(Reason.SHAPE_MISMATCH, node, detail)
         return None
 
     def _step_to(self, node: Node) -> Refusal | None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import bnfold
+from bnfold.budget import Budget
 from bnfold.constants import rounded
 from bnfold.evaluate import evaluate
 from tests.support import Array, affine, bn, folded, nodes, numbers, parse, reason
@@ -117,16 +118,54 @@ def test_a_bias_in_a_constant_node_of_its_own_is_rewritten_there() -> None:
 
 
 @pytest.mark.parametrize(
-    "before",
+    ("before", "code"),
     [
-        "k = ConstantOfShape (huge)\n w = Add (raw, k)",
-        "w = Expand (raw, huge)",
-        "w = Tile (raw, huge)",
+        ("k = ConstantOfShape (huge)\n w = Add (raw, k)", "too-large"),
+        ("w = Expand (raw, huge)", "too-large"),
+        ("w = Tile (raw, huge)", "shape-mismatch"),  # a weight of another number of channels
     ],
 )
-def test_a_computation_that_would_fill_the_memory_is_not_made(before: str) -> None:
+def test_a_computation_that_would_fill_the_memory_is_not_made(before: str, code: str) -> None:
     model = with_weight(before, raw=W, huge=np.array([10**6] * 4))
-    assert reason(model, check=False) == "computed-at-run-time"
+    assert reason(model, check=False) == code
+
+
+DOUBLED = "k{1} = Concat <axis = 0> (k{0}, k{0})"
+
+
+def test_constants_that_are_large_together_are_not_computed() -> None:
+    """Each is but twice the one before; what all of them take is bounded."""
+    chain = " ".join(DOUBLED.format(i, i + 1) for i in range(24))
+    model = with_weight(
+        f"{chain} f = Slice (k24, start, end) w = Reshape (f, shape)",
+        k0=np.ones(64, np.float32), start=np.array([0]), end=np.array([W.size]),
+        shape=np.array(W.shape),
+    )  # fmt: skip
+    assert reason(model, check=False) == "too-large"
+
+
+def test_long_vectors_do_not_go_through_data_propagation() -> None:
+    """Which makes a list of all elements: 2²⁸ of them here, in a file of 2 kB."""
+    chain = " ".join(DOUBLED.format(i, i + 1) for i in range(24))
+    model = with_weight(f"{chain} w = Identity (raw)", raw=W, k0=np.ones(16))
+    assert len(folded(model, execute=False).ops) == 25
+
+
+def test_shapes_that_are_computed_of_shapes_are_known() -> None:
+    """A view as exporters write it: what the sizes are, is known through Shape, Gather, Concat."""
+    text = """
+    g (float[N,6,4,4] x) => (float[M,5] y) {
+      [norm] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      shape = Shape (n)
+      batch = Gather (shape, zero)
+      rows = Unsqueeze (batch, axis)
+      size = Concat <axis = 0> (rows, rest)
+      flat = Reshape (n, size)
+      y = Gemm (flat, w)
+    }"""
+    given = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([96])}
+    # the checker knows no Reshape to a size that is computed
+    folded(parse(text, w=numbers(96, 5), **given, **bn(6)), certified=False)
 
 
 def test_a_computation_whose_operands_do_not_fit_is_not_made() -> None:
@@ -150,7 +189,7 @@ def test_a_constant_without_numbers(value: Any) -> None:
 
 def test_evaluate_gives_up_without_raising() -> None:
     node = helper.make_node("Add", ["a", "b"], ["c"])
-    assert evaluate(node, 17, [np.ones(3), np.ones(4)]) is None
+    assert evaluate(node, 17, [np.ones(3), np.ones(4)], Budget(0)) is None
 
 
 # --- who else reads it ----------------------------------------------------------------------------

@@ -443,15 +443,15 @@ def test_a_quantization_annotation() -> None:
 
 
 @pytest.mark.parametrize(
-    "producer", ["Relu (x)", "Add (x, x)", "Softmax (x)", "own.Conv (x, w, d)", "Conv (x, x)"]
+    "producer", ["Relu (x)", "Add (x, x)", "Softmax (x)", "own.Conv (x, w, d)", "Conv (x, t)"]
 )
 def test_what_is_not_linear(producer: str) -> None:
     text = '<ir_version: 8, opset_import: ["": 17, "own": 1]>' + SITE.replace(
         "Conv (x, w, d)", producer
-    )
+    ).replace("x)", "x, float[3,3,1,1] t)", 1)
     expected = {
         "Relu (x)": "negative-scale",
-        "Conv (x, x)": "computed-at-run-time",
+        "Conv (x, t)": "computed-at-run-time",
     }.get(producer, "no-linear-producer")  # fmt: skip
     model = site(text)
     for tensor in [t for t in model.graph.initializer if t.name in "wd" and "own" not in producer]:

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
+from bnfold.budget import Budget, TooMuchError
 from bnfold.errors import ModelError
 from bnfold.evaluate import SUPPORTED, evaluate
 from bnfold.graph import Index, Node, Scope
@@ -38,6 +39,7 @@ class View:
         self.model = model
         self.storage = storage
         self.index = Index(model, storage)
+        self._budget = Budget.of(self.index)
         self._inferred = Inferred(model, storage, freeze=freeze)
         self._freeze = freeze
         self._known: dict[tuple[Scope, str], Any] = {}
@@ -169,5 +171,8 @@ class View:
                 if value is None:
                     return None
             arrays.append(value)
-        result = evaluate(node.proto, node.scope.opset, arrays)
+        try:
+            result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
+        except TooMuchError:
+            return None
         return None if result is None or result.dtype.kind in "OSU" else result
