@@ -26,28 +26,25 @@ def concat_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     slots = range(len(node.proto.input))
     if _along_joined(draft, node, a) is None:
         return Step(demands=tuple(Demand(slot, a) for slot in slots))
-    sizes = [_size(draft, node, slot, a.axis) for slot in slots]
-    if None in sizes or sum(size or 0 for size in sizes) != a.channels:
+    ends = draft.ends(node, a.axis or 0)
+    if ends is None or ends[-1] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
-    demands, start = [], 0
-    for slot, size in zip(slots, sizes, strict=True):
-        assert size is not None
-        demands.append(Demand(slot, a.picked(slice(start, start + size))))
-        start += size
-    return Step(demands=tuple(demands))
+    pieces = (a.picked(slice(ends[slot], ends[slot + 1])) for slot in slots)
+    return Step(
+        demands=tuple(Demand(slot, piece) for slot, piece in zip(slots, pieces, strict=True))
+    )
 
 
 def concat_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     """The other branches get the identity; not to be had where they share the channels."""
     if _along_joined(draft, node, a) is None:
         return refuse(Reason.OTHER_BRANCH, node, "another axis than the channels'")
-    sizes = [_size(draft, node, other, a.axis) for other in range(len(node.proto.input))]
-    if None in sizes or sizes[slot] != a.channels:
+    ends = draft.ends(node, a.axis or 0)
+    if ends is None or ends[slot + 1] - ends[slot] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
-    counts = [size or 0 for size in sizes]
-    if (wide := too_wide(draft, node, sum(counts))) is not None:
+    if (wide := too_wide(draft, node, ends[-1])) is not None:
         return wide
-    return Step(demands=(Demand(0, a.placed(sum(counts[:slot]), sum(counts))),))
+    return Step(demands=(Demand(0, a.placed(ends[slot], ends[-1])),))
 
 
 def _along_joined(draft: Draft, node: Node, a: Affine) -> int | None:

@@ -6,6 +6,7 @@ first one left, still in float64: however many maps a weight takes, it is rounde
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -52,6 +53,7 @@ class Draft:
         self._operators: dict[Node, list[SetOperator]] = {}
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
+        self._ends: dict[tuple[Node, int], list[int] | None] = {}
         self._remembered: dict[Node, tuple[int, Any]] = {}
 
     # --- constants -------------------------------------------------------------------------------
@@ -166,6 +168,19 @@ class Draft:
         """The shape of an output of `node`."""
         return self.inferred.shape(node.scope, node.proto.output[output])
 
+    def ends(self, node: Node, axis: int) -> list[int] | None:
+        """Where along `axis` of a Concat's result its inputs begin, and where the last one ends.
+
+        None where the size of one is not known.
+        """
+        if (node, axis) not in self._ends:
+            shapes = [self.shape(node, slot) for slot in range(len(node.proto.input))]
+            sizes = [s[axis] for s in shapes if s is not None and axis < len(s)]
+            numbers = [size for size in sizes if isinstance(size, int)]
+            known = len(numbers) == len(shapes)
+            self._ends[node, axis] = [0, *itertools.accumulate(numbers)] if known else None
+        return self._ends[node, axis]
+
     # --- planning --------------------------------------------------------------------------------
 
     def objection(self, edit: Edit) -> Refusal | None:
@@ -189,7 +204,8 @@ class Draft:
                 detail = f"{name} of shape {list(operand.shape)} does not fit its node"
                 return Refusal(Reason.SHAPE_MISMATCH, edit.node.label, detail)
             if math.prod(shape) > max(_GROWTH, 2 * math.prod(operand.shape)):
-                return Refusal(Reason.TOO_LARGE, edit.node.label, f"{name} as {list(shape)}")
+                detail = f"{name} stored as {list(shape)} instead of broadcast"
+                return Refusal(Reason.TOO_LARGE, edit.node.label, detail)
         reason = exceeded(edit, before)
         if reason is Reason.QUANTIZED:
             return Refusal(reason, edit.node.label, f"{name} would not fit into them")

@@ -25,6 +25,40 @@ _ALSO = {
 }  # fmt: skip
 
 
+class _Alike:
+    """Nodes that are of one operator and read the same."""
+
+    def __init__(self) -> None:
+        self._nodes: list[Node] = []
+        self._by_name: dict[str, list[Node]] = defaultdict(list)
+        self._by_output: dict[str, list[Node]] = defaultdict(list)
+
+    def add(self, node: Node) -> None:
+        """One more."""
+        self._nodes.append(node)
+        self._by_output[node.output].append(node)
+        if node.proto.name:
+            self._by_name[node.proto.name].append(node)
+
+    def of_name(self, node: Node) -> list[Node]:
+        """Those of a node's name."""
+        return self._by_name.get(node.proto.name, [])
+
+    def of_output(self, node: Node) -> list[Node]:
+        """Those that make what it makes."""
+        return self._by_output.get(node.output, [])
+
+    def of_what_is_behind(self, node: Node) -> list[Node]:
+        """Those that make what maps make behind it."""
+        return [other for name in _behind(node) for other in self._by_output.get(name, ())]
+
+    def any_of_them(self, _node: Node) -> list[Node]:
+        """All of them."""
+        return self._nodes
+
+    CHOICES = (of_name, of_output, of_what_is_behind, any_of_them)
+
+
 class Counterparts:
     """The nodes of one scope of the folded model, to be found and each taken once."""
 
@@ -35,10 +69,10 @@ class Counterparts:
         self.scope = scope
         self.taken: dict[Node, Node] = {}  # by the folded model's node
         self._names = {node.proto.name for node in original.nodes}
-        self._by_read: dict[tuple[str, Read], list[Node]] = defaultdict(list)
+        self._by_read: dict[tuple[str, Read], _Alike] = defaultdict(_Alike)
         self._by_name: dict[str, list[Node]] = defaultdict(list)
         for node in scope.nodes:
-            self._by_read[node.op, self._read(node)].append(node)
+            self._by_read[node.op, self._read(node)].add(node)
             if node.proto.name:
                 self._by_name[node.proto.name].append(node)
 
@@ -51,15 +85,18 @@ class Counterparts:
     def find(self, node: Node, read: Read) -> Node | None:
         """The counterpart of the original's `node`, which reads what is called `read` here."""
         for op in (node.op, *_ALSO.get(node.op, ())):
-            free = [
-                other
-                for reads in _possible(node.op, op, read)
-                for other in self._by_read.get((op, reads), ())
-                if other not in self.taken and (op in (node.op, "Gemm") or _same_place(node, other))
-            ]
-            free = [other for other in free if not self._belongs(other, node)]
-            if free:
-                return self._closest(node, free)
+            reads = _possible(node.op, op, read)
+            alike = [self._by_read[op, r] for r in reads if (op, r) in self._by_read]
+            for (
+                choice
+            ) in _Alike.CHOICES:  # in the order of `likeness`, and so that few are looked at
+                free = [
+                    other for group in alike for other in choice(group, node)
+                    if other not in self.taken and not self._belongs(other, node)
+                    and (op in (node.op, "Gemm") or _same_place(node, other))
+                ]  # fmt: skip
+                if free:
+                    return self._closest(node, free)
         return None
 
     def named(self, node: Node) -> Node | None:

@@ -43,6 +43,7 @@ class View:
         self._inferred = Inferred(model, storage, freeze=freeze)
         self._freeze = freeze
         self._known: dict[tuple[Scope, str], Any] = {}
+        self._quantized: set[tuple[Scope | None, str]] = set()
 
     @property
     def main(self) -> Scope:
@@ -107,17 +108,8 @@ class View:
 
     def is_quantized(self, scope: Scope, name: str) -> bool:
         """Whether a DequantizeLinear stands among what computes a value from constants."""
-        pending, seen = [name], set()
-        while pending:
-            current = pending.pop()
-            owner = scope.owner(current) if current and current not in seen else None
-            seen.add(current)
-            node = owner.producers.get(current) if owner is not None else None
-            if node is not None and node.op == "DequantizeLinear":
-                return self.is_constant(scope, name)
-            if node is not None and node.op in SUPPORTED:
-                pending.extend(node.proto.input)
-        return False
+        owner = scope.owner(name) if name else None
+        return self.is_constant(scope, name) and (owner, name) in self._quantized
 
     def step(self, scope: Scope, name: str) -> Array | None:
         """The scale of a constant that a DequantizeLinear makes of 32-bit integers, else None.
@@ -175,4 +167,9 @@ class View:
             result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
         except TooMuchError:
             return None
-        return None if result is None or result.dtype.kind in "OSU" else result
+        if result is None or result.dtype.kind in "OSU":
+            return None
+        read = ((node.scope.owner(source), source) for source in node.proto.input if source)
+        if node.op == "DequantizeLinear" or any(key in self._quantized for key in read):
+            self._quantized.add((node.scope, name))
+        return result

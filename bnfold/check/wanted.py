@@ -6,6 +6,8 @@ are few, so all of them are collected here; which one it is, the folded weights 
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
@@ -91,6 +93,7 @@ class Wanted:
         self.raises = raises
         self._known: dict[tuple[Scope, str], list[Candidate]] = {}
         self._sites: dict[Node, tuple[int, Map] | None] = {}
+        self._joined: dict[Node, list[tuple[float, float]]] = {}
 
     def site(self, node: Node) -> tuple[int, Map] | None:
         """As `sites.site`, once for each node."""
@@ -164,9 +167,11 @@ class Wanted:
             if a.axis is not None and node.op == "Concat":
                 axis = node.attribute("axis", 1) % len(out)
                 if a.axis == axis:
-                    piece = _piece(view, node, slot, axis)
-                    if piece is not None and piece[1] <= len(a):
-                        yield Candidate(a.take(np.arange(*piece), axis), after.sites)
+                    start, end = self._pieces(node, axis)[slot]
+                    if end <= len(a):
+                        yield Candidate(
+                            a.take(np.arange(start, end, dtype=np.int64), axis), after.sites
+                        )
                     continue
             if a.axis is not None:
                 axis = a.axis - behind
@@ -179,11 +184,22 @@ class Wanted:
                 yield Candidate(replace(a, shift=-a.shift), after.sites)
             yield Candidate(a, after.sites)
             yield Candidate(a.scale_only(), after.sites)
-            for other in range(len(node.proto.input)):
-                constant = _scale_of_constant(view, node, other) if other != slot else None
-                if constant is not None and node.op == "Mul":  # s·(c·x) + t = c·(s·x + t/c)
+            if node.op == "Mul":
+                constant = _scale_of_constant(view, node, 1 - slot)
+                if constant is not None:  # s·(c·x) + t = c·(s·x + t/c)
                     shift = after.map.shift * constant.inverse()
                     yield Candidate(replace(a, shift=shift), after.sites)
+
+    def _pieces(self, node: Node, axis: int) -> list[tuple[float, float]]:
+        """Where the channels of each input of a Concat stand in the result; infinity: unknown."""
+        if node not in self._joined:
+            shapes = (self.view.shape(node.scope, name) for name in node.proto.input)
+            sizes = [shape[axis] if shape is not None and axis < len(shape) else None
+                     for shape in shapes]  # fmt: skip
+            widths = [size if isinstance(size, int) else math.inf for size in sizes]
+            ends = list(itertools.accumulate(widths))
+            self._joined[node] = list(zip([0, *ends[:-1]], ends, strict=True))
+        return self._joined[node]
 
 
 def _distinct(candidates: Iterable[Candidate]) -> list[Candidate]:
@@ -201,20 +217,6 @@ def _same(a: Map, b: Map) -> bool:
         return False
     one, other = (float(np.max(m.shift.magnitude, initial=0.0)) for m in (a, b))
     return other <= 4 * one
-
-
-def _piece(view: View, node: Node, slot: int, axis: int) -> tuple[int, int] | None:
-    """Where the channels of one input of a Concat stand in the result."""
-    start = 0
-    for place in range(slot + 1):
-        shape = view.shape(node.scope, node.input(place))
-        size = shape[axis] if shape is not None and axis < len(shape) else None
-        if not isinstance(size, int):
-            return None
-        if place == slot:
-            return start, start + size
-        start += size
-    return None
 
 
 def _scale_of_constant(view: View, node: Node, slot: int) -> Real | None:
