@@ -175,10 +175,10 @@ def matmul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
         return Step(scaled)
     shift = _response(draft, node, constant, layout, a.shift)
     passed = Demand(0, Affine(produced, np.ones_like(shift), shift))
-    gemm = None
     if constant == 1 and rank == 2:
         gemm = Step((*scaled, *_as_gemm(node, operand, shift)))
-    return Step(scaled, (passed,), otherwise=gemm)
+        return Step(scaled, (passed,), otherwise=lambda: gemm)
+    return Step(scaled, (passed,))
 
 
 def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int] | Refusal:
@@ -241,7 +241,8 @@ def _from_inputs(
     each = channels(a, node, axis, layout.input_channels)
     if isinstance(each, Refusal):
         return each
-    shift = factor * _response(draft, node, 1, layout, each.shift)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+        shift = factor * _response(draft, node, 1, layout, each.shift)
     offset = into_offset(draft, node, operand, Affine(1, np.ones_like(shift), shift))
     if isinstance(offset, Refusal):
         return offset
@@ -280,7 +281,8 @@ def _guard(draft: Draft, node: Node, layout: Layout, planned: list[Edit]) -> Gua
             offset = edit.of(offset)
     beta = float(draft.attribute(node, "beta", 1.0)) if draft.op(node) == "Gemm" else 1.0
     alpha = float(draft.attribute(node, "alpha", 1.0)) if draft.op(node) == "Gemm" else 1.0
-    offset = np.atleast_1d(np.abs(offset * (beta / alpha if alpha else 0.0)))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused by name
+        offset = np.atleast_1d(np.abs(offset * (beta / alpha if alpha else 0.0)))
     rows = offset.reshape(-1, offset.shape[-1])
     least = np.broadcast_to(rows.min(axis=0), (layout.output_channels,))
     taps = math.prod(layout.view) // layout.output_channels

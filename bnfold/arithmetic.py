@@ -33,21 +33,24 @@ def add_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         if isinstance(branch, Refusal):
             return branch
         branches[slot] = branch
-    step: Step | Refusal = refuse(Reason.MALFORMED, node, "it has no inputs")
-    for holder in reversed([constant] if constant is not None else slots if a.shifts else [0]):
+    holders = [constant] if constant is not None else slots if a.shifts else [0]
+
+    def held_from(place: int) -> Step:
+        """The step in which that holder has the shift; in its stead the next one may have it."""
         edits: tuple[Edit, ...] = ()
         demands = []
         for slot, branch in branches.items():
             sign = -1.0 if op == "Sub" and slot == 1 else 1.0
-            share = replace(
-                branch, shift=branch.shift * sign if slot == holder else branch.shift * 0
-            )
+            shift = branch.shift * (sign if slot == holders[place] else 0.0)
+            share = replace(branch, shift=shift)
             if slot == constant:
                 edits = _into_constant(draft, node, slot, share)
             else:
                 demands.append(Demand(slot, share))
-        step = Step(edits, tuple(demands), step if isinstance(step, Step) else None)
-    return step
+        more = place + 1 < len(holders)
+        return Step(edits, tuple(demands), (lambda: held_from(place + 1)) if more else None)
+
+    return held_from(0)
 
 
 def relu_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
@@ -109,14 +112,12 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         return Step(demands=(Demand(1 - constant, merged),))
     if (shifted := no_shift(node, a)) is not None:
         return shifted
-    step: Step | Refusal = refuse(Reason.OTHER_BRANCH, node, "a scale")
-    for slot in range(0 if divides else 1, -1, -1):
-        branch = _of_branch(draft, node, slot, a)
-        if isinstance(branch, Refusal):
-            step = step if isinstance(step, Step) else branch
-        else:
-            step = Step((), (Demand(slot, branch),), step if isinstance(step, Step) else None)
-    return step
+    found = [_of_branch(draft, node, slot, a) for slot in ((0,) if divides else (0, 1))]
+    steps = [Step((), (Demand(slot, branch),)) for slot, branch in enumerate(found)
+             if isinstance(branch, Affine)]  # fmt: skip
+    if not steps:
+        return next(branch for branch in found if isinstance(branch, Refusal))
+    return replace(steps[0], otherwise=lambda: steps[1]) if len(steps) > 1 else steps[0]
 
 
 def mul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
@@ -177,6 +178,6 @@ def _to_output(draft: Draft, node: Node, slot: int, a: Affine) -> Affine | Refus
     if shape is None or out is None:
         return refuse(Reason.UNKNOWN_RANK, node)
     axis = a.axis + len(out) - len(shape)
-    if out[axis] != a.channels:
+    if axis >= len(out) or out[axis] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
     return a.along(axis)

@@ -51,7 +51,7 @@ def _along_joined(draft: Draft, node: Node, a: Affine) -> int | None:
     """The axis of a Concat or Split, if the map varies along it."""
     shape = draft.shape(node, 0)
     axis = node.attribute("axis", 1 if node.scope.opset < 4 else 0)
-    if a.axis is None or shape is None:
+    if a.axis is None or not shape:
         return None if a.axis is None else a.axis
     return a.axis if axis % len(shape) == a.axis else None
 
@@ -125,6 +125,8 @@ def _sliced(draft: Draft, node: Node, a: Affine) -> Indices | Refusal | None:
             values = constant.array().ravel().tolist()
         parts[name] = list(values or [])
     axes = [axis % len(shape) for axis in parts["axes"] or range(len(parts["starts"]))]
+    if any(len(parts[name]) not in (len(axes), 0) for name in ("steps", "ends", "starts")):
+        return refuse(Reason.MALFORMED, node, "its starts, ends, axes and steps differ in number")
     if a.axis not in axes:
         return None
     place = axes.index(a.axis)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 
-from onnx import AttributeProto
+from onnx import AttributeProto, TensorProto
 
 from bnfold.graph import Index, Scope
+from bnfold.protos import is_external, size_in_bytes
+from bnfold.storage import Storage
 
 CONSTANTS = 1 << 25  # elements of constants that are computed, in all
 CONSTANTS_PER_STORED = 4  # and as many more for each element that the file stores
@@ -35,8 +37,9 @@ class Budget:
 
     @classmethod
     def of(cls, index: Index, *, computed: bool = True) -> Budget:
-        """That of a model."""
-        return cls(sum(_stored(scope) for scope in index.scopes), computed=computed)
+        """That of a model. Raises ModelError for tensors of impossible sizes."""
+        stored = sum(_stored(scope, index.storage) for scope in index.scopes)
+        return cls(stored, computed=computed)
 
     def spend_on_constant(self, elements: int) -> None:
         """Spend so many elements on a constant. Raises TooMuchError where they are not left."""
@@ -51,10 +54,21 @@ class Budget:
         return self.maps >= 0
 
 
-def _stored(scope: Scope) -> int:
-    """The elements of the tensors that a scope stores."""
+def _stored(scope: Scope, storage: Storage) -> int:
+    """The elements of the tensors that a scope stores. Raises ModelError for impossible ones."""
     tensors = list(scope.initializers.values())
     for node in scope.nodes:
         if node.op == "Constant":
             tensors += [a.t for a in node.proto.attribute if a.type == AttributeProto.TENSOR]
-    return sum(math.prod(tensor.dims) for tensor in tensors)
+    return sum(_elements(tensor, storage) for tensor in tensors)
+
+
+def _elements(tensor: TensorProto, storage: Storage) -> int:
+    """How many elements there are; not only, what the dims claim."""
+    size_in_bytes(tensor)
+    claimed = math.prod(tensor.dims)
+    if is_external(tensor):
+        return claimed if storage.folder is not None else 0
+    if tensor.HasField("raw_data") and storage.payload(tensor.raw_data) is not None:
+        return claimed
+    return min(claimed, 2 * tensor.ByteSize())  # of 4 bits each, at the most

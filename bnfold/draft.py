@@ -23,6 +23,7 @@ from bnfold.limits import exceeded
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.recipe import Recipe
+from bnfold.signature import objection
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Draft:
         self._operators: dict[Node, list[SetOperator]] = {}
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
+        self._objections: dict[Node, str] = {}
         self._ends: dict[tuple[Node, int], list[int] | None] = {}
         self._remembered: dict[Node, tuple[int, Any]] = {}
 
@@ -109,6 +111,16 @@ class Draft:
         """The node's operator, as it will be."""
         changes = self._operators.get(node)
         return changes[-1].op_type if changes else node.op
+
+    def malformed(self, node: Node) -> Refusal | None:
+        """Refuses a node that breaks the specification of its operator, in the model as it is."""
+        if node not in self._objections:
+            scope = node.scope
+            found = objection(node, lambda name: self.inferred.element_type(scope, name))
+            self._objections[node] = found
+        if not (wrong := self._objections[node]):
+            return None
+        return Refusal(Reason.MALFORMED, node.label, wrong)
 
     def attribute(self, node: Node, name: str, default: Any) -> Any:
         """The value of an attribute, as it will be."""

@@ -44,7 +44,7 @@ def evaluate(
     `operands` are the values of the inputs in order, None for those that are absent. Raises
     TooMuchError where it is too large, by itself or for what is left of the budget.
     """
-    if node.op_type == "QuantizeLinear" and not _well_defined(node, operands):
+    if not operands or (node.op_type == "QuantizeLinear" and not _well_defined(node, operands)):
         return None
     if opset < 7 and node.op_type in ARITHMETIC:
         return None  # another kind of broadcasting, by attributes

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeAlias, TypeVar
 
 import onnx
@@ -27,7 +28,7 @@ from onnx import (
 )
 
 from bnfold.errors import ModelError
-from bnfold.protos import bodies
+from bnfold.protos import bodies, captured
 from bnfold.storage import Storage
 
 DEFAULT_DOMAINS = ("", "ai.onnx")  # the specification's two spellings of one domain
@@ -211,6 +212,7 @@ class Index:
         scope = Scope(container, parent, label, opset, len(self.scopes))
         self.scopes.append(scope)
         self._define(scope)
+        _require_no_circle(scope)
         for node in scope.nodes:
             for slot, name in enumerate(node.proto.input):
                 if name:
@@ -269,6 +271,34 @@ class Index:
         inside = Role.READ if node else Role.OUTPUT
         role = inside if owner is scope else Role.CAPTURE
         owner.uses[name].append(Use(role, node, slot))
+
+
+def _require_no_circle(scope: Scope) -> None:
+    """Raises ModelError where nodes read, directly or not, what they make themselves.
+
+    Some exporters do not sort the nodes, so that the order alone says nothing.
+    """
+    makers = {node: [scope.producers[name] for name in _read_by(node) if name in scope.producers]
+              for node in scope.nodes}  # fmt: skip
+    done: set[Node] = set()
+    for node in scope.nodes:
+        if not done.issuperset(makers[node]):
+            break
+        done.add(node)
+    else:
+        return
+    try:
+        tuple(TopologicalSorter(makers).static_order())
+    except CycleError as error:
+        circle = " → ".join(node.label for node in reversed(error.args[1]))
+        raise _invalid(f"nodes read each other in a circle: {circle}") from error
+
+
+def _read_by(node: Node) -> Iterator[str]:
+    """The names that a node reads, those that its bodies capture among them."""
+    yield from node.proto.input
+    for _, body in bodies(node.proto):
+        yield from captured(body)
 
 
 def _require_known_type(value: ValueInfoProto) -> None:

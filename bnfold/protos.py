@@ -30,6 +30,18 @@ def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
             yield f"{attribute.name}[{number}]", graph
 
 
+def captured(graph: GraphProto) -> set[str]:
+    """The names that a body reads of the graphs around it."""
+    made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    made |= {name for node in graph.node for name in node.output}
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in graph.output}
+    for node in graph.node:
+        for _, body in bodies(node):
+            read |= captured(body)
+    return {name for name in read if name} - made
+
+
 def tensors(model: ModelProto) -> Iterator[TensorProto]:
     """Every tensor of a model: initializers and attributes, in bodies and functions too."""
     yield from _graph_tensors(model.graph)

@@ -91,7 +91,7 @@ class Recipe:
             sink(0, self._packed())
         elif cut is None:
             sink(0, _bytes(rounded(self.values(), self.dtype)).data)
-        else:
+        elif 0 not in self.shape:
             size = len(self) // math.prod(self.shape)
 
             def write(block: Block) -> None:

@@ -35,12 +35,12 @@ class Demand:
 class Step:
     """What one node does: edits, and the demands it passes on. Without demands: absorbed.
 
-    Where a demand cannot be met, `otherwise` is what to do instead, if there is anything.
+    Where a demand cannot be met, `otherwise` gives what to do instead, if there is anything.
     """
 
     edits: tuple[Edit, ...] = ()
     demands: tuple[Demand, ...] = ()
-    otherwise: Step | None = None
+    otherwise: Callable[[], Step] | None = None
 
 
 # (draft, node, number of the output or input that the map stands at, the map)

@@ -27,6 +27,8 @@ def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
 
 def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
     op = draft.op(node)
+    if op in (BATCH_NORM, *ARITHMETIC) and (wrong := draft.malformed(node)) is not None:
+        return wrong if op == BATCH_NORM else None
     if op == BATCH_NORM:
         own = batch_norm(draft, node)
         return own if isinstance(own, Refusal) else (0, own)

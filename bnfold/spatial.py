@@ -63,8 +63,8 @@ def _padded_axes(draft: Draft, node: Node, rank: int) -> set[int] | Refusal:
         named = draft.constants.find_any(node, 3)
         if isinstance(named, Refusal):
             return named
-        axes = [int(axis) % rank for axis in named.array().ravel()]
-    if len(pads) != 2 * len(axes):
+        axes = [int(axis) % max(rank, 1) for axis in named.array().ravel()]
+    if len(pads) != 2 * len(axes) or not rank:
         return refuse(Reason.SHAPE_MISMATCH, node, "its pads do not fit its input")
     return {axis for k, axis in enumerate(axes) if pads[k] or pads[k + len(axes)]}
 

@@ -153,7 +153,7 @@ class Walk:
             return refuse(Reason.TOO_FAR, node, str(LONGEST))
         if from_call := node.call_attribute():
             return refuse(Reason.ATTRIBUTE_FROM_CALL, node, from_call)
-        return None
+        return self.draft.malformed(node)
 
     def _take(self, node: Node, step: Step | Refusal | None, *, up: bool) -> Refusal | None:
         """Plan a step and meet its demands; where that fails, what it offers otherwise."""
@@ -166,7 +166,7 @@ class Walk:
             refusal = refusal or failed
             self.draft.undo_to(edits)
             del self.into[absorbed:]
-            step = step.otherwise
+            step = step.otherwise() if step.otherwise is not None else None
         return refusal
 
     def _plan(self, node: Node, step: Step, *, up: bool) -> Refusal | None:

@@ -138,7 +138,7 @@ def test_the_old_broadcasting_of_constants_is_not_guessed_at() -> None:
 def test_a_tile_to_nothing_does_not_pass_through_something_huge() -> None:
     text = SITE.replace("[conv]", "w = Tile (k, r)\n [conv]")
     model = parse(text, k=numbers(3, 3, 1, 1), r=np.array([8 * 10**9, 1, 1, 0]), **bn(3))
-    assert reason(model, check=False) == "computed-at-run-time"
+    assert reason(model, check=False) == "too-large"
 
 
 def test_a_bias_per_row_is_not_written_out_without_limit() -> None:

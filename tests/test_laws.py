@@ -877,7 +877,7 @@ def said(name: str, model: ModelProto, up: bool, a: Affine) -> str:
             assert_law(model, draft, up, a, step)
         axes = sorted({axis_of(d.affine) for d in step.demands if not d.affine.is_identity})
         words.append(",".join((["held"] if step.edits else []) + axes) or "gone")
-        step = step.otherwise
+        step = step.otherwise() if step.otherwise else None
     return " or ".join(words) or (step.reason.code if isinstance(step, Refusal) else "no rule")
 
 
@@ -988,4 +988,4 @@ def test_of_a_value_of_unknown_shape_nothing_is_believed(name: str, hidden: str)
             step = rule(draft, node, place, a) if rule else None
             while isinstance(step, Step) and name not in UNTRIED:
                 assert_law(model, Draft(Index(model), Options()), up, a, step)
-                step = step.otherwise
+                step = step.otherwise() if step.otherwise else None

@@ -27,7 +27,7 @@ from bnfold.check.relations import Known, Pairs, Relation, outputs
 from bnfold.check.through import Through
 from bnfold.check.view import alike
 from bnfold.graph import Node, Scope
-from bnfold.protos import bodies
+from bnfold.protos import bodies, captured
 
 _PASSES_AS_NOTHING = ("Identity", "Dropout", "Cast")
 _CHANGES = {  # attributes that may come or go with a change of operator
@@ -195,7 +195,7 @@ class Walk(Through):
 
     def _captures_unknown(self, node: Node, known: Known) -> bool:
         return any(
-            known[name] is None for _, body in bodies(node.proto) for name in _captured(body)
+            known[name] is None for _, body in bodies(node.proto) for name in captured(body)
             if name in known
         )  # fmt: skip
 
@@ -304,7 +304,7 @@ def in_order(scope: Scope) -> Iterator[Node]:
 
 
 def _makers(node: Node, scope: Scope) -> list[Node]:
-    names = set(node.proto.input).union(*(_captured(body) for _, body in bodies(node.proto)))
+    names = set(node.proto.input).union(*(captured(body) for _, body in bodies(node.proto)))
     return [scope.producers[name] for name in sorted(names) if name in scope.producers]
 
 
@@ -331,13 +331,3 @@ def _reads_otherwise(node: Node, named: Node, here: list[str | None]) -> str:
         if name is not None and name != mine:
             return f"it reads {mine!r} where it should read {name!r}"
     return "it has other inputs than in the original"
-
-
-def _captured(graph: Any) -> set[str]:
-    made = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    made |= {name for node in graph.node for name in node.output}
-    read = {name for node in graph.node for name in node.input} | {v.name for v in graph.output}
-    for node in graph.node:
-        for _, body in bodies(node):
-            read |= _captured(body)
-    return {name for name in read if name} - made
