@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -438,3 +439,43 @@ def test_models_in_files_and_in_memory_can_be_mixed(tmp_path: Path) -> None:
     model, result = pair()
     onnx.save(model, tmp_path / "model.onnx")
     assert bnfold.verify(tmp_path / "model.onnx", result).equal
+
+
+# --- what onnxruntime does not load ---------------------------------------------------------------
+
+
+def refused_as(model: ModelProto, folder: Path) -> str:
+    """What is said of a model that does not load, in a folder of that name."""
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "m.onnx")
+    try:
+        return bnfold.verify(folder / "m.onnx", folder / "m.onnx").not_run
+    except bnfold.BnfoldError as error:
+        return f"{type(error).__name__}: {error}"
+
+
+@pytest.mark.parametrize("name", ["plain", "opset17", "ir_version", "out of memory", "bad_alloc"])
+def test_the_name_of_a_folder_says_nothing_of_a_model(name: str, tmp_path: Path) -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    model.graph.node[0].op_type = "NoSuchOperator"
+    found = refused_as(model, tmp_path / name)
+    assert found.startswith("ModelError: onnxruntime refuses the model"), found
+    assert name not in found
+
+
+def test_a_model_newer_than_onnxruntime_is_told_by_both_numbers(tmp_path: Path) -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    model.ir_version = 99
+    found = refused_as(model, tmp_path / "ir")
+    assert re.search(r"IR version 99, onnxruntime \S+ reads up to \d+ .*model.ir_version = ", found)
+    model.ir_version, model.opset_import[0].version = 8, 99
+    found = refused_as(model, tmp_path / "opset")
+    assert re.search(r"opset 99 of ai.onnx, onnxruntime \S+ knows them up to \d+", found)
+    assert "convert_version(model, " in found
+
+
+def test_custom_operators_are_not_run(tmp_path: Path) -> None:
+    model = parse("g (float[2] x) => (float[2] y) { y = Relu (x) }")
+    model.graph.node[0].domain = "own"
+    model.opset_import.add(domain="own", version=1)
+    assert "it has custom operators" in refused_as(model, tmp_path / "custom")

@@ -109,10 +109,10 @@ def _likely(
     alive = np.isfinite(ratio) & (energy > 0)
     if not np.any(alive):
         return choices
-    bias = original.beta * _first_bias(original, folded.weight.dtype)
-    bias = bias + (inner.value if inner is not None else 0.0)
-    found = folded.beta * _first_bias(folded, folded.weight.dtype)
     with np.errstate(all="ignore"):
+        bias = original.beta * _first_bias(original, folded.weight.dtype)
+        bias = bias + (inner.value if inner is not None else 0.0)
+        found = folded.beta * _first_bias(folded, folded.weight.dtype)
         size = np.abs(ratio * bias) + np.abs(found)
 
     def misfit(candidate: Candidate) -> float:

@@ -140,7 +140,7 @@ def _run(
             else:
                 key = str(dim) if dim is not None else f"{name}:{len(dims)}"
                 dims.append(open_dims.setdefault(key, sizes[len(open_dims) % len(sizes)]))
-        if int(np.prod(dims, dtype=object)) > _MOST:
+        if min(dims, default=0) < 0 or int(np.prod(dims, dtype=object)) > _MOST:
             return None
         labels = np.full(dims, _PADDING, np.int64)
         if place == slot:

@@ -92,7 +92,8 @@ def compare(
     certain = (distance + error <= half) & np.isfinite(half)
     if np.all(certain):
         return
-    allowed = half + 2 * error + _SLACK * UNIT * magnitude + loose * unit * magnitude
+    with np.errstate(invalid="ignore"):
+        allowed = half + 2 * error + _SLACK * UNIT * magnitude + loose * unit * magnitude
     if step is not None:
         allowed = allowed + step
     outside = ~(distance <= allowed) | ~np.isfinite(allowed)  # NaN as well

@@ -92,7 +92,7 @@ class Through(Ledger):
         """
         joins = node.op in ("Concat", "Sum")
         slots = [
-            slot for slot in range(len(node.proto.input) if joins else node.op in LAWS)
+            slot for slot in range(len(inputs) if joins else min(len(inputs), node.op in LAWS))
             if inputs[slot] is None
             and self.original.is_constant(node.scope, node.input(slot))
             and self.folded.is_constant(other.scope, other.input(slot))
@@ -141,7 +141,7 @@ class Through(Ledger):
         self, node: Node, other: Node, inputs: list[Relation | None]
     ) -> Known | None:  # fmt: skip
         """Pad(x) with c around it as Pad(u(x)) with u(c), which is u(Pad(x)); else None."""
-        relation = inputs[0]
+        relation = inputs[0] if inputs else None
         if relation is None or any(r is not None for r in inputs[1:]):
             return None
         u = quotient(relation.q, relation.p)
@@ -225,7 +225,9 @@ class Through(Ledger):
     ) -> Known | None:
         relation = inputs[at[0]]
         theirs = sites.site(self.folded, other)
-        assert relation is not None
+        if relation is None:
+            self._unknown(node.label, "it reads nothing that it could apply its map to")
+            return None
         if theirs is None and node.op != "BatchNormalization":
             return self._held(node, other, inputs)
         if theirs is None:

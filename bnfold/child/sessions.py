@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -17,6 +18,21 @@ Feed: TypeAlias = dict[str, Array]
 
 CPU = ("CPUExecutionProvider",)
 _MEMORY_WORDS = ("bad_alloc", "failed to allocate", "out of memory", "cannot allocate")
+
+
+class NotLoadedError(Exception):
+    """onnxruntime does not load a model.
+
+    `kind` is the name of its error. What it says is given without the model's path, which may hold
+    any words.
+    """
+
+    def __init__(self, error: Exception, model: str | bytes) -> None:
+        said = str(error)
+        if isinstance(model, str):
+            said = said.replace(f"Load model from {model} failed:", "").replace(model, "the model")
+        super().__init__(said)
+        self.kind = type(error).__name__
 
 
 @dataclass(frozen=True)
@@ -46,7 +62,7 @@ class Opener:
         """A session, with all graph optimisations off, or all on; the graph is saved on request.
 
         With the default level onnxruntime folds Conv + BatchNormalization itself, and one would
-        compare its fold with ours.
+        compare its fold with ours. Raises NotLoadedError.
         """
         levels = ort.GraphOptimizationLevel
         options = ort.SessionOptions()
@@ -57,7 +73,10 @@ class Opener:
         options.intra_op_num_threads = self.threads
         if save_as:
             options.optimized_model_filepath = save_as
-        return ort.InferenceSession(model, options, providers=list(self.providers))
+        try:
+            return ort.InferenceSession(model, options, providers=list(self.providers))
+        except Exception as error:
+            raise NotLoadedError(error, model) from error
 
 
 def run(
@@ -73,22 +92,46 @@ def load_error(error: Exception) -> BnfoldError:
     """Why onnxruntime would not load the original: an invalid model, or one it cannot run."""
     check_memory(error)
     text = first_line(error)
-    kind = type(error).__name__
+    kind = error.kind if isinstance(error, NotLoadedError) else type(error).__name__
+    if (newer := _newer(str(error))) is not None:
+        return newer
     if kind == "NotImplemented":
         return UndecidedError(
             f"onnxruntime has no kernel for this model: {text}",
             "its CPU provider has no double or bfloat16 Conv; compare a float32 export, or write "
             "without comparison: --verify none",
         )
-    if "is not a registered function/op" in text or "opset" in text.lower() or "ir_version" in text:
+    if kind == "Fail" and "is not a registered function/op" in text:
         return UndecidedError(
             f"onnxruntime does not know what this model is made of: {text}",
-            "it has custom operators, or is newer than the onnxruntime that is installed; "
-            "--verify none writes without comparison",
+            "it has custom operators; --verify certificate decides without running them",
         )
     if kind in ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "Fail", "NoSuchFile"):
-        return ModelError(f"onnxruntime refuses the model: {text}", "mend the export")
+        return ModelError(f"onnxruntime refuses the model: {text}", "fix the export")
     return UndecidedError(f"onnxruntime cannot load the model: {text}", "see its message")
+
+
+_IR_VERSION = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
+_OPSET = re.compile(r"Opset (\d+) is under development .*domain (\S+) is till opset (\d+)")
+
+
+def _newer(text: str) -> UndecidedError | None:
+    """What to say of a model that is newer than the onnxruntime that is installed."""
+    own = f"onnxruntime {ort.__version__}"
+    if found := _IR_VERSION.search(text):
+        return UndecidedError(
+            f"the model has IR version {found[1]}, {own} reads up to {found[2]}",
+            f"install a newer onnxruntime, or save the model with model.ir_version = {found[2]}; "
+            "--verify certificate decides without running it",
+        )
+    if found := _OPSET.search(text):
+        return UndecidedError(
+            f"the model is of opset {found[1]} of {found[2]}, {own} knows them up to {found[3]}",
+            "install a newer onnxruntime, or convert the model with "
+            f"onnx.version_converter.convert_version(model, {found[3]}); --verify certificate "
+            "decides without running it",
+        )
+    return None
 
 
 def check_memory(error: Exception) -> None:
