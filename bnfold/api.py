@@ -299,22 +299,24 @@ def require_equal(comparison: Comparison) -> None:
     """Raises NotEqualError, with what is wrong in one sentence, unless the models are equal."""
     if comparison.equal:
         return
-    worst = comparison.worst
     said = [c for c in (comparison.frame, comparison.certificate) if c is not None]
     wrong = [f for check in said for f in check.findings if f.verdict is Outcome.INVALID]
     told = "; ".join(f"{f.node}: {f.sentence}" if f.node else f.sentence for f in wrong[:1])
-    what = (
-        told
-        or comparison.mismatch
-        or (
-            f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
-            f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
-            if worst
-            else "nothing was compared"
+    remedy = "nothing was written; please report this model, it shows a fault in bnfold"
+    worst, deployed = comparison.worst, comparison.deployed
+    if told or comparison.mismatch:
+        what = told or comparison.mismatch
+    elif deployed is not None and not deployed.equal and all(o.equal for o in comparison.outputs):
+        what = f"with onnxruntime's optimisations {deployed.note}"
+        remedy = (
+            "nothing was written; the fold is right, onnxruntime computes something else of it: "
+            "keep that layer with --skip, or fold first and quantise then"
         )
-    )
+    elif worst is not None:
+        what = f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
+        what += f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
+    else:
+        what = "nothing was compared"
     raise NotEqualError(
-        f"the folded model is not equal to the original: {what}",
-        comparison,
-        "nothing was written; please report this model, it shows a fault in bnfold",
+        f"the folded model is not equal to the original: {what}", comparison, remedy
     )

@@ -64,7 +64,7 @@ class Ends:
                     for i in range(len(self.feeds))
                 ])  # fmt: skip
         if beyond():
-            moved = self._noise()
+            moved = self.noise()
         for name, difference in open_still.items():
             found[name] = difference.judged(moved[name], may_say_nothing=name in flattened)
         return tuple(found[name] for name in names)
@@ -87,7 +87,7 @@ class Ends:
                 self._exact[place] = {}
         return self._exact[place]
 
-    def _noise(self) -> dict[str, Noise]:
+    def noise(self) -> dict[str, Noise]:
         """How far each output moves where weights and inputs move by one ulp."""
         if self._moved is not None:
             return self._moved

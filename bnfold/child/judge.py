@@ -14,7 +14,7 @@ from onnx import ModelProto
 from bnfold import model_file
 from bnfold.answers import FALLBACK
 from bnfold.check.regions import Regions
-from bnfold.child import counterexample, each, feeding, given, interface, rounding
+from bnfold.child import counterexample, deployed, each, feeding, given, interface, rounding
 from bnfold.child.differences import Run, SaysNothingError
 from bnfold.child.ends import Ends, require_finite, tensors
 from bnfold.child.saturation import behind
@@ -220,28 +220,23 @@ class _Runner:
         feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
         names = [value.name for value in whole.original.model.graph.output]
         own = replace(ends, truth=[{n: r[n] for n in names if n in r} for r in ends.truth])
-        differences, refused = self._optimised(whole.folded, feeds, own)
-        if refused:
-            _, too = self._optimised(whole.original, feeds, own)
-            note = f"onnxruntime's optimiser refuses the folded model: {refused}"
-            return Deployed(bool(too), 0.0, f"{note}; the original as well" if too else note)
-        most = max((d.max_abs for d in differences), default=0.0)
-        wrong = next((d for d in differences if not d.equal), None)
-        if wrong is None:
-            return Deployed(True, most)
-        said = f"output {wrong.name!r} differs by {wrong.max_abs:.3g}"
-        if self.pair.cut:
-            return Deployed(True, most, f"{said}: roundings to integers fall differently")
-        before, _ = self._optimised(whole.original, feeds, own)
-        same = next((d for d in before if d.name == wrong.name), None)
-        if same is not None and not same.equal:
-            return Deployed(True, most, f"{said}, the original by {same.max_abs:.3g} as well")
-        return Deployed(False, most, said)
+        folded = self._optimised(whole.folded, feeds, own)
+        wrong = next((d for d in folded.differences if not d.equal), None)
+        if wrong is None and not folded.refused:
+            return Deployed(True, folded.most)
+        original = self._optimised(whole.original, feeds, own)
+        if folded.refused:
+            return deployed.verdict_on_refusal(folded, original)
+        assert wrong is not None
+        if not self.pair.cut:
+            return deployed.verdict(folded, original, wrong)
+        step = deployed.step_of(whole.original, wrong.name, own.truth)
+        moved = self._moved_by_roundings(wrong.name, whole, own)
+        fused = self._fused(whole)
+        return deployed.verdict_in_steps(folded, original, own.truth, wrong, step, moved, fused)
 
-    def _optimised(
-        self, file: ModelFile, feeds: list[Feed], ends: Ends
-    ) -> tuple[tuple[OutputDifference, ...], str]:
-        """The differences of its outputs; or why it is refused."""
+    def _optimised(self, file: ModelFile, feeds: list[Feed], ends: Ends) -> deployed.Optimised:
+        """What it gives with optimisations, and how far that is from the original without."""
         try:
             session = self.opener.open(str(file.path), optimised=True)
             names = list(ends.truth[0])
@@ -250,8 +245,37 @@ class _Runner:
             raise
         except Exception as error:
             check_memory(error)
-            return (), first_line(error, 200)
-        return ends.judged(results, frozenset(ends.truth[0])), ""
+            return deployed.Optimised((), (), first_line(error, 200))
+        found = ends.judged(results, frozenset(ends.truth[0]))
+        return deployed.Optimised(found, tuple(results))
+
+    def _moved_by_roundings(self, name: str, whole: Pair, ends: Ends) -> float:
+        """How far an output moves where roundings fall differently.
+
+        The larger of what they do by themselves, where all numbers move by one ulp, and of what one
+        step does to each part between them.
+        """
+        self.stage("measuring what roundings that fall differently make")
+        feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
+        own = replace(ends, original=whole.original, feeds=feeds, _moved=None)
+        moved = float(np.max(own.noise()[name], initial=0.0))
+        session = self.opener.open(str(self.pair.original.path))
+        if name not in {output.name for output in session.get_outputs()}:
+            return moved  # which is an integer itself, and moves by the step
+        rng = np.random.default_rng([self.request["seed"], 2])
+        off = [deployed.one_step_off(feed, self.pair.cut, rng) for feed in self.feeds]
+        return max(moved, deployed.apart([run(session, f, [name]) for f in off], ends.truth, name))
+
+    def _fused(self, whole: Pair) -> str:
+        """The quantised operators that onnxruntime has made of the folded model alone."""
+        saved = [self.folder / f"optimised_{which}.onnx" for which in ("original", "folded")]
+        try:
+            for file, path in zip((whole.original, whole.folded), saved, strict=True):
+                self.opener.open(str(file.path), optimised=True, save_as=str(path))
+            return deployed.fused(*saved)
+        except Exception as error:  # which only costs their names
+            check_memory(error)
+            return ""
 
     # --- small things ----------------------------------------------------------------------------
 
