@@ -44,10 +44,10 @@ if TYPE_CHECKING:
     )
     from bnfold.fleet import Done, optimize_many
     from bnfold.options import Options
-    from bnfold.plan import Verdict
     from bnfold.population import Data, RecalibrateResult, StatsResult, recalibrate, stats
     from bnfold.reasons import Reason, Refusal
     from bnfold.tuning import AssignResult, FreezeResult, assign, freeze
+    from bnfold.verdict import Verdict
 
 _HOME = {
     "bnfold.api": (
@@ -65,7 +65,7 @@ _HOME = {
     ),
     "bnfold.fleet": ("Done", "optimize_many"),
     "bnfold.options": ("Options",),
-    "bnfold.plan": ("Verdict",),
+    "bnfold.verdict": ("Verdict",),
     "bnfold.population": ("Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats"),
     "bnfold.reasons": ("Reason", "Refusal"),
     "bnfold.tuning": ("AssignResult", "FreezeResult", "assign", "freeze"),

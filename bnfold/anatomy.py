@@ -16,9 +16,9 @@ from bnfold.constants import Constant
 from bnfold.draft import Draft
 from bnfold.graph import Index, Node, Role
 from bnfold.options import Options
-from bnfold.plan import Verdict
 from bnfold.reasons import Refusal
 from bnfold.sites import affine_map
+from bnfold.verdict import Verdict
 
 _WEIGHT_SLOTS = {
     "Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0),

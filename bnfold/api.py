@@ -28,11 +28,12 @@ from bnfold.functions import inlined
 from bnfold.graph import Index
 from bnfold.options import Options
 from bnfold.output import Output
-from bnfold.plan import Verdict, plan
+from bnfold.plan import plan
 from bnfold.private import PrivateFolder
 from bnfold.sites import ARITHMETIC, BATCH_NORM
 from bnfold.storage import Storage
 from bnfold.targets import PathLike, place_of, require_own_data
+from bnfold.verdict import Verdict
 
 Model = TypeVar("Model")
 
@@ -44,6 +45,7 @@ class Inspection:
     verdicts: tuple[Verdict, ...]
     counts: Counts
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
+    flags: tuple[str, ...] = ()  # where nothing folds: fields of Options with which it would
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class OptimizeResult(FoldResult[Path]):
     left_behind: tuple[Path, ...] = ()
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
+    flags: tuple[str, ...] = ()  # where nothing folded: fields of Options with which it would
 
 
 def fold(
@@ -131,7 +134,10 @@ def inspect(
     ):  # whether that pays shows only when it is done
         verdicts = _fold_in_place(_copy(proto), storage, options).verdicts
     drawn = layers(index, None, verdicts, options or Options()) if details else ()
-    return Inspection(verdicts, before, drawn)
+    flags: tuple[str, ...] = ()
+    if not any(verdict.folded for verdict in verdicts):
+        flags = helpful_flags(index, options)
+    return Inspection(verdicts, before, drawn, flags)
 
 
 def optimize(
@@ -170,6 +176,9 @@ def optimize(
     original = _copy(file.model) if details else None
     result = _fold_in_place(file.model, file.storage, options)
     drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
+    flags: tuple[str, ...] = ()
+    if not result.folded:
+        flags = helpful_flags(Index(file.model, file.storage), options)
     keep = [data.path for data in file.data_files]
     with Output(target, keep if in_place else [source, *keep]) as output:
         comparison = None
@@ -194,7 +203,7 @@ def optimize(
     return OptimizeResult(
         target, result.verdicts, result.before, result.after, result.copied_bytes,
         file.size, size, tuple(data), tuple(path for path in left if path.exists()), comparison,
-        drawn,
+        drawn, flags,
     )  # fmt: skip
 
 
@@ -259,6 +268,22 @@ def _fold_in_place(
             return dataclasses.replace(inner, model=model, before=before)
     copied = apply(index, planned)
     return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)), copied)
+
+
+def helpful_flags(index: Index, options: Options | None) -> tuple[str, ...]:
+    """The fields of Options with which something of a model would fold where nothing does."""
+    own = options or Options()
+    if own.skip or own.only:
+        return ()
+    tried = {
+        "merge_branches": dataclasses.replace(own, merge_branches=True),
+        "freeze_initializers": dataclasses.replace(own, freeze_initializers=True),
+        "allow_max": dataclasses.replace(own, allow_max=True),
+    }
+    return tuple(
+        flag for flag, more in tried.items()
+        if more != own and any(verdict.folded for verdict in plan(index, more).verdicts)
+    )  # fmt: skip
 
 
 def _require_sites(index: Index, options: Options | None) -> None:

@@ -106,9 +106,13 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         factor = own.scale if not divides else 1 / own.scale
         shift = Affine(own.axis, factor, np.zeros_like(factor)).then(a.shift_only())
         before = shift.shift_first() if shift is not None else None
-        merged = a.scale_only().then(before) if before is not None else None
-        if merged is None:
+        if shift is None:
+            return refuse(Reason.CHANNEL_AXIS, node, f"{own.axis}, the map along axis {a.axis}")
+        if before is None:
             return refuse(Reason.SHIFT, node, "its constant is 0 where the map has a shift")
+        merged = a.scale_only().then(before)
+        if merged is None:
+            return refuse(Reason.CHANNEL_AXIS, node, f"{own.axis}, the map along axis {a.axis}")
         return Step(demands=(Demand(1 - constant, merged),))
     if (shifted := no_shift(node, a)) is not None:
         return shifted

@@ -36,7 +36,7 @@ class Batch:
         """One more."""
         try:
             if self._unshown is None and (done.error is not None or not self._quiet):
-                self._console.print(of_done(done))
+                self._console.print(of_done(done), soft_wrap=not self._console.is_terminal)
             self._bar.advance(self._task)
         except OSError as error:  # nobody reads on: the others are worked on all the same
             self._unshown = error

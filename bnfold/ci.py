@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LARGEST = 900_000  # bytes; GitHub drops a summary above 1 MiB
 _MOST_ANNOTATIONS = 10  # GitHub shows no more of one step
-_COMMAND = re.compile(r"(?m)^((?:[^\S\n]|\x1b\[[0-9;]*m)*):(?=:)|##(?=\[)")
+_COMMAND = re.compile(r"(?m)^((?:[^\S\n]|\x1b\[[0-9;]*m)*):(?=:)|##(?=[A-Za-z]*\[)")
 
 
 def on_github(environment: Mapping[str, str] = os.environ) -> bool:
@@ -28,11 +28,10 @@ def on_github(environment: Mapping[str, str] = os.environ) -> bool:
 def harmless(text: str) -> str:
     """Output that no CI service takes for its commands, whatever names are in it.
 
-    GitHub obeys lines that begin with "::", and "##[" anywhere; Azure obeys "##vso[".
+    GitHub obeys lines that begin with "::", and "##[" anywhere; Azure obeys "##vso[", TeamCity
+    "##teamcity[".
     """
-    return _COMMAND.sub(lambda m: "#\\x23" if m[0] == "##" else f"{m[1]}\\x3a", text).replace(
-        "##vso[", "#\\x23vso["
-    )
+    return _COMMAND.sub(lambda m: "#\\x23" if m[0] == "##" else f"{m[1]}\\x3a", text)
 
 
 def announce(report: Report, environment: Mapping[str, str] = os.environ) -> Iterator[str]:

@@ -89,7 +89,7 @@ def _complain(message: str, remedy: str) -> None:
         if text:
             clean = "".join(c if c.isprintable() else " " for c in text)
             with contextlib.suppress(OSError):  # the exit code says it as well
-                click.echo(harmless(head + clean), err=True)
+                click.echo(harmless(head + plain(clean)), err=True)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES)

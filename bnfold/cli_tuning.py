@@ -145,7 +145,7 @@ def freeze(
         verify=verify, trial=make_trial(**trial),
     )  # fmt: skip
     if as_json:
-        click.echo(tuning.as_json(result))
+        click.echo(tuning.as_json(result), nl=False)
     else:
         report.console().print(tuned.of_freeze(result, model))
 
@@ -229,7 +229,7 @@ def stats(
     if plot is not None:
         plots.save(result.drifts, limits, Path(plot))
     if as_json:
-        click.echo(tuned.stats_as_json(result))
+        click.echo(tuned.stats_as_json(result), nl=False)
     else:
         report.console().print(tuned.of_stats(result))
 

@@ -22,7 +22,7 @@ from bnfold.evaluate import SUPPORTED, evaluate
 from bnfold.graph import Index, Node, Scope
 from bnfold.inference import Inferred
 from bnfold.options import Options
-from bnfold.protos import size_in_bytes
+from bnfold.protos import bodies, size_in_bytes
 from bnfold.reasons import Reason, Refusal
 from bnfold.storage import Storage
 
@@ -40,6 +40,7 @@ FLOAT8_TYPES = (
     TensorProto.FLOAT8E4M3FN, TensorProto.FLOAT8E4M3FNUZ,
     TensorProto.FLOAT8E5M2, TensorProto.FLOAT8E5M2FNUZ,
 )  # fmt: skip
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormalLike", "RandomUniformLike")
 _LONGEST_CHAIN = 100  # operators between a weight and its use
 
 
@@ -156,13 +157,13 @@ class Constants:
         return self._computed[owner, name]
 
     def _compute(self, node: Node, name: str, reader: str, depth: int) -> Constant | Refusal:
-        computed = Refusal(Reason.COMPUTED, reader, f"{name}, made by {node.op} {node.label}")
+        what = f"{name}, made by {node.op} {node.label}"
         if node.op not in SUPPORTED or node.output != name:
-            return computed
+            return self._not_computed(node, reader, what, depth)
         if depth == _LONGEST_CHAIN:
             return Refusal(Reason.TOO_FAR, reader, str(_LONGEST_CHAIN))
         if node.call_attribute():
-            return computed
+            return Refusal(Reason.COMPUTED, reader, what)
         arrays: list[npt.NDArray[Any] | None] = []
         quantized = node.op == "DequantizeLinear"
         for slot, source in enumerate(node.proto.input):
@@ -177,12 +178,25 @@ class Constants:
         try:
             result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
         except TooMuchError:
-            detail = f"{name}, made by {node.op} {node.label}, which is too large to be computed"
-            return Refusal(Reason.TOO_LARGE, reader, detail)
+            return Refusal(Reason.TOO_LARGE, reader, f"{what}, which is too large to be computed")
         if result is None or result.dtype.kind in "OSU":
-            return computed
+            return Refusal(Reason.NOT_EVALUATED, reader, what)
         tensor = numpy_helper.from_array(result, name)
         return Constant(name, node.scope, tensor, self._storage, node, quantized)
+
+    def _not_computed(self, node: Node, reader: str, what: str, depth: int) -> Refusal:
+        """The refusal of an operator that is not evaluated: for now, or because nobody could."""
+        read = [name for name in node.proto.input if name]
+        constant = bool(read) and not list(bodies(node.proto)) and depth < _LONGEST_CHAIN
+        for name in read if constant else ():
+            found = self._find(node.scope, name, reader, depth + 1)
+            if isinstance(found, Refusal):
+                if found.reason is Reason.NOT_EVALUATED:
+                    return found
+                constant = False
+        if node.op in _RANDOM:
+            constant = False
+        return Refusal(Reason.NOT_EVALUATED if constant else Reason.COMPUTED, reader, what)
 
     def _of_constant_node(self, node: Node, name: str, reader: str) -> Constant | Refusal:
         if node.call_attribute():

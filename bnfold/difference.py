@@ -24,7 +24,7 @@ from onnx import (
 )
 
 from bnfold import model_file
-from bnfold.protos import bodies
+from bnfold.protos import bodies, is_set
 from bnfold.storage import Storage
 from bnfold.targets import PathLike
 from bnfold.tensor_difference import Sided, differences, settled, type_of
@@ -180,7 +180,14 @@ class _Comparing:
         for descriptor in old.DESCRIPTOR.fields:
             field = descriptor.name
             one, two = getattr(old, field), getattr(new, field)
-            if field in done or self._same(one, two):
+            if field in done:
+                continue
+            if self._same(one, two):
+                if is_set(old, field) != is_set(new, field):
+                    details = tuple("set" if is_set(m, field) else "not set" for m in (old, new))
+                    yield Change(
+                        field, CHANGED, "", scope, (f"{' → '.join(details)}, its default",)
+                    )
                 continue
             if field in _LISTED and not isinstance(old, FunctionProto | NodeProto):
                 yield from self._named(field, one, two, scope)

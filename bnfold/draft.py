@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -21,6 +21,7 @@ from bnfold.graph import Index, Node, Role, Scope, Use
 from bnfold.inference import Inferred, Shape
 from bnfold.limits import exceeded
 from bnfold.options import Options
+from bnfold.protos import size_in_bytes
 from bnfold.reasons import Reason, Refusal
 from bnfold.recipe import Recipe
 from bnfold.signature import objection
@@ -43,8 +44,16 @@ class Operand:
 class Draft:
     """An index with planned edits, which can be taken back. Nothing here touches the model."""
 
-    def __init__(self, index: Index, options: Options, *, computed: bool = True) -> None:
-        """`computed`: constants may be computed, as far as the budget goes."""
+    def __init__(
+        self, index: Index, options: Options, *, computed: bool = True,
+        dear: Mapping[Node, object] | None = None,
+    ) -> None:  # fmt: skip
+        """`computed`: constants may be computed, as far as the budget goes.
+
+        `dear` are nodes behind which a site must stay, and what its fold would cost.
+        """
+        self.dear = dear or {}
+        self._index = index
         self.options = options
         self.inferred = Inferred(index.model, index.storage, freeze=options.freeze_initializers)
         self.budget = Budget.of(index, computed=computed)
@@ -104,6 +113,11 @@ class Draft:
         if isinstance(constant, Refusal) or not constant.is_stored:
             return False
         return len(constant.scope.uses[constant.name]) == 1
+
+    def stored_bytes(self) -> int:
+        """What the initializers of the model take."""
+        tensors = (t for scope in self._index.scopes for t in scope.initializers.values())
+        return sum(size_in_bytes(tensor) or 0 for tensor in tensors)
 
     # --- nodes -----------------------------------------------------------------------------------
 

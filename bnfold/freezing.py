@@ -21,9 +21,10 @@ from bnfold.draft import Draft
 from bnfold.edits import Edit, Guard, Insert, SetOperator, Supply
 from bnfold.graph import Index, Node
 from bnfold.options import Options
-from bnfold.plan import Plan, Verdict
+from bnfold.plan import Plan
 from bnfold.reasons import Reason, Refusal
 from bnfold.sites import BATCH_NORM, batch_norm
+from bnfold.verdict import Verdict
 
 MUL_ADD, AS_BATCH_NORM = "mul-add", "batchnorm"
 FORMS = (MUL_ADD, AS_BATCH_NORM)

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import onnx.inliner
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
-from bnfold.plan import Verdict
 from bnfold.protos import bodies
+from bnfold.verdict import Verdict
 
 _MOST_NODES = 100_000  # a few hundred bytes of nested functions can expand to billions
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from os import PathLike, fspath
 from typing import Any
+
+_COMMAND = re.compile(r"##(?=[A-Za-z]*\[)")
 
 
 def jsonable(value: Any) -> Any:
@@ -36,7 +39,8 @@ def jsonable(value: Any) -> Any:
 def dumps(value: Any) -> str:
     """The value as JSON in ASCII, indented, with a line end.
 
-    "##[" would be a command to some CI services, in whose log it may end; it is only in strings.
+    "##[", "##vso[" and "##teamcity[" would be commands to CI services, in whose log it may end;
+    they are only in strings.
     """
     text = json.dumps(jsonable(value), indent=2, allow_nan=False)
-    return text.replace("##[", "#\\u0023[") + "\n"
+    return _COMMAND.sub(r"#\\u0023", text) + "\n"

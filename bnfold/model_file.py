@@ -119,10 +119,30 @@ def _skeleton(source: DataFile, storage: Storage) -> ModelProto:
             raise MemoryError from error
         raise data_files.unreadable(source.path, error) from error
     except (wire.WireError, DecodeError, RecursionError) as error:
-        raise ModelError(
-            f"{source.path} is not an ONNX model: it cannot be parsed as one",
-            "export it again, or fetch it again: Git LFS pointers and web pages look like this",
-        ) from error
+        raise _no_model(source) from error
+
+
+_KINDS = {  # what is taken for a model, by what such files begin with
+    b"....ORTM": ("a model in ORT format", "give the .onnx file that it was made of"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    b"<": ("a web page or XML", "fetch the file itself"),
+    b"PK\x03\x04": ("a zip archive", "unpack it; a PyTorch checkpoint has to be exported first"),
+    b"\x89HDF": ("an HDF5 file", "convert it to ONNX first"),
+}
+
+
+def _no_model(source: DataFile) -> ModelError:
+    """What to say of a file that is none of ONNX's."""
+    with source.opened() as file:
+        head = file.read(64)
+    for begin, (what, remedy) in _KINDS.items():
+        same = zip(begin, head, strict=False)
+        if len(head) >= len(begin) and all(a in (b, ord(".")) for a, b in same):
+            return ModelError(f"{source.path} is not an ONNX model, but {what}", remedy)
+    return ModelError(
+        f"{source.path} is not an ONNX model: it cannot be parsed as one",
+        "export it again, or fetch it again",
+    )
 
 
 @contextlib.contextmanager

@@ -232,9 +232,12 @@ def cast(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """
     source = draft.inferred.element_type(node.scope, node.input(0))
     target = node.attribute("to", 0) if node.scope.opset >= 6 else 0  # it was a string before
-    widens = not up and (source, target) in _EXACT_CASTS
-    if source is not None and (source == target or widens):
+    widens = (source, target) in _EXACT_CASTS
+    if source is not None and (source == target or (widens and not up)):
         return a
+    if widens:
+        kinds = (TensorProto.DataType.Name(kind).lower() for kind in (source, target) if kind)
+        return refuse(Reason.NARROWER, node, " instead of ".join(kinds))
     return refuse(Reason.NOT_TRANSPARENT, node, "Cast that rounds, or may round,")
 
 

@@ -19,44 +19,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from bnfold.affine import Affine
-from bnfold.chains import Chain, Link, chains_of, still_one
+from bnfold.chains import Chain, chains_of, still_one
 from bnfold.constants import Constants
-from bnfold.draft import Draft, Operand
-from bnfold.edits import Edit, Remove, Rescale, SetOperator, Supply
+from bnfold.copies import Copy, too_dear
+from bnfold.draft import Draft
+from bnfold.edits import Edit
 from bnfold.graph import Index, Node
 from bnfold.options import Options
-from bnfold.reasons import Reason, Refusal
-from bnfold.rule import beside
-from bnfold.sites import BATCH_NORM, DEFAULT_EPSILON, affine_map
-from bnfold.walk import Walk
+from bnfold.site import Site
+from bnfold.sites import BATCH_NORM
+from bnfold.verdict import Verdict
 
 if TYPE_CHECKING:
     from bnfold.merge import Merge
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What becomes of one BatchNormalization, or of a chain of constants that disguises one.
-
-    In names only: it outlives the model.
-    """
-
-    site: str  # the node's name, or its operator and output where it has none
-    op: str
-    scope: str  # "" for the main graph, else the path of bodies, or the function
-    output: str
-    into: tuple[str, ...] = ()  # the nodes that took it; empty if it is kept, or did nothing
-    refusal: Refusal | None = None  # why it did not go up; None if it is gone
-    below: Refusal | None = None  # why it did not go down, where that was tried
-    branches: int = 0  # how many branches a join adds up, where these were to be merged
-
-    @property
-    def folded(self) -> bool:
-        """Whether the node is gone."""
-        return self.refusal is None
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -74,27 +52,57 @@ def plan(index: Index, options: Options | None = None) -> Plan:
     Where the constants of a model take more than its budget, none is computed: which of them came
     first must not decide what folds, and the checker comes to them in another order.
     """
-    draft = Draft(index, options or Options())
-    found = _planned(draft, index)
-    if draft.budget.exceeded:
-        found = _planned(Draft(index, draft.options, computed=False), index)
+    planning = _Planning(index, options or Options())
+    found = planning.run()
+    if planning.draft.budget.exceeded:
+        planning.computed = False
+        found = planning.run()
+    for _ in range(_ROUNDS):  # without a copy, another one may become dear, or not needed
+        dear = too_dear(planning.draft, planning.owners, planning.norms)
+        if dear.keys() <= planning.dear.keys():
+            break
+        planning.dear |= dear
+        found = planning.run()
     return found
 
 
-def _planned(draft: Draft, index: Index) -> Plan:
-    verdicts: list[Verdict] = []
-    if draft.options.merge_branches:
-        from bnfold.merge import merges  # start-up is most of what a small model takes
+class _Planning:
+    """One way through all sites, which may be gone again under other conditions."""
 
-        for merge in merges(draft, index):
-            verdicts.extend(_of_merge(merge))
-    for chain in reversed(list(chains_of(draft, index))):
-        while chain and (parts := list(still_one(draft, chain))):
-            verdicts.extend(_Site(draft, parts[-1]).verdicts())
-            chain = chain[: chain.index(parts[-1][0])]
-    order = {(v.scope, v.output): k for k, v in enumerate(_places(index))}
-    verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
-    return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
+    def __init__(self, index: Index, options: Options) -> None:
+        self.index = index
+        self.options = options
+        self.computed = True
+        self.dear: dict[Node, Copy] = {}  # sites, by their last nodes, that stay for their copies
+        self.norms: set[Node] = set()  # those in which there is a BatchNormalization
+        self.owners: dict[int, Node] = {}  # of edits, by their identity
+
+    def run(self) -> Plan:
+        """Plan all."""
+        index = self.index
+        self.draft = draft = Draft(index, self.options, computed=self.computed, dear=self.dear)
+        self.owners.clear()
+        verdicts: list[Verdict] = []
+        if draft.options.merge_branches:
+            from bnfold.merge import merges  # start-up is most of what a small model takes
+
+            for merge in merges(draft, index):
+                verdicts.extend(_of_merge(merge))
+        for chain in reversed(list(chains_of(draft, index))):
+            while chain and (parts := list(still_one(draft, chain))):
+                verdicts.extend(self._site(parts[-1]))
+                chain = chain[: chain.index(parts[-1][0])]
+        order = {(v.scope, v.output): k for k, v in enumerate(_places(index))}
+        verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
+        return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
+
+    def _site(self, chain: Chain) -> list[Verdict]:
+        last, before = chain[-1].node, len(self.draft.edits)
+        if any(link.node.op == BATCH_NORM for link in chain):
+            self.norms.add(last)
+        found = list(Site(self.draft, chain).verdicts())
+        self.owners.update((id(edit), last) for edit in self.draft.edits[before:])
+        return found
 
 
 def _of_merge(merge: Merge) -> Iterator[Verdict]:
@@ -112,238 +120,3 @@ def _of_merge(merge: Merge) -> Iterator[Verdict]:
 def _places(index: Index) -> Iterator[Verdict]:
     for node in index.nodes():
         yield Verdict(node.label, node.op, node.scope.label, node.output)
-
-
-class _Site:
-    """One chain, and what is to become of it."""
-
-    def __init__(self, draft: Draft, chain: Chain) -> None:
-        self.draft = draft
-        self.chain = chain
-        self.first, self.last = chain[0], chain[-1]
-        self.into: tuple[str, ...] = ()
-
-    def verdicts(self) -> Iterator[Verdict]:
-        """Fold the chain if it can be folded; one verdict for each BatchNormalization in it.
-
-        A chain without one gets a verdict if it is gone, or if it scales, as a disguise does.
-        """
-        total = self._shadowed() or self._total()
-        gone: set[Node] = set()
-        refusals: tuple[Refusal | None, Refusal | None] = (None, None)
-        if isinstance(total, Refusal):
-            refusals = (total, None)
-        else:
-            gone, refusals = self._fold(total)
-        reported = [link.node for link in self.chain if link.node.op == BATCH_NORM]
-        if not gone.intersection(reported):
-            others = [link.node for link in self.chain if link.node.op != BATCH_NORM]
-            scales = isinstance(total, Affine) and total.axis is not None and total.scales
-            reported += others[-1:] if gone or (scales and not reported) else []
-        for node in reported:
-            folded = node in gone or (bool(gone) and node.op != BATCH_NORM)
-            yield Verdict(
-                node.label, node.op, node.scope.label, node.output,
-                self.into if folded else (), *((None, None) if folded else refusals),
-            )  # fmt: skip
-
-    def _total(self) -> Affine | Refusal:
-        """The map of the whole chain, as it stands in the draft."""
-        total = Affine.identity()
-        first = self.first
-        if isinstance(self.draft.operand(first.node, first.slot), Operand):
-            what = f"the constant {first.node.input(first.slot)}"
-            return Refusal(Reason.NOT_LINEAR, first.node.label, what)
-        for link in self.chain:
-            found = affine_map(self.draft, link.node)
-            if not isinstance(found, tuple):
-                assert isinstance(found, Refusal), "still_one has seen to that"
-                return found
-            joined = total.then(found[1])
-            assert joined is not None, "still_one has seen to that"
-            total = joined
-        return total
-
-    # --- what is tried ---------------------------------------------------------------------------
-
-    def _fold(self, a: Affine) -> tuple[set[Node], tuple[Refusal | None, Refusal | None]]:
-        """The nodes that go, or why none does: the refusals of going all up and all down."""
-        everything = {link.node for link in self.chain}
-        nothing = Affine.identity()
-        if a.is_identity and self._bypassable():
-            self._remove(everything)
-            return everything, (None, None)
-        holder = self._holder()
-        if holder is not None and self._stands_on("MatMul") and self._hold(a, holder):
-            return everything - {holder.node}, (None, None)
-        up = self._try(a, nothing)
-        if up is None:
-            return everything, (None, None)
-        if not self._disguises(a):  # a bias: at home where it stands
-            return set(), (up, None)
-        down = self._try(nothing, a)
-        if down is None:
-            return everything, (None, None)
-        if self._split(a):
-            return everything, (None, None)
-        if (holder is not None or up.reason is Reason.NO_PLACE_FOR_SHIFT) and self._hold(a, holder):
-            return everything - ({holder.node} if holder else set()), (None, None)
-        if down.reason is Reason.GRAPH_OUTPUT and down.node == self.last.node.label:
-            down = Refusal(Reason.RESULT, down.node, down.detail)  # which nobody can drop
-        kept = self._merge(a)
-        return everything - {kept} if kept is not None else set(), (up, down)
-
-    def _split(self, a: Affine) -> bool:
-        """Part of the map up, the rest down."""
-        if not (a.shifts and a.scales):
-            return False
-        first = a.shift_first()
-        return self._try(a.scale_only(), a.shift_only()) is None or (
-            first is not None and self._try(first, a.scale_only()) is None
-        )
-
-    def _try(self, above: Affine, below: Affine) -> Refusal | None:
-        """Move `above` up and `below` down; None means that it is done and the chain goes."""
-        walk = Walk(self.draft)
-        refusal = walk.raise_(self.first.node, self.first.slot, above)
-        if refusal is None:
-            refusal = walk.lower_(self.last.node, self.last.node.output, below)
-        if refusal is None and not self._bypassable():
-            refusal = Refusal(Reason.GRAPH_OUTPUT, self.last.node.label, self.last.node.output)
-        if refusal is None and not self._disguises(above) and walk.changed_operators():
-            refusal = Refusal(Reason.NO_PLACE_FOR_SHIFT, walk.into[-1])  # MatMul + Add is a bias
-        if refusal is None and self.first.node.scope.is_function:
-            refusal = self._more_nodes(walk)
-        if refusal is None:
-            self.into = tuple(dict.fromkeys(walk.into))
-            self._remove({link.node for link in self.chain})
-        else:
-            walk.undo()
-        return refusal
-
-    def _hold(self, a: Affine, holder: Link | None) -> bool:
-        """The scale goes up; the shift stays, in the chain's own Add or in its BatchNormalization.
-
-        The latter becomes an Add. Nothing is gained where there is but one Add.
-        """
-        if not a.shifts or (holder is not None and len(self.chain) == 1):
-            return False
-        shape = self.draft.shape(self.first.node, self.first.slot)
-        if holder is None and (shape is None or self.last.node.op != BATCH_NORM):
-            return False
-        walk = Walk(self.draft)
-        if walk.raise_(self.first.node, self.first.slot, a.scale_only()) is not None:
-            walk.undo()
-            return False
-        edits = self._holding(a, holder, len(shape or ()))
-        longer = self.first.node.scope.is_function and walk.new_constants() > 0
-        if longer or not edits or any(walk.edit(edit) is not None for edit in edits):
-            walk.undo()
-            return False
-        self.into = (*walk.into, (holder or self.last).node.label)
-        staying = (holder or self.last).node
-        self._remove({link.node for link in self.chain} - {staying})
-        return True
-
-    def _holding(self, a: Affine, holder: Link | None, rank: int) -> list[Edit]:
-        shift = beside(a.shift, a.axis, rank)
-        if holder is not None:
-            node, slot = holder.node, 1 - holder.slot
-            operand = self.draft.operand(node, slot)
-            assert isinstance(operand, Operand)
-            if operand.quantized:  # which could not hold it in a step of its own
-                return []
-            sign = -1.0 if node.op == "Sub" else 1.0
-            zero = beside(a.shift * 0, a.axis, rank)
-            return [Rescale(node, slot, operand.shape, zero, sign * shift)]
-        node = self.last.node
-        bias = self.draft.operand(node, 2)
-        dtype = self.draft.inferred.element_type(node.scope, node.input(0))
-        if isinstance(bias, Refusal) or dtype is None:
-            return []
-        names = tuple(attribute.name for attribute in node.proto.attribute)
-        return [
-            SetOperator(node, "Add", drop=names, inputs=2),
-            Supply(node, 1, shift, dtype, bias.name),
-        ]
-
-    def _merge(self, a: Affine) -> Node | None:
-        """All into one BatchNormalization of the chain; None where it would gain nothing."""
-        norms = [link for link in self.chain if link.node.op == BATCH_NORM]
-        if len(self.chain) < 2 or not norms or a.axis != 1:
-            return None
-        kept = norms[0].node
-        own = affine_map(self.draft, kept)
-        assert isinstance(own, tuple)
-        operands = [self.draft.operand(kept, slot) for slot in (1, 2)]
-        if any(isinstance(operand, Operand) and operand.quantized for operand in operands):
-            return None
-        # γ/σ̂·(x−μ) + β = s·x + t   for   γ = s·σ̂  and  β = t + s·μ,  with σ̂ as it is
-        variance, mean = self.draft.values(kept, 4), self.draft.values(kept, 3)
-        sigma = np.sqrt(variance + kept.attribute("epsilon", DEFAULT_EPSILON))
-        zero = 0 * sigma
-        edits = (
-            Rescale(kept, 1, sigma.shape, zero, a.scale * sigma),
-            Rescale(kept, 2, sigma.shape, zero, a.shift + a.scale * mean),
-        )
-        walk = Walk(self.draft)
-        if any(walk.edit(edit) is not None for edit in edits):
-            walk.undo()
-            return None
-        self.into = (kept.label,)
-        self._remove({link.node for link in self.chain} - {kept})
-        return kept
-
-    def _more_nodes(self, walk: Walk) -> Refusal | None:
-        """In a function a new constant is a node: there must not be more of them than go."""
-        scope, nodes = self.first.node.scope, {link.node for link in self.chain}
-        read = {name for node in nodes for name in node.proto.input if name in scope.producers}
-        going = [
-            name
-            for name in read
-            if scope.producers[name].op == "Constant"
-            and all(use.node in nodes for use in scope.uses[name])
-        ]
-        if walk.new_constants() <= len(nodes) + len(going):
-            return None
-        return Refusal(Reason.MORE_NODES, self.last.node.label)
-
-    # --- small things ----------------------------------------------------------------------------
-
-    def _shadowed(self) -> Refusal | None:
-        """A name that a body inside uses as well cannot be given to a value made earlier."""
-        scope, node = self.first.node.scope, self.last.node
-        for name in (self.first.node.input(self.first.slot), node.output):
-            if name in scope.inner_names:
-                return Refusal(Reason.SHADOWED, node.label, name)
-        return None
-
-    def _disguises(self, a: Affine) -> bool:
-        """Whether the chain is, or may stand for, a BatchNormalization, and not for a bias."""
-        return a.scales or any(link.node.op == BATCH_NORM for link in self.chain)
-
-    def _holder(self) -> Link | None:
-        """An Add, or a Sub of a constant, in the chain."""
-        for link in self.chain:
-            if link.node.op == "Add" or (link.node.op == "Sub" and link.slot == 0):
-                return link
-        return None
-
-    def _stands_on(self, op: str) -> bool:
-        producer = self.draft.producer(
-            self.first.node.scope, self.first.node.input(self.first.slot)
-        )
-        return producer is not None and self.draft.op(producer) == op
-
-    def _bypassable(self) -> bool:
-        """Whether the chain can go without a reader noticing: a graph output must keep its name."""
-        scope, name = self.first.node.scope, self.first.node.input(self.first.slot)
-        if all(use.node is not None for use in self.draft.uses(scope, self.last.node.output)):
-            return True
-        name = self.draft.origin(scope, name)
-        return name in scope.producers and len(list(self.draft.uses(scope, name))) == 1
-
-    def _remove(self, nodes: set[Node]) -> None:
-        for link in self.chain:
-            if link.node in nodes:
-                self.draft.add(Remove(link.node, link.slot))

@@ -30,6 +30,14 @@ def bodies(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
             yield f"{attribute.name}[{number}]", graph
 
 
+def is_set(message: Any, field: str) -> bool:
+    """Whether a field of one value is there, if only to say its default; True for lists."""
+    try:
+        return bool(message.HasField(field))
+    except ValueError:
+        return True
+
+
 def captured(graph: GraphProto) -> set[str]:
     """The names that a body reads of the graphs around it."""
     made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}

@@ -49,8 +49,21 @@ class Reason(Enum):
     )
     SPATIAL_ZERO = (
         "spatial-0",
-        "{node} has spatial=0: its statistics differ from pixel to pixel",
-        "export with spatial=1, one statistic per channel",
+        "{node} has spatial=0: {detail}",
+        "export with spatial=1, one statistic per channel; where the input is [N, C], set the "
+        "attribute to 1: it is the same there",
+    )
+    INSTANCE_NORM = (
+        "instance-norm",
+        "{node} is an InstanceNormalization, written as a BatchNormalization in training mode: it "
+        "normalises each sample with its own statistics",
+        "nothing is wrong: there are no stored statistics to fold, to freeze or to estimate",
+    )
+    OTHER_GRAPH = (
+        "other-graph",
+        "{node} stands in {detail}, where no values are measured",
+        "inline the local functions first: onnx.inliner.inline_local_functions; what stands in the "
+        "body of an If, Loop or Scan is left alone",
     )
     LEFT_OUT = (
         "left-out",
@@ -72,7 +85,13 @@ class Reason(Enum):
     COMPUTED = (
         "computed-at-run-time",
         "{node} reads {detail}, which has no value before the model runs",
-        "make it an initializer, for example by folding constants before bnfold",
+        "make it an initializer if it is the same in every call",
+    )
+    NOT_EVALUATED = (
+        "not-evaluated",
+        "{node} reads {detail}, which does not depend on the input, but bnfold does not compute",
+        "fold the constants of the model first, for example with onnxslim or with onnxruntime's "
+        "offline optimiser at the basic level",
     )
     OVERRIDABLE = (
         "overridable-input",
@@ -143,8 +162,8 @@ class Reason(Enum):
     )
     RESULT = (
         "result",
-        "the result {detail} of {node} itself is an output of the graph",
-        "nothing is wrong: there is nothing to fold into on this side",
+        "the result {detail} of {node} is an output of the graph",
+        "nothing is wrong: outputs of the graph stay what they are",
     )
     CAPTURED = (
         "captured",
@@ -154,12 +173,12 @@ class Reason(Enum):
     ANNOTATED = (
         "annotated",
         "the output {detail} of {node} has an entry in quantization_annotation or training_info",
-        "remove the annotation if nobody needs the value before normalisation",
+        "remove the annotation if nobody needs that value as it is",
     )
     NOT_LINEAR = (
         "no-linear-producer",
-        "{detail} stands before {node}, and no weight there can take the map",
-        "nothing is wrong: there is nothing to fold into on this side",
+        "{detail} stands before {node}, and bnfold folds nothing into it",
+        "nothing is wrong where it has no weights; if it has, please report the operator",
     )
     CHANNEL_AXIS = (
         "channel-axis",
@@ -208,6 +227,11 @@ class Reason(Enum):
         "{detail} at {node} does not commute with a map per channel",
         "nothing is wrong: the map cannot be moved past this node",
     )
+    NARROWER = (
+        "narrower-type",
+        "before {node} the map would be made in a type with fewer digits: {detail}",
+        "nothing is wrong: convert the whole model to one float type, and fold that",
+    )
     ROUNDING = (
         "rounding",
         "the map cannot be moved past {node}, where activations are rounded to integers",
@@ -238,6 +262,12 @@ class Reason(Enum):
         "{node} would need {detail}",
         "nothing is wrong: folding would make the model much larger, or take more memory than a "
         "model of this size is worth",
+    )
+    SHARED_WEIGHT = (
+        "shared-weight",
+        "{node} would need {detail}",
+        "nothing is wrong: the copy would cost more than the node; where it is worth it to you, "
+        "give each reader a weight of its own before",
     )
     MORE_NODES = (
         "more-nodes",

@@ -17,8 +17,8 @@ from bnfold.api import Inspection, OptimizeResult
 from bnfold.ci import harmless, on_github
 from bnfold.compared import as_json, of_comparison, save_json
 from bnfold.fleet import Done
-from bnfold.plan import Verdict
 from bnfold.sites import BATCH_NORM
+from bnfold.verdict import Verdict
 from bnfold.words import count, number, plain, size
 
 __all__ = [
@@ -31,8 +31,9 @@ _WIDE = 200  # columns where the output is no terminal: nothing is cut, and line
 
 def console(*, err: bool = False) -> Console:
     """Standard output (or error), in the terminal's width; rich obeys NO_COLOR and FORCE_COLOR."""
-    here = _Console(highlight=False, stderr=err)
-    return here if here.is_terminal else _Console(highlight=False, stderr=err, width=_WIDE)
+    plainly: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "stderr": err}
+    here = _Console(**plainly)
+    return here if here.is_terminal else _Console(**plainly, width=_WIDE)
 
 
 class _Console(Console):
@@ -109,7 +110,13 @@ def of_inspection(inspection: Inspection, source: str) -> RenderableType:
 
 def would_fold(inspection: Inspection) -> str:
     """What would become of a model, in one sentence."""
-    return f"{_folded(inspection.verdicts)} would be folded"
+    return f"{_folded(inspection.verdicts)} would be folded{_with_flags(inspection.flags)}"
+
+
+def _with_flags(flags: Sequence[str]) -> str:
+    """What would change that, to be said behind a sentence; nothing where nothing would."""
+    names = " or ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+    return f"; something would fold with {names}" if names else ""
 
 
 def _before_and_after(result: OptimizeResult) -> Table:
@@ -161,7 +168,8 @@ def _remedies(verdict: Verdict) -> list[str]:
 def closing(result: OptimizeResult) -> str:
     """What became of a model, in one sentence."""
     if not result.folded:
-        return f"nothing to fold: {plain(str(result.model))} is a copy of the original"
+        where = f"nothing to fold: {plain(str(result.model))} is a copy of the original"
+        return f"{where}{_with_flags(result.flags)}"
     done = _folded(result.verdicts)
     if result.comparison is None:
         return f"{done} folded; not compared (--verify none)"

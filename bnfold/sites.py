@@ -93,6 +93,12 @@ def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     if draft.options.leaves(node.label):
         return Refusal(Reason.LEFT_OUT, node.label)
     mode = training(node)
+    if mode is not None and is_instance_norm(draft, node):
+        return Refusal(Reason.INSTANCE_NORM, node.label)
+    if mode is not None and mode.reason is Reason.SPATIAL_ZERO:
+        shape = draft.shape(node, 0)
+        if shape is not None and len(shape) == 2:
+            return Refusal(mode.reason, node.label, "its input has no pixels")
     if mode is not None:
         return mode
     epsilon = node.attribute("epsilon", DEFAULT_EPSILON)
@@ -116,6 +122,23 @@ def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     return Affine.of_batch_norm(gamma, beta, mean, variance, epsilon)
 
 
+def is_instance_norm(draft: Draft, node: Node) -> bool:
+    """Whether a BatchNormalization in training mode sees each channel of each sample as its own.
+
+    Exporters write an InstanceNormalization so: [N, C, …] is reshaped to [1, N·C, …] and back.
+    """
+    before = node.scope.producers.get(node.input(0))
+    readers = [use.node for use in node.scope.uses.get(node.output, ())]
+    if before is None or before.op != "Reshape" or not readers:
+        return False
+    if any(reader is None or reader.op != "Reshape" for reader in readers):
+        return False
+    shape, merged = draft.shape(before, 0), draft.shape(node, 0)
+    if shape is None or merged is None or len(shape) != len(merged) or len(shape) < 3:
+        return False
+    return merged[0] == 1 and merged[2:] == shape[2:]
+
+
 def training(node: Node) -> Refusal | None:
     """Why the node is no inference BatchNormalization by the rules of its opset, else None.
 
@@ -134,5 +157,6 @@ def training(node: Node) -> Refusal | None:
     if opset < 7 and not node.attribute("is_test", 0):
         return Refusal(Reason.IS_TEST_ZERO, label, str(opset))
     if opset < 9 and not node.attribute("spatial", 1):
-        return Refusal(Reason.SPATIAL_ZERO, label)
+        detail = "its statistics differ from pixel to pixel"
+        return Refusal(Reason.SPATIAL_ZERO, label, detail)
     return None

@@ -44,8 +44,10 @@ def _norm(draft: Draft, node: Node) -> tuple[Node, int, Stored] | Refusal:
     own = batch_norm(draft, node)
     if isinstance(own, Refusal):
         return own
+    if not node.scope.is_main:
+        return Refusal(Reason.OTHER_GRAPH, node.label, node.scope.label)
     shape = draft.shape(node, 0)
-    if not node.scope.is_main or shape is None or len(shape) < 2:
+    if shape is None or len(shape) < 2:
         return Refusal(Reason.UNKNOWN_RANK, node.label)
     gamma, _, mean, variance = (draft.values(node, slot) for slot in range(1, 5))
     epsilon = float(node.attribute("epsilon", DEFAULT_EPSILON))

@@ -11,14 +11,12 @@ from __future__ import annotations
 import numpy as np
 from onnx import helper
 
-from bnfold.budget import Budget
-from bnfold.constants import Constants
+from bnfold.draft import Draft
 from bnfold.graph import Index, Node
-from bnfold.inference import Inferred
 from bnfold.options import Options
 from bnfold.protos import delete_named
 from bnfold.reasons import Reason, Refusal
-from bnfold.sites import BATCH_NORM, training
+from bnfold.sites import BATCH_NORM, is_instance_norm, training
 
 
 def assume_inference(index: Index, *, even_dummies: bool = False) -> dict[str, Refusal]:
@@ -27,13 +25,12 @@ def assume_inference(index: Index, *, even_dummies: bool = False) -> dict[str, R
     Gives, by the node's label, why some stay: they are read for the statistics of a batch, or their
     running statistics are dummies (unless `even_dummies`, for who is about to estimate them).
     """
-    inferred = Inferred(index.model, index.storage)
-    constants = Constants(index, inferred, Options(), Budget.of(index))
+    draft = Draft(index, Options())
     refused = {}
     for node in index.nodes():
         if node.op != BATCH_NORM or training(node) is None:
             continue
-        refusal = _objection(node, constants, even_dummies=even_dummies)
+        refusal = _objection(node, draft, even_dummies=even_dummies)
         if refusal is None:
             _to_inference(node)
         else:
@@ -41,8 +38,10 @@ def assume_inference(index: Index, *, even_dummies: bool = False) -> dict[str, R
     return refused
 
 
-def _objection(node: Node, constants: Constants, *, even_dummies: bool) -> Refusal | None:
+def _objection(node: Node, draft: Draft, *, even_dummies: bool) -> Refusal | None:
     mode = training(node)
+    if is_instance_norm(draft, node):
+        return Refusal(Reason.INSTANCE_NORM, node.label)
     if mode is None or mode.reason not in (
         Reason.TRAINING_MODE, Reason.TRAINING_OUTPUTS, Reason.IS_TEST_ZERO,
     ):  # fmt: skip
@@ -50,7 +49,7 @@ def _objection(node: Node, constants: Constants, *, even_dummies: bool) -> Refus
     read = [name for name in node.proto.output[1:] if name and node.scope.uses[name]]
     if read:
         return Refusal(Reason.TRAINING_OUTPUTS, node.label, ", ".join(read))
-    found = [constants.find(node, slot) for slot in (3, 4)]
+    found = [draft.constants.find(node, slot) for slot in (3, 4)]
     for constant in found:
         if isinstance(constant, Refusal):
             return constant

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from rich.text import Text
 
 from bnfold.compared import of_comparison
 from bnfold.drift import ChannelDrift, Fit
+from bnfold.json_text import dumps
 from bnfold.population import LeftAlone, RecalibrateResult, StatsResult
 from bnfold.sites import BATCH_NORM
 from bnfold.tuning import AssignResult, FreezeResult
@@ -125,4 +125,4 @@ def stats_as_json(result: StatsResult) -> str:
         for drift in result.drifts
     ]
     left = [{"node": one.node, "sentence": one.sentence} for one in result.left]
-    return json.dumps({"batchnorms": entries, "left_alone": left}, indent=2)
+    return dumps({"batchnorms": entries, "left_alone": left})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from bnfold.comparison import Comparison
 from bnfold.errors import UsageError
 from bnfold.freezing import FORMS, MUL_ADD, Frozen, frozen, plan_freezing
 from bnfold.graph import Index
+from bnfold.json_text import dumps
 from bnfold.output import Output
-from bnfold.plan import Verdict
 from bnfold.private import PrivateFolder
 from bnfold.replacing import Kind, require_replaceable, write_whole
 from bnfold.targets import PathLike, target_of
 from bnfold.training import assume_inference as put_into_inference
+from bnfold.verdict import Verdict
 
 LEARNABLE = "bnfold.learnable"  # the key in metadata_props
 
@@ -157,8 +158,8 @@ def _list(model: ModelProto, done: tuple[Frozen, ...], target: Path, path: Path)
                 "dtype": helper.tensor_dtype_to_np_dtype(tensors[name].data_type).name,
             }
         )
-    text = json.dumps({"model": target.name, "parameters": entries}, indent=2)
-    write_whole(path, text + "\n", Kind.PARAMETERS)
+    text = dumps({"model": target.name, "parameters": entries})
+    write_whole(path, text, Kind.PARAMETERS)
 
 
 def learnable_names(model: ModelProto) -> list[str]:
@@ -276,15 +277,14 @@ def _replace(field: Any, entries: list[Any]) -> None:
 
 def as_json(result: FreezeResult) -> str:
     """What was frozen, to be read by programs."""
-    return json.dumps(
+    return dumps(
         {
             "model": str(result.model),
-            "frozen": [asdict(one) for one in result.frozen],
+            "frozen": result.frozen,
             "kept": [
                 {"site": v.site, "reason": v.refusal.reason.code, "sentence": v.refusal.sentence}
                 for v in result.verdicts
                 if v.refusal is not None
             ],
-        },
-        indent=2,
+        }
     )

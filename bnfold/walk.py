@@ -98,7 +98,7 @@ class Walk:
         for use in uses:
             node = use.node
             if node is None or use.role is not Role.READ:
-                return _other_use(maker, name, use)
+                return _other_use(maker, name, use, behind=True)
             rule = DOWN.get(self.draft.op(node))
             if rule is None:
                 return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
@@ -185,9 +185,10 @@ class Walk:
         return None
 
 
-def _other_use(producer: Node, name: str, use: Use) -> Refusal:
+def _other_use(producer: Node, name: str, use: Use, *, behind: bool = False) -> Refusal:
+    """Why a value stays what it is; `behind` the site it is what others have come to rely on."""
     if use.role is Role.OUTPUT:
-        return refuse(Reason.GRAPH_OUTPUT, producer, name)
+        return refuse(Reason.RESULT if behind else Reason.GRAPH_OUTPUT, producer, name)
     if use.role is Role.ANNOTATION:
         return refuse(Reason.ANNOTATED, producer, name)
     if use.role is Role.CAPTURE:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+_MOST, _END = 1000, 200  # letters of a text that are shown, and of these from its end
+
 
 def plain(name: str | bytes) -> str:
     """The name with every control character written as an escape, so that it can do no harm.
 
-    A name that is no UTF-8 comes as bytes from protobuf.
+    One of millions of letters, which a hostile model may have, is cut in the middle. A name that is
+    no UTF-8 comes as bytes from protobuf.
     """
     if isinstance(name, bytes):
         name = name.decode(errors="backslashreplace")
+    if len(name) > _MOST:
+        name = f"{name[: _MOST - _END]} … {name[-_END:]}"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 

@@ -17,6 +17,7 @@ from bnfold.check.relations import Pairs
 from bnfold.check.view import View
 from bnfold.data_files import FileRange
 from bnfold.graph import Node, Scope
+from bnfold.protos import is_set
 
 WHOLE = "the model"  # at which differences stand that no node has
 _CHUNK = 1 << 22  # bytes that are compared at a time
@@ -229,8 +230,10 @@ def _fields(a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Fin
 
 def _field(one: Any, two: Any) -> str:
     for field in one.DESCRIPTOR.fields:
-        if getattr(one, field.name) != getattr(two, field.name):
-            return str(field.name)
+        name = str(field.name)
+        same = getattr(one, name) == getattr(two, name)
+        if not same or is_set(one, name) != is_set(two, name):
+            return name
     return "unknown fields"
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,10 +77,13 @@ class Dataset:
         return any(spec.dims and isinstance(spec.dims[0], int) for spec in self.inputs)
 
     def _chunks(self, size: int) -> Iterator[tuple[Feed, Array | None]]:
+        read: Counter[Path] = Counter()  # samples
         try:
             for where, arrays in self._raw(size):
                 labels = arrays.pop(LABELS, None) if LABELS not in self._names() else None
-                yield self._fitted(where, arrays, labels), labels
+                feed = self._fitted(where, arrays, labels, read[where])
+                read[where] += len(next(iter(feed.values()), ()))
+                yield feed, labels
         except UsageError:
             raise
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
@@ -181,7 +185,8 @@ class Dataset:
 
     # --- what fits -------------------------------------------------------------------------------
 
-    def _fitted(self, where: Path, arrays: Feed, labels: Array | None) -> Feed:
+    def _fitted(self, where: Path, arrays: Feed, labels: Array | None, first: int) -> Feed:
+        """Arrays as the model wants them; `first` is the number of their first sample there."""
         if len(self.inputs) == 1 and len(arrays) == 1:
             arrays = {self.inputs[0].name: next(iter(arrays.values()))}
         if missing := [name for name in self._names() if name not in arrays]:
@@ -190,7 +195,9 @@ class Dataset:
                 f"it holds {', '.join(arrays) or 'nothing'}; the model wants "
                 f"{', '.join(self._names())}",
             )
-        feed = {spec.name: self._fitting(where, spec, arrays[spec.name]) for spec in self.inputs}
+        feed = {
+            spec.name: self._fitting(where, spec, arrays[spec.name], first) for spec in self.inputs
+        }
         lengths = {name: len(array) for name, array in feed.items()}
         if labels is not None:
             lengths[LABELS] = len(labels)
@@ -199,7 +206,7 @@ class Dataset:
             raise UsageError(f"{where} has arrays with different numbers of samples: {told}")
         return feed
 
-    def _fitting(self, where: Path, spec: InputSpec, array: Array) -> Array:
+    def _fitting(self, where: Path, spec: InputSpec, array: Array, first: int) -> Array:
         if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
             raise UsageError(
                 f"the array {spec.name!r} in {where} is {array.dtype}, the model wants "
@@ -220,10 +227,10 @@ class Dataset:
                 f"wants {shown(wanted)}"
             )
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
-            bad = int(np.argwhere(~np.isfinite(array))[0][0])
+            bad = first + int(np.argwhere(~np.isfinite(array))[0][0])
             raise UsageError(
-                f"the array {spec.name!r} in {where} has NaN or infinity in it (sample {bad} of "
-                f"those read together)",
+                f"the array {spec.name!r} in {where} has NaN or infinity in sample {bad}, counted "
+                "from 0",
                 "leave such samples out: a mean over them is none",
             )
         return array.astype(spec.dtype)

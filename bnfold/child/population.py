@@ -19,6 +19,7 @@ from bnfold.errors import UndecidedError, UsageError, first_line
 from bnfold.graph import Index, Node
 from bnfold.model_file import ModelFile
 from bnfold.moments import FloatArray, Moments
+from bnfold.reasons import Refusal
 from bnfold.statistics import assign_statistics, norms
 from bnfold.training import assume_inference
 
@@ -153,8 +154,8 @@ def stats(request: Request, folder: Path) -> dict[str, Any]:
     """Compare the statistics of the data with the stored ones, the worst first."""
     runner = _Runner(request, folder)
     runner.stage("running the data through the model")
-    found, _ = norms(Index(runner.file.model, runner.file.storage))
-    _require_some(found)
+    found, refused = norms(Index(runner.file.model, runner.file.storage))
+    _require_some(found, refused)
     data = runner.moments([(node, rank) for node, rank, _ in found])
     limits = Limits(**request["limits"])
     drifts = [drift(stored, data[node.input(0)], limits) for node, _, stored in found]
@@ -171,8 +172,8 @@ def stats(request: Request, folder: Path) -> dict[str, Any]:
 def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
     """Estimate μ and σ² anew, layer after layer; each sees what those before it give then."""
     runner = _Runner(request, folder)
-    found, _ = norms(Index(runner.file.model, runner.file.storage))
-    _require_some(found)
+    found, refused = norms(Index(runner.file.model, runner.file.storage))
+    _require_some(found, refused)
     before = _of_accuracy(runner)
     ranks = {node.output: rank for node, rank, _ in found}
     layers = levels(Index(runner.file.model, runner.file.storage), ranks.keys())
@@ -220,9 +221,15 @@ def _of_accuracy(runner: _Runner) -> float | None:
     return runner.accuracy()
 
 
-def _require_some(found: list[Any]) -> None:
-    if not found:
-        raise UsageError(
-            "the model has no inference BatchNormalization with constant statistics",
-            "bnfold inspect says why; for one in training mode there is --assume-inference",
-        )
+def _require_some(found: list[Any], refused: list[Refusal]) -> None:
+    """Raises UsageError where there is nothing to estimate."""
+    if found:
+        return
+    if not refused:
+        raise UsageError("the model has no BatchNormalization", "there is nothing to estimate")
+    more = f", and {len(refused) - 1} more like it" if len(refused) > 1 else ""
+    raise UsageError(
+        "the model has no inference BatchNormalization with constant statistics in its main graph: "
+        f"{refused[0].sentence}{more}",
+        refused[0].reason.remedy,
+    )

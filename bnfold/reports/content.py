@@ -21,9 +21,9 @@ from bnfold.counts import Counts
 from bnfold.errors import BnfoldError, NotEqualError
 from bnfold.fleet import Done
 from bnfold.gate import Checked, Fault
-from bnfold.plan import Verdict
 from bnfold.reasons import Refusal
 from bnfold.report import closing, would_fold
+from bnfold.verdict import Verdict
 
 SCHEMA_VERSION = 1
 PASSED, FAILED, ERROR = "passed", "failed", "error"
