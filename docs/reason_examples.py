@@ -22,7 +22,8 @@ Shape = tuple[int, ...]
 class Example:
     """One graph. `tensors` are initializers by name, `change` what text cannot say.
 
-    `frozen`: the reason is one of `bnfold freeze --assume-inference`.
+    `frozen`: the reason is one of `bnfold freeze --assume-inference`, `measured`: one of
+    `bnfold stats`.
     """
 
     text: str
@@ -34,6 +35,7 @@ class Example:
     dtypes: Mapping[str, str] = field(default_factory=dict)
     change: Callable[[ModelProto], object] | None = None
     frozen: bool = False
+    measured: bool = False
 
     def model(self) -> ModelProto:
         """The model, with numbers in its tensors."""
@@ -258,8 +260,36 @@ EXAMPLES: dict[Reason, Example] = {
         "  [sub] y = Sub (k, c)\n}", {"w": (3, 4), "k": (4,)},
     ),
     Reason.NOT_TRANSPARENT: Example(
+        "g (float[1,4,6,6] x) => (float16[1,4,6,6] y) {\n" + CONV
+        + "  [cast] d = Cast <to = 10> (c)\n  [norm] y = BatchNormalization (d, s, b, m, v)\n}", W,
+        dtypes=dict.fromkeys("sbmv", "float16"),
+    ),
+    Reason.NARROWER: Example(
         "g (float16[1,4,6,6] x) => (float[1,4,6,6] y) {\n" + CONV + "  [cast] d = Cast <to = 1> (c)"
         "\n  [norm] y = BatchNormalization (d, s, b, m, v)\n}", W, dtypes={"w": "float16"},
+    ),
+    Reason.NOT_EVALUATED: Example(
+        _after("  r = ReduceL2 (w)\n  u = Div (w, r)\n  [conv] c = Conv (x, u)\n"
+               "  [norm] y = BatchNormalization (c, s, b, m, v)"), W,
+    ),
+    Reason.SHARED_WEIGHT: Example(
+        "g (int64[3] i) => (float[3,4] y, float[9000,4] z) {\n  [table] e = Gather (w, i)\n"
+        "  [scale] y = Mul (e, s)\n  z = Tanh (w)\n}", {"w": (9000, 4)},
+    ),
+    Reason.INSTANCE_NORM: Example(
+        "g (float[2,4,6,6] x) => (float[2,4,6,6] y) {\n  f = Reshape (x, merged)\n"
+        "  [norm] n, k, l = BatchNormalization <training_mode = 1> (f, s, b, m, v)\n"
+        "  y = Reshape (n, apart)\n}", channels=8, change=lambda m: m.graph.initializer.extend([
+            numpy_helper.from_array(np.array([1, 8, 6, 6]), "merged"),
+            numpy_helper.from_array(np.array([2, 4, 6, 6]), "apart"),
+        ]),
+    ),
+    Reason.OTHER_GRAPH: Example(
+        "g (float[1,4,6,6] x, bool yes) => (float[1,4,6,6] y) {\n  y = If (yes) <\n"
+        "    then_branch = t () => (float[1,4,6,6] p) {\n"
+        "      [norm] p = BatchNormalization (x, s, b, m, v)\n    },\n"
+        "    else_branch = e () => (float[1,4,6,6] r) { r = Relu (x) }\n  >\n}",
+        words="In bnfold stats.", measured=True,
     ),
     Reason.ROUNDING: Example(
         _after("  q = QuantizeLinear (x, k, z)\n  [dq] d = DequantizeLinear (q, k, z)\n"

@@ -173,7 +173,11 @@ def test_an_unknown_way_to_verify(path: Path) -> None:
     ("data", "message"),
     [
         (b"", "holds no bytes"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "cannot be parsed"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of Git LFS .*git lfs pull"),
+        (b"\x20\x00\x00\x00ORTM" + bytes(60), "a model in ORT format"),
+        (b"<!doctype html><html>", "a web page"),
+        (b"PK\x03\x04" + bytes(60), "a zip archive"),
+        (b"\x0f\x0f\x0f garbage", "cannot be parsed"),
         (bytes([8, 8]), "holds no graph"),
         (ModelProto(graph=onnx.GraphProto(name="g")).SerializeToString(), "no operator set"),
     ],

@@ -729,7 +729,7 @@ SAID: dict[str, tuple[str, str]] = {
         "–: held,–; 0: held,0; 1: held,1; 2: held,2",
     ),
     "multiply by a constant": (
-        "–: 1; 0: shift; 1: 1; 2: shift",
+        "–: 1; 0: channel-axis; 1: 1; 2: channel-axis",
         "–: held,1; 0: channel-axis; 1: held,1; 2: channel-axis",
     ),
     "multiply a constant, scaled": (
@@ -745,7 +745,7 @@ SAID: dict[str, tuple[str, str]] = {
         "always held",
     ),
     "divide by a constant": (
-        "–: 1; 0: shift; 1: 1; 2: shift",
+        "–: 1; 0: channel-axis; 1: 1; 2: channel-axis",
         "–: held,1; 0: channel-axis; 1: held,1; 2: channel-axis",
     ),
     "divide by a constant, scaled": (

@@ -19,7 +19,7 @@ from bnfold.child.inputs import InputSpec, specs
 from bnfold.cli import main
 from bnfold.drift import Fit
 from bnfold.population import Data, recalibrate, stats
-from tests.support import Array, parse
+from tests.support import Array, bn, numbers, parse
 from tests.test_certificate import norm, real
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -474,7 +474,32 @@ def test_a_model_without_a_batch_norm(tmp_path: Path) -> None:
     text = "g (float[N,3,6,6] x) => (float[N,3,6,6] y) { y = Relu (x) }"
     done = bnfold_("stats", saved(tmp_path, parse(text)), "--inputs", data(tmp_path).path)
     assert done.exit_code == 2
-    assert "no inference BatchNormalization" in done.stderr
+    assert "the model has no BatchNormalization" in done.stderr
+
+
+def test_batch_norms_in_a_body_alone_are_said_to_be_there(tmp_path: Path) -> None:
+    text = """
+    g (float[N,3,6,6] x, bool yes) => (float[N,3,6,6] y) {
+      y = If (yes) <
+        then_branch = t () => (float[N,3,6,6] p) { [norm] p = BatchNormalization (x, s, b, m, v) },
+        else_branch = e () => (float[N,3,6,6] r) { r = Relu (x) }
+      >
+    }"""
+    done = bnfold_("stats", saved(tmp_path, parse(text, **bn(3))), "--inputs", data(tmp_path).path)
+    assert done.exit_code == 2
+    assert "norm stands in" in done.stderr
+    assert "where no values are measured" in done.stderr
+
+
+def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:
+    text = "g (float[N,3] x) => (float[N,3] y) { y = BatchNormalization (x, s, b, m, v) }"
+    bad = numbers(70, 3)
+    bad[65] = np.nan
+    np.savez(tmp_path / "bad.npz", x=bad)
+    model = saved(tmp_path, parse(text, **bn(3)))
+    done = bnfold_("stats", model, "--inputs", tmp_path / "bad.npz")
+    assert done.exit_code == 2
+    assert "NaN or infinity in sample 65, counted from 0" in done.stderr
 
 
 def test_progress_is_told(tmp_path: Path) -> None:

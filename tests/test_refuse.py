@@ -13,6 +13,9 @@ import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from bnfold import Reason
+from bnfold.graph import Index
+from bnfold.statistics import norms
+from bnfold.training import assume_inference
 from tests.support import Array, bn, folded, kept, numbers, parse, reason
 
 SITE = """
@@ -55,6 +58,33 @@ def test_training_mode(opset: int) -> None:
 
 def test_training_mode_with_its_other_outputs_left_out() -> None:
     assert reason(with_attributes(training_mode=1), check=False) == "training-mode"
+
+
+def test_an_instance_normalization_written_as_a_batch_normalization() -> None:
+    text = """
+    g (float[2,3,4,4] x) => (float[2,3,4,4] y) {
+      f = Reshape (x, merged)
+      [norm] n, k, l = BatchNormalization <training_mode = 1> (f, s, b, m, v)
+      y = Reshape (n, apart)
+    }"""
+    shapes = {"merged": np.array([1, 6, 4, 4]), "apart": np.array([2, 3, 4, 4])}
+    model = parse(text, **shapes, **bn(6))
+    assert reason(model) == "instance-norm"
+    assert assume_inference(Index(model))["norm"].reason is Reason.INSTANCE_NORM
+    other = parse(text.replace("[2,3,4,4] x", "[6,16] x"), **shapes, **bn(6))  # another Reshape
+    assert reason(other) == "training-mode"
+
+
+def test_statistics_of_a_body_are_not_measured() -> None:
+    text = """
+    g (float[1,3,4,4] x, bool yes) => (float[1,3,4,4] y) {
+      y = If (yes) <
+        then_branch = t () => (float[1,3,4,4] p) { [norm] p = BatchNormalization (x, s, b, m, v) },
+        else_branch = e () => (float[1,3,4,4] r) { r = Relu (x) }
+      >
+    }"""
+    (refusal,) = norms(Index(parse(text, **bn(3))))[1]
+    assert refusal.reason.code == "other-graph"
 
 
 @pytest.mark.parametrize("opset", [9, 13])
@@ -392,11 +422,12 @@ def test_a_graph_output_before_normalisation() -> None:
     assert (verdict.below.reason.code, verdict.below.node) == ("result", "norm")
 
 
-def test_an_output_further_down_is_no_result_of_the_site() -> None:
+def test_an_output_further_down_is_a_result_that_stays() -> None:
+    """Whoever dropped it would drop what the model is for."""
     text = SITE.replace("=> (", "=> (float[1,3,4,4] c, ").replace("y = Batch", "z = Batch")
     verdict = kept(site(text.replace("s, b, m, v)", "s, b, m, v) [id] y = Identity (z)")))
     assert verdict.below is not None
-    assert (verdict.below.reason, verdict.below.node) == (Reason.GRAPH_OUTPUT, "id")
+    assert (verdict.below.reason, verdict.below.node) == (Reason.RESULT, "id")
 
 
 BODY = """

@@ -13,7 +13,7 @@ from onnx import ModelProto
 
 import bnfold
 from bnfold.affine import Affine
-from tests.support import Array, affine, bn, folded, free, numbers, parse, reason
+from tests.support import Array, affine, bn, folded, free, kept, numbers, parse, reason
 
 
 def floats(*values: float) -> Array:
@@ -839,7 +839,7 @@ def test_a_map_does_not_go_up_through_a_cast_to_a_wider_type() -> None:
       [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
     }"""
     model = parse(text, w=numbers(4, 3, 1, 1, dtype=np.float16), **bn(4))
-    assert reason(model) == "not-transparent"
+    assert reason(model) == "narrower-type"
     text = """
     g (float16[2,4,6,6] x) => (float[2,3,6,6] y) {
       [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
@@ -1283,3 +1283,56 @@ def test_a_map_into_a_constant_that_is_joined_to_what_is_computed() -> None:
       y = Mul (both, k)
     }"""
     assert folded(parse(text, w=numbers(3, 3), token=numbers(2, 1, 3), k=numbers(3)))
+
+
+# --- copies of shared weights --------------------------------------------------------------------
+
+SHARED = """
+g (float[1,IN,4,4] x, float[1,IN,4,4] z) => (float[1,OUT,4,4] y, float[1,OUT,4,4] q) {
+  [one] c = Conv (x, w)
+  [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+  [other] q = Conv (z, w)
+}"""
+
+
+def shared(inputs: int, outputs: int) -> ModelProto:
+    text = SHARED.replace("IN", str(inputs)).replace("OUT", str(outputs))
+    return parse(text, w=numbers(outputs, inputs, 1, 1), **bn(outputs))
+
+
+def test_a_batch_normalization_is_worth_a_copy_of_some_bytes() -> None:
+    assert folded(shared(3, 4)).result.copied_bytes == 48
+    assert folded(shared(512, 512), execute=False).result.copied_bytes == 1 << 20
+
+
+def test_no_batch_normalization_is_worth_a_copy_of_most_of_the_model() -> None:
+    verdict = kept(shared(513, 512))
+    assert verdict.refusal is not None
+    assert verdict.refusal.reason.code == "shared-weight"
+    assert "a copy of w, which others read as it is, of 1.1 MB" in verdict.refusal.sentence
+
+
+def test_a_shared_weight_that_all_readers_change_alike_is_no_copy() -> None:
+    model = shared(513, 512)
+    model.graph.node[2].output[0] = "d"
+    again = onnx.helper.make_node(
+        "BatchNormalization", ["d", "s", "b", "m", "v"], ["q"], "also", epsilon=0.0
+    )
+    model.graph.node.append(again)
+    assert folded(model, execute=False).result.copied_bytes == 0
+
+
+@pytest.mark.parametrize(("rows", "worth"), [(4096, True), (4097, False)])
+def test_a_chain_of_constants_is_worth_no_more_than_a_small_copy(rows: int, worth: bool) -> None:
+    """Embeddings × √d with a tied head."""
+    text = f"""
+    g (int64[2] i) => (float[2,4] y, float[{rows},4] z) {{
+      [table] e = Gather (w, i)
+      [scale] y = Mul (e, k)
+      [head] z = Tanh (w)
+    }}"""
+    model = parse(text, w=numbers(rows, 4), k=numbers(4))
+    if worth:
+        assert folded(model, execute=False).result.copied_bytes == 65536
+    else:
+        assert reason(model) == "shared-weight"
