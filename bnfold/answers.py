@@ -13,5 +13,7 @@ FALLBACK = "fallback.json"  # an answer that holds as long as it is there, shoul
 
 def leave(answer: dict[str, Any], folder: Path, name: str = ANSWER) -> None:
     """Write an answer, which is there whole or not at all."""
-    (folder / "answer.tmp").write_text(json.dumps(answer, default=lambda verdict: verdict.value))
+    (folder / "answer.tmp").write_text(
+        json.dumps(answer, default=lambda verdict: verdict.value), encoding="utf-8"
+    )
     os.replace(folder / "answer.tmp", folder / name)

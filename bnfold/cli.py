@@ -35,6 +35,11 @@ Exit codes:
 class Commands(click.Group):
     """A group whose commands report every BnfoldError as one sentence and its exit code."""
 
+    def main(self, *arguments: Any, **keywords: Any) -> Any:
+        """Run from the command line; help as well has letters that a console may not have."""
+        system.spell_out_on(sys.stdout, sys.stderr)
+        return super().main(*arguments, **keywords)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors end here, or go on as they are with --debug."""
         try:
@@ -104,7 +109,6 @@ def main() -> None:
     """
     for number in system.END_SIGNALS:  # end in order: no stray files, no stray child
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-    system.spell_out_on(sys.stdout, sys.stderr)
 
 
 for command in (optimize, inspect, verify, diff, bench, check, *COMMANDS):

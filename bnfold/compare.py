@@ -25,7 +25,8 @@ class Trial:
     (by input name) and `dims` (by symbol) fill dimensions that the model leaves open. `rtol` and
     `atol` by output name, "" for all, take the place of the measured bound. `providers` are
     onnxruntime's execution providers, the CPU's by default. `timeout` is in seconds; `memory_limit`
-    in bytes of address space, None for the larger of 4 GiB and 8 × the model + 2 GiB.
+    in bytes of address space, None for the larger of 4 GiB and 8 × the model + 2 GiB (there is no
+    such limit on Windows).
     `counterexample` is a folder to be made, where what shows a difference is saved: two models and
     test_data_set_0 with inputs and the outputs that are right.
     """

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from bnfold import system
+
 if TYPE_CHECKING:
     from bnfold.compare import Trial
     from bnfold.options import Options
@@ -59,6 +61,13 @@ class _Megabytes(click.IntRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """In bytes."""
         return super().convert(value, param, ctx) * 1_000_000
+
+
+def _limited(_ctx: click.Context, _option: click.Parameter, value: int | None) -> int | None:
+    """Say where a limit that was asked for cannot be held to."""
+    if value is not None and not system.can_limit_memory():
+        click.echo("--memory-limit: memory cannot be limited on this system, and is not", err=True)
+    return value
 
 
 class _Range(_ParamType):
@@ -183,7 +192,7 @@ def limit_options(timeout: float) -> Callable[[F], F]:
             type=_Seconds(), help="Time that the runs may take.",
         ),
         click.option(
-            "--memory-limit", metavar="MB", type=_Megabytes(),
+            "--memory-limit", metavar="MB", type=_Megabytes(), callback=_limited,
             help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
         ),
     )  # fmt: skip

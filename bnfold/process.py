@@ -39,7 +39,9 @@ def ask(
     Raises what the child reports, and ChildError where it crashed, ran out of time or hit a limit.
     """
     with PrivateFolder() as folder:
-        (folder / "request.json").write_text(json.dumps(request | {"clock": timeout + _GRACE}))
+        (folder / "request.json").write_text(
+            json.dumps(request | {"clock": timeout + _GRACE}), encoding="utf-8"
+        )
         code = _run(folder, timeout, progress)
         answer = _answer(folder / ANSWER)
         if answer is None:
@@ -95,20 +97,25 @@ def _wait(
 
 def _tell(path: Path, progress: Progress) -> None:
     with contextlib.suppress(OSError, ValueError):
-        done, total = map(int, path.read_text().split())
+        done, total = map(int, path.read_text(encoding="utf-8").split())
         progress(done, total)
 
 
 def _answer(path: Path) -> dict[str, Any] | None:
     try:
-        answer: dict[str, Any] = json.loads(path.read_text())
+        answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return answer
 
 
 def _crash(code: int, folder: Path) -> ChildError:
-    lines = (folder / _STDERR).read_text(errors="replace").strip().splitlines()[-_STDERR_LINES:]
+    lines = (
+        (folder / _STDERR)
+        .read_text(encoding="utf-8", errors="replace")
+        .strip()
+        .splitlines()[-_STDERR_LINES:]
+    )
     said = f": {' / '.join(lines)}" if lines else ""
     return ChildError(
         f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",
@@ -118,6 +125,6 @@ def _crash(code: int, folder: Path) -> ChildError:
 
 def _stage(folder: Path) -> str:
     try:
-        return (folder / "stage").read_text()
+        return (folder / "stage").read_text(encoding="utf-8")
     except OSError:
         return "starting"

@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     """Answer the request in `folder`."""
     system.die_with_parent()
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    request = json.loads((folder / "request.json").read_text())
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
     system.die_after(request["clock"])
     threading.Thread(target=_end_after, args=(request["clock"],), daemon=True).start()
     answer: dict[str, Any]
@@ -113,7 +113,11 @@ def _size(path: Path) -> int:
 
 
 def _out_of_memory(folder: Path) -> dict[str, Any]:
-    stage = (folder / "stage").read_text() if (folder / "stage").exists() else "starting"
+    stage = (
+        (folder / "stage").read_text(encoding="utf-8")
+        if (folder / "stage").exists()
+        else "starting"
+    )
     return {
         "error": ChildError.__name__,
         "message": f"the memory limit was reached while {stage}",

@@ -7,6 +7,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def load(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     "loaded" is what stays in memory once it is open, "peak" the most up to the end of the run.
     """
-    stage = (folder / "stage").write_text
+    stage = partial((folder / "stage").write_text, encoding="utf-8")
     stage("loading a model")
     opener = _opener(request)
     original = model_file.read(Path(request["original"])).model
@@ -61,7 +62,7 @@ def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
 
     Raises UsageError for models that do not take the same inputs.
     """
-    stage = (folder / "stage").write_text
+    stage = partial((folder / "stage").write_text, encoding="utf-8")
     stage("loading both models")
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
     if difference := interface.difference(original.model, folded.model):
@@ -145,13 +146,13 @@ def _graph(opener: Opener, path: str, request: dict[str, Any], folder: Path) -> 
 
 def _reset_peak() -> None:
     with contextlib.suppress(OSError):  # not on Linux, or not allowed
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def _memory(field: str) -> int:
     """Bytes of memory; where there is no /proc, the most up to now, or 0."""
     with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
         return int(next(line for line in lines if line.startswith(field)).split()[1]) * 1024
     try:
         import resource

@@ -46,7 +46,7 @@ def first_that_runs(
 
 def run_once(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     """Run a model on the first of its sets of inputs; the outputs are in outputs.npz."""
-    (folder / "stage").write_text("running the model")
+    (folder / "stage").write_text("running the model", encoding="utf-8")
     file = model_file.read(Path(request["original"]))
     try:
         session = Opener.of(request["providers"]).open(str(file.path))

@@ -87,7 +87,7 @@ def _from_npz(path: Path) -> Iterator[Feed]:
 
 
 def _from_json(path: Path) -> Iterator[Feed]:
-    for entry in json.loads(path.read_text()):
+    for entry in json.loads(path.read_text(encoding="utf-8")):
         yield {name: _decoded(value["array"]) for name, value in entry.items()}
 
 

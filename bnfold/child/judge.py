@@ -299,4 +299,4 @@ class _Runner:
 
     def stage(self, stage: str) -> None:
         """Leave word of what is being done, for the parent to report if this process dies."""
-        (self.folder / "stage").write_text(stage)
+        (self.folder / "stage").write_text(stage, encoding="utf-8")

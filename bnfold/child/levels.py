@@ -26,7 +26,7 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     A model that does not run, or crashes onnxruntime, is decided by its certificate, if that is
     valid.
     """
-    (folder / "stage").write_text("checking what the two files say")
+    (folder / "stage").write_text("checking what the two files say", encoding="utf-8")
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
     foreign = request["foreign"]
     static = _certified(original, folded, request)

@@ -54,12 +54,14 @@ class _Runner:
 
     def stage(self, stage: str) -> None:
         """Leave word of what is being done."""
-        (self.folder / "stage").write_text(stage)
+        (self.folder / "stage").write_text(stage, encoding="utf-8")
 
     def step(self) -> None:
         """One batch more."""
         self.done += 1
-        (self.folder / "progress.tmp").write_text(f"{self.done} {max(self.total, self.done)}")
+        (self.folder / "progress.tmp").write_text(
+            f"{self.done} {max(self.total, self.done)}", encoding="utf-8"
+        )
         (self.folder / "progress.tmp").replace(self.folder / "progress")
 
     def batches(self) -> Iterator[tuple[Batch, Array]]:
