@@ -116,10 +116,10 @@ class Output:
                 self._pour()
             else:
                 self._rename()
-        WRITTEN.append(self.target)
 
     def _pour(self) -> None:
         with self.candidate.open("rb") as done, self.target.open("wb", buffering=0) as stream:
+            WRITTEN.append(self.target)
             shutil.copyfileobj(done, stream)
 
     def _rename(self) -> None:
@@ -135,6 +135,7 @@ class Output:
             if self.names:
                 system.sync_folder(self._real.parent)
             os.replace(self.candidate, self._real)
+            WRITTEN.append(self.target)
         except BaseException:
             for path in published:  # nothing refers to them
                 path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 
 import bnfold
-from bnfold import Reason, errors
+from bnfold import Reason, budget, copies, errors, evaluate, long_vectors
 from bnfold.cli import EXIT_CODES, main
 from bnfold.graph import Index
 from bnfold.statistics import norms
@@ -173,3 +173,20 @@ def test_links_between_documents_lead_somewhere() -> None:
         text = re.sub(r"```.*?```", "", path.read_text(), flags=re.S)
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
             assert (path.parent / target).exists(), f"{path.name}: {target}"
+
+
+def test_the_limits_that_are_told_are_those_of_the_code() -> None:
+    page = (ROOT / "docs" / "files.md").read_text()
+    rows = {
+        "all constants that are computed": (budget.CONSTANTS, budget.CONSTANTS_PER_STORED),
+        "one constant that is computed": (evaluate._LEAST, evaluate._GROWTH),
+        "all maps": (budget.MAPS, budget.MAPS_PER_STORED),
+        "one map": (budget.WIDEST,),
+        "vectors": (long_vectors._LONGEST, long_vectors._IN_ALL),
+        "copies": (copies.CHEAP, copies.PER_NORM),
+    }
+    for name, numbers in rows.items():
+        (row,) = (line for line in page.splitlines() if line.startswith(f"| {name}"))
+        for number in numbers:
+            assert f"{number:,}" in row, (name, number)
+    assert copies.SHARE == 0.5
