@@ -18,6 +18,8 @@ from bnfold.reasons import Reason, Refusal
 from bnfold.rule import Demand, Step, beside, no_shift, refuse, sign_kept
 from bnfold.sites import constant_slot, per_channel
 
+_HOLDERS = 8  # branches of a Sum that are asked to hold a shift, each for all the others
+
 
 def add_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """s·(x + y + …) + t  =  (s·x + t) + s·y + …;  s·(x − y) + t  =  (s·x + t) − s·y.
@@ -33,7 +35,7 @@ def add_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         if isinstance(branch, Refusal):
             return branch
         branches[slot] = branch
-    holders = [constant] if constant is not None else slots if a.shifts else [0]
+    holders = [constant] if constant is not None else slots[:_HOLDERS] if a.shifts else [0]
 
     def held_from(place: int) -> Step:
         """The step in which that holder has the shift; in its stead the next one may have it."""

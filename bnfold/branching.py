@@ -161,7 +161,7 @@ def _gathered(draft: Draft, node: Node, a: Affine, *, up: bool) -> Step | Refusa
     shape, indices_shape = draft.shape(node, 0), draft.shape(node, 1)
     if a.axis is None:
         return Step(demands=(Demand(0, a),))
-    if shape is None or indices_shape is None:
+    if not shape or indices_shape is None:
         return refuse(Reason.UNKNOWN_RANK, node)
     axis, added = node.attribute("axis", 0) % len(shape), len(indices_shape) - 1
     places = {k: k if k < axis else k + added for k in range(len(shape)) if k != axis}

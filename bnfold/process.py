@@ -110,12 +110,8 @@ def _answer(path: Path) -> dict[str, Any] | None:
 
 
 def _crash(code: int, folder: Path) -> ChildError:
-    lines = (
-        (folder / _STDERR)
-        .read_text(encoding="utf-8", errors="replace")
-        .strip()
-        .splitlines()[-_STDERR_LINES:]
-    )
+    text = (folder / _STDERR).read_text(encoding="utf-8", errors="replace")
+    lines = text.strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
     return ChildError(
         f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",

@@ -85,7 +85,7 @@ def die_after(seconds: float) -> None:
     """Have the kernel end this process when its time is over. POSIX; elsewhere nothing happens."""
     if hasattr(signal, "setitimer"):
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+        signal.setitimer(signal.ITIMER_REAL, min(seconds, 1e9))  # more is too much for some
 
 
 # --- memory --------------------------------------------------------------------------------------

@@ -220,6 +220,74 @@ def test_an_untrained_network_is_certified(body: str, epsilon: float, tmp_path: 
     assert static.frame.verdict is Outcome.VALID, static.frame.findings
 
 
+CONSTANTS_THAT_TAKE_MAPS = {
+    "a uniform map behind a Slice of another axis": (
+        "g (float[1,3,6,6] x) => (float[1,3,6,4] y) { n = BN (x, s, b, m, v) "
+        "c = Slice (n, start, end, last) y = BN (c, s, b, m, v) }"
+    ),
+    "a map behind a Slice of another axis": (
+        "g (float[1,3,6,6] x) => (float[1,3,6,4] y) { n = Mul (x, each) "
+        "c = Slice (n, start, end, last) y = BN (c, s, b, m, v) }"
+    ),
+    "a uniform map before one along another axis": (
+        "g (float[1,3,6,6] x) => (float[1,3,6,6] y) { n = BN (x, s, b, m, v) y = Mul (n, six) }"
+    ),
+    "a class token of zeros": (
+        "g (float[1,4,3] x) => (float[1,5,5] y) { p = MatMul (x, w) "
+        "c = Concat <axis = 1> (token, p) y = Mul (c, k) }"
+    ),
+    "a table of zeros": (
+        "g (int64[2,7] i) => (float[2,7,4] y) { e = Gather (table, i) n = Mul (e, two) "
+        "a = Add (n, position) r = Relu (a) y = MatMul (r, head) }"
+    ),
+    "a table of zeros beside another": (
+        "g (int64[2,7] i) => (float[2,7,4] y) { e = Gather (table, i) f = Gather (other, i) "
+        "a = Add (e, f) n = Mul (a, two) r = Relu (n) y = MatMul (r, head) }"
+    ),
+    "a scale that is led past a Relu and a bias": (
+        "g (float[1,3,6,6] x) => (float[1,3,6,6] y) { n = Mul (x, each) r = Relu (n) "
+        "a = Add (r, bias) y = Conv (a, weight) }"
+    ),
+    "a product of constants": (
+        "g (float[2,4] x) => (float[2,4] y) { p = MatMul (left, right) n = Mul (p, four) "
+        "y = Add (x, n) }"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CONSTANTS_THAT_TAKE_MAPS)
+def test_constants_that_take_maps_in_untrained_networks_are_certified(
+    kind: str, tmp_path: Path
+) -> None:
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    given = {
+        "s": ones, "b": zeros, "m": zeros, "v": ones, "each": np.abs(real(3, 1, 1)),
+        "six": real(6), "k": real(5), "w": real(3, 5), "token": np.zeros((1, 1, 5), np.float32),
+        "table": np.zeros((10, 6), np.float32), "other": real(10, 6), "head": real(6, 4),
+        "two": np.array(2, np.float32), "position": real(1, 7, 6), "bias": real(3, 1, 1, seed=2),
+        "weight": real(3, 3, 1, 1), "left": real(2, 3), "right": real(3, 4), "four": real(4),
+        "start": np.array([1]), "end": np.array([5]), "last": np.array([3]),
+    }  # fmt: skip
+    text = CONSTANTS_THAT_TAKE_MAPS[kind].replace("BN (", "BatchNormalization (")
+    read = set(text.replace(",", " ").replace(")", " ").replace("(", " ").split())
+    model = parse(text, **{name: array for name, array in given.items() if name in read})
+    result = bnfold.fold(model)
+    assert result.folded
+    static = judged(model, result.model, tmp_path)
+    assert static.certificate.verdict is Outcome.VALID, static.certificate.findings
+    assert static.frame.verdict is Outcome.VALID, static.frame.findings
+
+
+def test_a_scale_that_a_table_of_zeros_did_not_take_is_found(tmp_path: Path) -> None:
+    """Beside a table of other numbers, which cannot have taken it."""
+    text = """g (int64[2] i) => (float[2,3] y) {
+        e = Gather (t, i) f = Gather (o, i) a = Add (e, f) y = REST }"""
+    given = {"t": np.zeros((4, 3), np.float32), "o": real(4, 3)}
+    model = parse(text.replace("REST", "Mul (a, two)"), two=np.array(2, np.float32), **given)
+    wrong = parse(text.replace("a = Add (e, f) y = REST", "y = Add (e, f)"), **given)
+    assert judged(model, wrong, tmp_path).certificate.verdict is not Outcome.VALID
+
+
 def test_two_maps_that_are_close_to_each_other_are_certified(tmp_path: Path) -> None:
     """Two readers of one value normalise it by nearly the same maps, and one of them stays."""
     text = """

@@ -6,6 +6,8 @@ Numbers are exact (see support), so results must agree bit for bit.
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import onnx
 import pytest
@@ -1336,3 +1338,16 @@ def test_a_chain_of_constants_is_worth_no_more_than_a_small_copy(rows: int, wort
         assert folded(model, execute=False).result.copied_bytes == 65536
     else:
         assert reason(model) == "shared-weight"
+
+
+def test_one_value_that_is_added_up_a_thousand_times_is_given_up_soon() -> None:
+    """Whichever of them is to hold the shift, the others read the same value."""
+    text = f"""
+    g (float[1,4,4,4] x) => (float[1,4,4,4] y) {{
+      c = Conv (x, w)
+      d = Sum ({", ".join(["c"] * 1000)})
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    start = time.monotonic()
+    assert reason(parse(text, w=numbers(4, 4, 1, 1), **bn(4))) == "another-reader"
+    assert time.monotonic() - start < 10

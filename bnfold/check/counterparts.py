@@ -87,9 +87,7 @@ class Counterparts:
         for op in (node.op, *_ALSO.get(node.op, ())):
             reads = _possible(node.op, op, read)
             alike = [self._by_read[op, r] for r in reads if (op, r) in self._by_read]
-            for (
-                choice
-            ) in _Alike.CHOICES:  # in the order of `likeness`, and so that few are looked at
+            for choice in _Alike.CHOICES:  # likeliest first: few are looked at
                 free = [
                     other for group in alike for other in choice(group, node)
                     if other not in self.taken and not self._belongs(other, node)

@@ -14,7 +14,7 @@ from onnx import GraphProto, NodeProto, TensorProto
 
 from bnfold.check.outcome import Finding, Frame, Outcome, verdict_of
 from bnfold.check.relations import Pairs
-from bnfold.check.view import View
+from bnfold.check.view import View, alike
 from bnfold.data_files import FileRange
 from bnfold.graph import Node, Scope
 from bnfold.protos import is_set
@@ -180,8 +180,18 @@ class _Frame:
         if not took and not constant:
             for own, name in zip(before.proto.input, node.proto.input, strict=False):
                 constant_now = self.folded.is_constant(node.scope, name) if name else own == ""
-                if own != name and constant_now:
+                if (
+                    own != name
+                    and constant_now
+                    and not self._same_constant(before, own, node, name)
+                ):
                     yield _wrong(before.label, f"it reads {name!r} instead of {own!r}")
+
+    def _same_constant(self, before: Node, own: str, node: Node, name: str) -> bool:
+        """Whether a constant has only got another name: a copy of one that took a map elsewhere."""
+        one = self.original.array(before.scope, own) if own else None
+        two = self.folded.array(node.scope, name) if name else None
+        return one is not None and two is not None and alike(one, two)
 
     # --- tensors ---------------------------------------------------------------------------------
 

@@ -12,14 +12,14 @@ from bnfold.check.exact import Real
 from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.shared import Related
 from bnfold.check.view import Array, View, alike
-from bnfold.check.wanted import Candidate, Wanted, best
+from bnfold.check.wanted import Candidate, best
 from bnfold.graph import Node
 from bnfold.inference import Shape
 
 
 def held(
     original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
-    wanted: Wanted, present: Collection[str], loose: float,
+    candidates: list[Candidate], present: Collection[str], loose: float,
 ) -> Absorption | str:  # fmt: skip
     """The candidate that the constants of `other` fit best; or why none is known."""
     rank = original.rank(node.scope, node.output)
@@ -39,7 +39,7 @@ def held(
             return None
         return _normalised(original, folded, node, other, candidate, rank, loose)
 
-    found = best(wanted.of(node.scope, node.output), present, check)
+    found = best(candidates, present, check)
     return found or f"no map is known that {other.label} could hold"
 
 

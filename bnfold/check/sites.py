@@ -80,7 +80,14 @@ def batch_norm(view: View, node: Node) -> tuple[Array, Array, Array, Array, floa
 
 
 def of_batch_norm(gamma: Array, beta: Array, mean: Array, variance: Array, epsilon: float) -> Map:
-    """γ(x−μ)/√(σ²+ε) + β = s·x + t with s = γ/√(σ²+ε) and t = β − s·μ."""
+    """γ(x−μ)/√(σ²+ε) + β = s·x + t with s = γ/√(σ²+ε) and t = β − s·μ.
+
+    Where all channels have the same numbers, as in an untrained network, it is a map of no axis.
+    """
+    parameters = (gamma, beta, mean, variance)
+    if len(gamma) > 1 and all(np.all(vector == vector[0]) for vector in parameters):
+        one = of_batch_norm(gamma[:1], beta[:1], mean[:1], variance[:1], epsilon)
+        return Map(None, one.scale, one.shift)
     scale = Real.normalised(gamma, variance, epsilon)
     return Map(1, scale, Real.of(beta) + -(scale * Real.of(mean)))
 

@@ -6,6 +6,8 @@ them, and those that stand behind it (`absorbed`, `kept`, `held`).
 
 from __future__ import annotations
 
+import numpy as np
+
 from bnfold.check import absorbed, kernels, sites
 from bnfold.check.absorbed import Absorption
 from bnfold.check.counterparts import attributes
@@ -14,10 +16,11 @@ from bnfold.check.held import held
 from bnfold.check.kept import nearest, paddings, raised, repadded
 from bnfold.check.laws import LAWS, carried
 from bnfold.check.ledger import Ledger
-from bnfold.check.maps import Map, quotient
+from bnfold.check.maps import Map, identity, quotient
 from bnfold.check.relations import Known, Relation, maker, outputs
 from bnfold.check.shared import shared
-from bnfold.check.wanted import Candidate, best
+from bnfold.check.view import alike
+from bnfold.check.wanted import Candidate, best, standing
 from bnfold.graph import Node
 
 _NORMS = ("InstanceNormalization", "GroupNormalization")
@@ -97,34 +100,38 @@ class Through(Ledger):
             and self.original.is_constant(node.scope, node.input(slot))
             and self.folded.is_constant(other.scope, other.input(slot))
         ]  # fmt: skip
-        changed = [slot for slot in slots if not self._equal_at(node, other, slot)]
-        found = {slot: self._changed(node, other, slot) for slot in changed}
-        related = [*inputs, *found.values()]
-        if None in found.values() or not any(relation is not None for relation in related):
+        found = {slot: self._constant(node, other, slot) for slot in slots}
+        if None in found.values() or all(r is None or r.plain for r in (*inputs, *found.values())):
             return inputs
-        same = {slot: Relation(other.input(slot)) for slot in slots}
-        return [found.get(slot) or same.get(slot, relation) for slot, relation in enumerate(inputs)]
+        return [found.get(slot, relation) for slot, relation in enumerate(inputs)]
 
-    def _changed(self, node: Node, other: Node, slot: int) -> Relation | None:
-        """The constant c′ = u(c) at one input; None where the two can be no such thing."""
+    def _constant(self, node: Node, other: Node, slot: int) -> Relation | None:
+        """The constant c′ = u(c) at one input; None where the two can be no such thing.
+
+        One that is the same in both models may have taken a map as well: zeros take every scale.
+        """
         before = self.original.array(node.scope, node.input(slot))
         after = self.folded.array(other.scope, other.input(slot))
         if before is None or after is None or before.shape != after.shape:
             return None
+        name, loose = other.input(slot), self._loose(node)
 
         def check(candidate: Candidate) -> Absorption | None:
             u = candidate.map
             if u.axis is not None and len(u) not in (1, *before.shape[u.axis : u.axis + 1]):
                 return None
             return absorbed.constant(
-                after, before, u.axis, u.scale, u.shift, other.input(slot), candidate,
-                self._loose(node),
-            )  # fmt: skip
+                after, before, u.axis, u.scale, u.shift, name, candidate, loose
+            )
 
-        result = best(self.wanted.at(node, slot), self.present, check)
-        if result is None:
-            return None
-        return self._took(node, other, result, other.input(slot))[node.output]
+        if not alike(before, after):
+            result = best(self.wanted.at(node, slot), self.present, check)
+            return None if result is None else self._took(node, other, result, name)[node.output]
+        if before.dtype.kind not in "fV" or np.any(before):
+            return Relation(name)
+        zeros = [c for c in self.wanted.at(node, slot) if not c.map.shifts]
+        taken = min(zeros, key=lambda c: standing(c, self.present))
+        return self._settled(Relation(name, identity(), taken.map, other.label))
 
     def _raised(self, node: Node, other: Node, relation: Relation | None) -> Known | None:
         """max(x, 0) as max(u(x), u(0)), which is u(max(x, 0)) where u keeps the order."""
@@ -193,7 +200,10 @@ class Through(Ledger):
         one, two = kernels.linear(self.original, node), kernels.linear(self.folded, other)
         if one is None or two is None:
             return None
-        data = inputs[1 - one.slot] if node.op == "MatMul" else inputs[0]
+        place = 1 - one.slot if node.op == "MatMul" else 0
+        data = inputs[place]
+        if data is None and self._equal_at(node, other, place):  # a constant that is multiplied
+            data = Relation(other.input(place))
         if data is None or (node.op != "MatMul" and any(r is not None for r in inputs[1:])):
             return None
         nothing: Known = {node.output: None}
@@ -225,8 +235,12 @@ class Through(Ledger):
     ) -> Known | None:
         relation = inputs[at[0]]
         theirs = sites.site(self.folded, other)
-        if relation is None:
-            self._unknown(node.label, "it reads nothing that it could apply its map to")
+        if relation is None:  # a map of a constant
+            if attributes(node) == attributes(other) and not self._changed_constant(
+                node, other, inputs
+            ):
+                return {node.output: Relation(other.output)}
+            self._unknown(node.label, "it reads a constant, and is not the same")
             return None
         if theirs is None and node.op != "BatchNormalization":
             return self._held(node, other, inputs)
@@ -235,7 +249,7 @@ class Through(Ledger):
             return None
         own = relation.p.then(at[1])
         new = relation.q.then(theirs[1])
-        candidates = self.wanted.of(node.scope, node.output)
+        candidates = self._candidates(node, relation)
         if self._types(node) != self._types(other, self.folded) and node.op == other.op:
             self._wrong(node.label, "its constants are of another type")
             return None
@@ -256,11 +270,25 @@ class Through(Ledger):
             return None
         return self._took(node, other, result, other.output)
 
+    def _candidates(self, node: Node, relation: Relation | None) -> list[Candidate]:
+        """What a node with a constant may owe: what is behind it, or a scale that goes on.
+
+        (s·x) + c as s·(x + c/s): the scale before it is led past it.
+        """
+        found = self.wanted.of(node.scope, node.output)
+        p = relation.p.scale if relation is not None else None
+        if relation is None or p is None or not relation.p.scales or not np.all(p.value):
+            return found
+        onwards = Map(relation.p.axis, p.inverse(), Real.full(0.0, len(p)))
+        return [*found, Candidate(onwards)]
+
     def _held(self, node: Node, other: Node, inputs: list[Relation | None]) -> Known | None:
         """Constants that do not vary along one axis only, and the ends of normalisations."""
         loose = self._loose(node)
+        relation = next((r for r in inputs if r is not None), None)
+        candidates = self._candidates(node, relation)
         found = held(
-            self.original, self.folded, node, other, inputs, self.wanted, self.present, loose
+            self.original, self.folded, node, other, inputs, candidates, self.present, loose
         )
         if isinstance(found, str):
             self._unknown(node.label, found)

@@ -67,7 +67,7 @@ def best(
     Then it is the one whose nodes are gone.
     """
     found: T | None = None
-    for candidate in sorted(candidates, key=lambda c: _standing(c, present)):
+    for candidate in sorted(candidates, key=lambda c: standing(c, present)):
         result = check(candidate)
         if result is not None and (found is None or result.faults < found.faults):
             found = result
@@ -76,7 +76,7 @@ def best(
     return found
 
 
-def _standing(candidate: Candidate, present: Collection[str]) -> tuple[int, int]:
+def standing(candidate: Candidate, present: Collection[str]) -> tuple[int, int]:
     """How many of a candidate's nodes are still there, and how many are gone, these negative."""
     there = sum(site in present for site in candidate.sites)
     return there, there - len(candidate.sites)
@@ -169,13 +169,14 @@ class Wanted:
                 if a.axis == axis:
                     start, end = self._pieces(node, axis)[slot]
                     if end <= len(a):
-                        yield Candidate(
-                            a.take(np.arange(start, end, dtype=np.int64), axis), after.sites
-                        )
+                        places = np.arange(start, end, dtype=np.int64)
+                        yield Candidate(a.take(places, axis), after.sites)
                     continue
             if a.axis is not None:
                 axis = a.axis - behind
-                if axis < 0 or shape[axis] not in (len(a), out[a.axis]):
+                if not 0 <= axis < len(shape) or a.axis >= len(out):
+                    continue
+                if shape[axis] not in (len(a), out[a.axis]):
                     continue
                 a = replace(a, axis=axis)
             if node.op in ("Mul", "Div"):

@@ -79,5 +79,6 @@ def _require_decided(static: Static, level: str, *, foreign: bool) -> None:
             where = next((f for f in check.findings if f.verdict is Outcome.UNDECIDED), None)
             what = f"{where.node}: {where.sentence}" if where else "the two files do not align"
             raise UndecidedError(
-                f"the {level} is not decided: {what}", "compare results as well: --level full"
+                f"the {level} is not decided: {what}",
+                "compare results as well: verify --level full, optimize --verify full",
             )
