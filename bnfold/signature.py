@@ -15,10 +15,8 @@ from onnx import TensorProto
 
 from bnfold.graph import Node
 
-_VARIADIC, _SINGLE = (
-    onnx.defs.OpSchema.FormalParameterOption.Variadic,
-    (onnx.defs.OpSchema.FormalParameterOption.Single),
-)
+_Option = onnx.defs.OpSchema.FormalParameterOption
+_REQUIRED = (_Option.Single, _Option.Variadic)
 _INTEGERS = {"tensor(int32)", "tensor(int64)"}  # sizes, axes, indices; floats runtimes widen
 _NAMES = {number: name.lower() for name, number in TensorProto.DataType.items()}
 
@@ -39,7 +37,7 @@ def objection(node: Node, element_type: Callable[[str], int | None]) -> str:
     for slot, name in enumerate(node.proto.input):
         formal = schema.inputs[min(slot, len(schema.inputs) - 1)]
         if not name:
-            if formal.option in (_SINGLE, _VARIADIC):
+            if formal.option in _REQUIRED:
                 return f"its input {formal.name} is missing"
             continue
         kind = element_type(name) if formal.types <= _INTEGERS else None

@@ -34,9 +34,9 @@ from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
 MODULES = (
-    "absorbing", "affine", "arithmetic", "branching", "chains", "draft", "edits", "geometry",
-    "linear", "merge", "normalizing", "passing", "plan", "quantized", "rule", "sites", "spatial",
-    "trees", "walk",
+    "absorbing", "affine", "arithmetic", "branching", "chains", "copies", "draft", "edits",
+    "geometry", "limits", "linear", "merge", "normalizing", "passing", "plan", "quantized", "rule",
+    "site", "sites", "spatial", "trees", "walk",
 )  # fmt: skip
 TESTS = (
     "test_rules", "test_laws", "test_refuse", "test_fold_conv", "test_fold_matrix",

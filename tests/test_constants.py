@@ -17,6 +17,8 @@ import bnfold
 from bnfold.budget import Budget
 from bnfold.constants import rounded
 from bnfold.evaluate import evaluate
+from bnfold.graph import Index
+from bnfold.statistics import norms
 from tests.support import Array, affine, bn, folded, nodes, numbers, parse, reason
 
 CONV_BN = """
@@ -166,6 +168,15 @@ def test_shapes_that_are_computed_of_shapes_are_known() -> None:
     given = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([96])}
     # the checker knows no Reshape to a size that is computed
     folded(parse(text, w=numbers(96, 5), **given, **bn(6)), certified=False)
+
+
+def test_statistics_that_are_computed_from_constants_are_known() -> None:
+    text = CONV_BN.replace("BEFORE", "variance = Sqrt (v)").replace("m, v)", "m, variance)")
+    model = parse(text, w=W, **bn(6) | {"v": bn(6)["v"] ** 2})
+    ((_, rank, stored),), refused = norms(Index(model))
+    assert not refused
+    assert rank == 4
+    np.testing.assert_allclose(stored.variance, bn(6)["v"], rtol=1e-6)
 
 
 def test_a_computation_whose_operands_do_not_fit_is_not_made() -> None:

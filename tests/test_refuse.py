@@ -12,6 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+import bnfold
 from bnfold import Reason
 from bnfold.graph import Index
 from bnfold.statistics import norms
@@ -60,19 +61,49 @@ def test_training_mode_with_its_other_outputs_left_out() -> None:
     assert reason(with_attributes(training_mode=1), check=False) == "training-mode"
 
 
-def test_an_instance_normalization_written_as_a_batch_normalization() -> None:
-    text = """
-    g (float[2,3,4,4] x) => (float[2,3,4,4] y) {
-      f = Reshape (x, merged)
-      [norm] n, k, l = BatchNormalization <training_mode = 1> (f, s, b, m, v)
-      y = Reshape (n, apart)
-    }"""
-    shapes = {"merged": np.array([1, 6, 4, 4]), "apart": np.array([2, 3, 4, 4])}
-    model = parse(text, **shapes, **bn(6))
+MERGED = """
+g (float[2,3,4,4] x) => (float[2,3,4,4] y) {
+  f = Reshape (x, merged)
+  [norm] n, k, l = BatchNormalization <training_mode = 1> (f, s, b, m, v)
+  y = Reshape (n, apart)
+}"""
+
+
+def merged(*shape: int, of: tuple[int, ...] = (2, 3, 4, 4), text: str = MERGED) -> ModelProto:
+    """A BatchNormalization in training mode that reads `shape`, between two Reshapes."""
+    shapes = {"merged": np.array(shape), "apart": np.array(of)}
+    text = text.replace("[2,3,4,4]", f"[{','.join(map(str, of))}]")
+    return parse(text, **shapes, **bn(shape[1]))
+
+
+@pytest.mark.parametrize(("of", "shape"), [((2, 3, 4, 4), (1, 6, 4, 4)), ((2, 3, 16), (1, 6, 16))])
+def test_an_instance_normalization_written_as_a_batch_normalization(
+    of: tuple[int, ...], shape: tuple[int, ...]
+) -> None:
+    model = merged(*shape, of=of)
     assert reason(model) == "instance-norm"
     assert assume_inference(Index(model))["norm"].reason is Reason.INSTANCE_NORM
-    other = parse(text.replace("[2,3,4,4] x", "[6,16] x"), **shapes, **bn(6))  # another Reshape
-    assert reason(other) == "training-mode"
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(merged(3, 2, 4, 4), id="samples-that-are-normalised-together"),
+        pytest.param(merged(1, 3, 8, 4), id="other-pixels"),
+        pytest.param(merged(1, 6, 4, 4, of=(6, 16)), id="another-rank"),
+        pytest.param(merged(1, 6, of=(2, 3)), id="no-pixels"),
+        pytest.param(
+            merged(1, 6, 4, 4, text=MERGED.replace("y = Reshape", "r = Relu (n) y = Reshape")),
+            id="another-reader",
+        ),
+        pytest.param(
+            merged(2, 3, 4, 4, text=MERGED.replace("Reshape (x, merged)", "Relu (x)")),
+            id="no-reshape-before",
+        ),
+    ],
+)
+def test_what_is_only_like_an_instance_normalization(model: ModelProto) -> None:
+    assert reason(model) == "training-mode"
 
 
 def test_statistics_of_a_body_are_not_measured() -> None:
@@ -143,6 +174,22 @@ def test_spatial_0(opset: int) -> None:
     model = site(SITE, opset)
     model.graph.node[1].attribute.append(helper.make_attribute("spatial", 0))
     assert reason(model, check=False) == "spatial-0"
+
+
+EACH_PIXEL = "its statistics differ from pixel to pixel"
+
+
+@pytest.mark.parametrize(
+    ("shape", "detail"), [("2,3", "its input has no pixels"), ("2,3,4", EACH_PIXEL)]
+)
+def test_spatial_0_is_told_where_it_could_not_matter(shape: str, detail: str) -> None:
+    text = f"""
+    g (float[{shape}] x) => (float[{shape}] y) {{
+      y = BatchNormalization <spatial = 0> (x, s, b, m, v)
+    }}"""
+    (verdict,) = bnfold.fold(parse(text, 7, **bn(3))).kept
+    assert verdict.refusal is not None
+    assert verdict.refusal.detail == detail
 
 
 def test_an_operator_of_the_same_name_in_another_domain_is_no_batch_normalization() -> None:
@@ -348,9 +395,39 @@ def test_a_channel_that_vanishes_beside_its_bias_folds() -> None:
     assert after.tensor("d")[1] == -1.5
 
 
+def test_the_bias_of_another_channel_does_not_count() -> None:
+    model = dying(b=-1.5)
+    others = bn(3) | {name: np.zeros(3, np.float32) for name in "bm"}
+    others["b"][1], others["s"][1], others["v"][1] = -1.5, 2.0**-24, 1
+    for tensor in model.graph.initializer:
+        if tensor.name in others:
+            tensor.CopyFrom(numpy_helper.from_array(others[tensor.name], tensor.name))
+        elif tensor.name == "d":
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(3, np.float32), "d"))
+    folded(model)
+
+
 @pytest.mark.parametrize("bias", [0.0, 2.0**-12])
 def test_a_channel_that_vanishes_beside_less_is_refused(bias: float) -> None:
     assert reason(dying(b=bias)) == "underflow"
+
+
+@pytest.mark.parametrize(("bias", "code"), [(0.05, "underflow"), (1.0, "")])
+def test_the_alpha_of_a_gemm_counts_where_a_channel_vanishes(bias: float, code: str) -> None:
+    """alpha·(x·w) is weighed against beta·c, which is x·w against c·beta/alpha."""
+    text = """
+    g (float[1,3] x) => (float[1,3] y) {
+      [gemm] c = Gemm <alpha = 16.0> (x, w, d)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    given = constants(w=numbers(3, 3))
+    given["w"][:, 1], given["d"][1], given["m"][1] = 2.0**-133, 0, 0
+    given["s"][1], given["b"][1], given["v"][1] = 2.0**-24, bias, 1
+    model = parse(text, **given)
+    if code:
+        assert reason(model) == code
+    else:
+        folded(model)
 
 
 @pytest.mark.parametrize("gamma", [0.0, 2.0**-24])
@@ -363,16 +440,29 @@ def test_a_channel_that_vanishes_in_float64_is_refused() -> None:
     folded(dying(np.float64, w=2.0**-600, s=2.0**-500, b=-4.0), execute=False)
 
 
-@pytest.mark.parametrize(("bias", "code"), [(0.0, "underflow"), (-1.5, "")])
-def test_input_channels_that_vanish_are_weighed_together(bias: float, code: str) -> None:
+@pytest.mark.parametrize(
+    ("vanishing", "bias", "code"),
+    [
+        ([1], 0.0, "underflow"),
+        ([1], -1.5, ""),
+        ([1], 0.01, ""),
+        ([0, 1], 0.01, "underflow"),
+        ([0, 1], -1.5, ""),
+        ([1], [0.0, -1.5, -1.5], "underflow"),
+    ],
+)
+def test_input_channels_that_vanish_are_weighed_together(
+    vanishing: list[int], bias: float | list[float], code: str
+) -> None:
+    """Each of them gives up to 3 · 2⁻¹⁵⁷ · 2¹²⁸ = 5.6e-9; beside 0.01, roundings hide 8.3e-9."""
     text = """
     g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
       [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
       [conv] y = Conv (c, w, d)
     }"""
     given = constants(b=np.zeros(3, np.float32), m=np.zeros(3, np.float32))
-    given["w"][:, 1], given["d"][:] = 2.0**-133, bias
-    given["s"][1], given["v"][1] = 2.0**-24, 1
+    given["w"][:, vanishing], given["d"][:] = 2.0**-133, bias
+    given["s"][vanishing], given["v"][vanishing] = 2.0**-24, 1
     if code:
         below = kept(parse(text, **given)).below
         assert below is not None

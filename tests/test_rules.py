@@ -159,6 +159,19 @@ SCALES = {
 }
 
 
+@pytest.mark.parametrize("op", ["Mul", "Div"])
+def test_a_scale_passes_to_the_operand_that_has_the_channels(op: str) -> None:
+    text = f"""
+    g (float[1,4,6,6] x, float[1,1,6,6] gate) => (float[1,4,6,6] y) {{
+      c = Conv (x, w)
+      d = {op} (c, gate)
+      y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    assert folded(parse(text, w=numbers(4, 4, 1, 1), **scale_only(4)), execute=False).ops == [
+        "Conv", op
+    ]  # fmt: skip
+
+
 def with_second_input(model: ModelProto, name: str) -> ModelProto:
     if "computed" in name:
         model.graph.input.add(name="x0").CopyFrom(model.graph.input[0])

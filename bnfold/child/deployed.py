@@ -27,15 +27,8 @@ from bnfold.graph import Node
 from bnfold.model_file import ModelFile
 
 _FEW = 2.0  # steps by which roundings that fall differently may move an output
-_PASSING = (
-    "Flatten",
-    "Identity",
-    "MaxPool",
-    "Relu",
-    "Reshape",
-    "Squeeze",
-    "Transpose",
-    "Unsqueeze",
+_PASSING = frozenset(
+    {"Flatten", "Identity", "MaxPool", "Relu", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )
 
 
