@@ -146,6 +146,28 @@ def test_constants_that_are_large_together_are_not_computed() -> None:
     assert reason(model, check=False) == "too-large"
 
 
+def test_where_constants_are_large_together_none_is_computed() -> None:
+    """Which of them comes first must not decide what folds."""
+    chain = " ".join(DOUBLED.format(i, i + 1) for i in range(24))
+    text = f"""
+    g (float[1,4,6,6] x) => (float[1,6,4,4] y, float[1,6,4,4] q) {{
+      small = Neg (raw)
+      c = Conv (x, small)
+      y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+      {chain} f = Slice (k24, start, end) large = Reshape (f, shape)
+      d = Conv (x, large)
+      q = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }}"""
+    model = parse(
+        text, raw=W, k0=np.ones(64, np.float32), start=np.array([0]), end=np.array([W.size]),
+        shape=np.array(W.shape), **bn(6),
+    )  # fmt: skip
+    result = bnfold.fold(model)
+    codes = [verdict.refusal.reason.code for verdict in result.kept if verdict.refusal]
+    assert codes == ["too-large", "too-large"]
+    assert not result.folded
+
+
 def test_long_vectors_do_not_go_through_data_propagation() -> None:
     """Which makes a list of all elements: 2²⁸ of them here, in a file of 2 kB."""
     chain = " ".join(DOUBLED.format(i, i + 1) for i in range(24))

@@ -407,9 +407,24 @@ def test_the_bias_of_another_channel_does_not_count() -> None:
     folded(model)
 
 
+@pytest.mark.parametrize(("bias", "code"), [(0.0067, ""), (0.00665, "underflow")])
+def test_the_bound_is_14_roundings_of_the_bias_for_a_sum_of_3(bias: float, code: str) -> None:
+    """3 · 2⁻¹⁵⁷ · 2¹²⁸ = (2·3 + 8) · 2⁻²⁴ · 0.006696"""
+    if code:
+        assert reason(dying(b=bias)) == code
+    else:
+        folded(dying(b=bias))
+
+
 @pytest.mark.parametrize("bias", [0.0, 2.0**-12])
 def test_a_channel_that_vanishes_beside_less_is_refused(bias: float) -> None:
     assert reason(dying(b=bias)) == "underflow"
+
+
+def test_a_channel_that_is_zero_in_the_original_as_well_folds() -> None:
+    """Inputs up to 2⁶⁴ give less than half of 2⁻¹⁴⁹, the smallest number of float32."""
+    folded(dying(s=2.0**-90, b=0.0))
+    assert reason(dying(s=2.0**-80, b=0.0)) == "underflow"
 
 
 @pytest.mark.parametrize(("bias", "code"), [(0.05, "underflow"), (1.0, "")])
@@ -615,3 +630,24 @@ def test_the_text_of_every_reason_is_whole() -> None:
         assert entry.remedy
         assert not entry.sentence.endswith(".")
     assert onnx.__version__
+
+
+def test_a_map_of_more_channels_than_a_model_of_this_size_needs() -> None:
+    """8 · 512² channels; a file of a few bytes may not ask for that many numbers."""
+    text = """
+    g (float[1,2097152,1,1] x) => (float[1,8,512,512] y) {
+      r = DepthToSpace <blocksize = 512> (x)
+      y = BatchNormalization <epsilon = 0.0> (r, s, b, m, v)
+    }"""
+    assert reason(parse(text, **bn(8)), check=False) == "too-large"
+
+
+def test_pads_that_do_not_fit_what_is_padded() -> None:
+    text = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      c = Conv (x, w, d)
+      e = Pad (c, p)
+      y = BatchNormalization <epsilon = 0.0> (e, s, b, m, v)
+    }"""
+    model = parse(text, p=np.zeros(6, np.int64), **constants())
+    assert reason(model, check=False) == "shape-mismatch"

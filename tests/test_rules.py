@@ -11,7 +11,7 @@ import time
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, numpy_helper
 
 import bnfold
 from bnfold.affine import Affine
@@ -1335,6 +1335,30 @@ def test_a_shared_weight_that_all_readers_change_alike_is_no_copy() -> None:
     )
     model.graph.node.append(again)
     assert folded(model, execute=False).result.copied_bytes == 0
+
+
+def test_of_two_readers_that_change_a_weight_apart_one_needs_a_copy() -> None:
+    """Which is too dear; and what that one reads, the other needs a copy of."""
+    model = shared(513, 512)
+    model.graph.node[2].output[0] = "d"
+    other = onnx.helper.make_node(
+        "BatchNormalization", ["d", "s", "b", "m", "u"], ["q"], "also", epsilon=0.0
+    )
+    model.graph.node.append(other)
+    model.graph.initializer.append(numpy_helper.from_array(bn(512)["v"] * 4, "u"))
+    verdicts = bnfold.fold(model).kept
+    codes = [verdict.refusal.reason.code for verdict in verdicts if verdict.refusal]
+    assert codes == ["shared-weight", "shared-weight"]
+
+
+def test_a_reader_that_goes_needs_no_copy() -> None:
+    text = """
+    g (float[1,1] x) => (float[1,16400] y) {
+      c = Gemm (x, w, k)
+      y = Mul (c, k)
+    }"""
+    model = parse(text, w=numbers(1, 16400), k=numbers(16400))
+    assert folded(model, execute=False).ops == ["Gemm"]
 
 
 @pytest.mark.parametrize(("rows", "worth"), [(4096, True), (4097, False)])
