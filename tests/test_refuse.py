@@ -369,6 +369,24 @@ def test_a_bias_that_overflows_its_type() -> None:
     assert reason(site(**half), check=False) == "overflow"
 
 
+@pytest.mark.parametrize(("shift", "code"), [(10000, "overflow"), (-10000, "")])
+def test_a_constant_that_overflows_when_it_holds_a_shift(shift: int, code: str) -> None:
+    text = """
+    g (float16[1,3,4,4] x) => (float16[1,3,4,4] y) {
+      c = Conv (x, w)
+      e = Add (c, k)
+      y = BatchNormalization <epsilon = 0.0> (e, s, b, m, v)
+    }"""
+    given = constants(k=np.full((3, 1, 1), 60000), s=np.ones(3), v=np.ones(3), m=np.zeros(3))
+    given |= {"b": np.full(3, shift)}
+    del given["d"]
+    model = parse(text, **{name: array.astype(np.float16) for name, array in given.items()})
+    if code:
+        assert reason(model, check=False) == code
+    else:
+        folded(model, execute=False)
+
+
 def test_a_fold_that_loses_a_channel_to_underflow() -> None:
     half = {name: array.astype(np.float16) for name, array in constants().items()}
     half["w"][1] = np.float16(6e-8)
@@ -651,3 +669,9 @@ def test_pads_that_do_not_fit_what_is_padded() -> None:
     }"""
     model = parse(text, p=np.zeros(6, np.int64), **constants())
     assert reason(model, check=False) == "shape-mismatch"
+
+
+def test_a_batch_normalization_of_more_inputs_than_there_are() -> None:
+    model = site()
+    model.graph.node[1].input.append("s")
+    assert reason(model, check=False) == "malformed"
