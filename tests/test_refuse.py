@@ -445,14 +445,26 @@ def test_a_channel_that_is_zero_in_the_original_as_well_folds() -> None:
     assert reason(dying(s=2.0**-80, b=0.0)) == "underflow"
 
 
-@pytest.mark.parametrize(("bias", "code"), [(0.05, "underflow"), (1.0, "")])
-def test_the_alpha_of_a_gemm_counts_where_a_channel_vanishes(bias: float, code: str) -> None:
-    """alpha·(x·w) is weighed against beta·c, which is x·w against c·beta/alpha."""
-    text = """
-    g (float[1,3] x) => (float[1,3] y) {
-      [gemm] c = Gemm <alpha = 16.0> (x, w, d)
+@pytest.mark.parametrize(
+    ("attributes", "bias", "code"),
+    [
+        ("transA = 0", 0.0067, ""),
+        ("transA = 0", 0.00665, "underflow"),
+        ("alpha = 16.0", 0.1072, ""),
+        ("alpha = 16.0", 0.1064, "underflow"),
+        ("beta = 4.0", 0.0067, ""),
+        ("beta = 4.0", 0.00665, "underflow"),
+    ],
+)
+def test_alpha_and_beta_of_a_gemm_count_where_a_channel_vanishes(
+    attributes: str, bias: float, code: str
+) -> None:
+    """α·(x·w) is weighed against β·c, which is x·w against c·β/α."""
+    text = f"""
+    g (float[1,3] x) => (float[1,3] y) {{
+      [gemm] c = Gemm <{attributes}> (x, w, d)
       [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
-    }"""
+    }}"""
     given = constants(w=numbers(3, 3))
     given["w"][:, 1], given["d"][1], given["m"][1] = 2.0**-133, 0, 0
     given["s"][1], given["b"][1], given["v"][1] = 2.0**-24, bias, 1
