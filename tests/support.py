@@ -30,6 +30,13 @@ from bnfold.storage import Storage
 Array = npt.NDArray[Any]
 
 
+CONV_NORM = """
+g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+  [conv] c = Conv (x, w)
+  [norm] y = BatchNormalization (c, s, b, m, v)
+}"""
+
+
 def parse(text: str, opset: int = 17, ir_version: int = 8, /, **tensors: Array) -> ModelProto:
     """The model of a graph in ONNX text syntax; `tensors` become initializers."""
     header = "" if text.lstrip().startswith("<") else _header(opset, ir_version)

@@ -18,13 +18,7 @@ from click.testing import CliRunner, Result
 import bnfold
 from bnfold.cli import main
 from bnfold.replacing import Kind, write_whole
-from tests.support import bn, numbers, parse
-
-TEXT = """
-g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
-  [conv] c = Conv (x, w)
-  [norm] y = BatchNormalization (c, s, b, m, v)
-}"""
+from tests.support import CONV_NORM, bn, numbers, parse
 
 
 @pytest.fixture(autouse=True)
@@ -32,8 +26,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A model with external data, its folded form, data to run on, and somebody's notes."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("signal.signal", lambda *_: None)
-    model = parse(TEXT, w=numbers(3, 3, 1, 1), **bn(3))
-    external = parse(TEXT, w=numbers(3, 3, 1, 1), **bn(3))
+    model = parse(CONV_NORM, w=numbers(3, 3, 1, 1), **bn(3))
+    external = parse(CONV_NORM, w=numbers(3, 3, 1, 1), **bn(3))
     onnx.save(model, "model.onnx")
     onnx.save(external, "external.onnx", save_as_external_data=True, location="weights.bin",
               size_threshold=0)  # fmt: skip
@@ -131,7 +125,7 @@ def test_reports_do_not_overwrite_each_other_nor_the_output() -> None:
 def test_a_counterexample_takes_no_folder_with_something_in_it() -> None:
     Path("ce").mkdir()
     Path("ce/notes.txt").write_text("mine")
-    wrong = parse(TEXT, w=numbers(3, 3, 1, 1, seed=9), **bn(3))
+    wrong = parse(CONV_NORM, w=numbers(3, 3, 1, 1, seed=9), **bn(3))
     onnx.save(wrong, "wrong.onnx")
     assert bnfold_("verify model.onnx wrong.onnx --counterexample ce").exit_code == 2
     assert bnfold_("verify model.onnx wrong.onnx --counterexample notes.txt").exit_code == 2

@@ -1315,6 +1315,17 @@ def shared(inputs: int, outputs: int) -> ModelProto:
     return parse(text, w=numbers(outputs, inputs, 1, 1), **bn(outputs))
 
 
+def with_both_normalised(variance: str) -> ModelProto:
+    """The other reader of the large weight has a BatchNormalization behind it as well."""
+    model = shared(513, 512)
+    model.graph.node[2].output[0] = "d"
+    also = onnx.helper.make_node(
+        "BatchNormalization", ["d", "s", "b", "m", variance], ["q"], "also", epsilon=0.0
+    )
+    model.graph.node.append(also)
+    return model
+
+
 def test_a_batch_normalization_is_worth_a_copy_of_some_bytes() -> None:
     assert folded(shared(3, 4)).result.copied_bytes == 48
     assert folded(shared(512, 512), execute=False).result.copied_bytes == 1 << 20
@@ -1328,23 +1339,13 @@ def test_no_batch_normalization_is_worth_a_copy_of_most_of_the_model() -> None:
 
 
 def test_a_shared_weight_that_all_readers_change_alike_is_no_copy() -> None:
-    model = shared(513, 512)
-    model.graph.node[2].output[0] = "d"
-    again = onnx.helper.make_node(
-        "BatchNormalization", ["d", "s", "b", "m", "v"], ["q"], "also", epsilon=0.0
-    )
-    model.graph.node.append(again)
+    model = with_both_normalised(variance="v")
     assert folded(model, execute=False).result.copied_bytes == 0
 
 
 def test_of_two_readers_that_change_a_weight_apart_one_needs_a_copy() -> None:
     """Which is too dear; and what that one reads, the other needs a copy of."""
-    model = shared(513, 512)
-    model.graph.node[2].output[0] = "d"
-    other = onnx.helper.make_node(
-        "BatchNormalization", ["d", "s", "b", "m", "u"], ["q"], "also", epsilon=0.0
-    )
-    model.graph.node.append(other)
+    model = with_both_normalised(variance="u")
     model.graph.initializer.append(numpy_helper.from_array(bn(512)["v"] * 4, "u"))
     verdicts = bnfold.fold(model).kept
     codes = [verdict.refusal.reason.code for verdict in verdicts if verdict.refusal]

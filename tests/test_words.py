@@ -20,14 +20,8 @@ from bnfold.ci import harmless
 from bnfold.cli import _interrupted, main
 from bnfold.json_text import dumps
 from bnfold.words import plain
-from tests.support import bn, numbers, parse
+from tests.support import CONV_NORM, bn, numbers, parse
 from tests.test_hardening import until
-
-TEXT = """
-g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
-  [conv] c = Conv (x, w)
-  [norm] y = BatchNormalization (c, s, b, m, v)
-}"""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +34,9 @@ def bnfold_(*words: str) -> Result:
     return CliRunner().invoke(main, list(words))
 
 
-def save(name: str = "model.onnx", text: str = TEXT, conv: str = "conv", norm: str = "norm") -> str:
+def save(
+    name: str = "model.onnx", text: str = CONV_NORM, conv: str = "conv", norm: str = "norm"
+) -> str:
     model = parse(text, w=numbers(3, 3, 1, 1), **bn(3))
     model.graph.node[0].name, model.graph.node[1].name = conv, norm
     onnx.save(model, name)
@@ -130,7 +126,7 @@ def test_nothing_to_fold_names_the_flag_that_would_change_that(command: str) -> 
     said = bnfold_(command, "model.onnx").output
     assert "something would fold with --merge-branches" in said
     assert "1 sum of branches" in bnfold_(command, "model.onnx", "--merge-branches").output
-    overridable = parse(TEXT, w=numbers(3, 3, 1, 1), **bn(3))
+    overridable = parse(CONV_NORM, w=numbers(3, 3, 1, 1), **bn(3))
     for tensor in overridable.graph.initializer:
         overridable.graph.input.append(
             onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
@@ -139,7 +135,7 @@ def test_nothing_to_fold_names_the_flag_that_would_change_that(command: str) -> 
     assert (
         "something would fold with --freeze-initializers" in bnfold_(command, "model.onnx").output
     )
-    onnx.save(parse(TEXT.replace("Conv (x, w)", "Sigmoid (x)"), **bn(3)), "model.onnx")
+    onnx.save(parse(CONV_NORM.replace("Conv (x, w)", "Sigmoid (x)"), **bn(3)), "model.onnx")
     assert "something would fold" not in bnfold_(command, "model.onnx").output
 
 
@@ -166,7 +162,9 @@ def test_what_was_written_before_an_interruption_is_said(monkeypatch: pytest.Mon
 
 def test_a_batch_that_is_interrupted_says_what_it_has_written() -> None:
     save("a.onnx")
-    onnx.save(parse(TEXT.replace("3,4,4", "3,2000,2000"), w=numbers(3, 3, 1, 1), **bn(3)), "b.onnx")
+    onnx.save(
+        parse(CONV_NORM.replace("3,4,4", "3,2000,2000"), w=numbers(3, 3, 1, 1), **bn(3)), "b.onnx"
+    )
     with subprocess.Popen(
         [sys.executable, "-m", "bnfold", "optimize", "a.onnx", "b.onnx", "--check", "1000"],
         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True,
@@ -187,7 +185,7 @@ def test_no_warning_comes_from_extreme_numbers() -> None:
     for name, value in (("w", 1e38), ("s", 3e38), ("v", 1e-45), ("m", np.inf), ("b", np.nan)):
         given = {"w": numbers(3, 3, 1, 1), **bn(3)}
         given[name] = np.full_like(given[name], value)
-        onnx.save(parse(TEXT, **given), f"{name}.onnx")
+        onnx.save(parse(CONV_NORM, **given), f"{name}.onnx")
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "bnfold", "optimize", f"{name}.onnx", "--verify",
              "certificate"], capture_output=True, text=True, check=False,
