@@ -15,60 +15,57 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-__version__ = "0.1.0"
+from bnfold.version import __version__
 
 if TYPE_CHECKING:
-    from bnfold.api import (
-        FoldResult,
-        Inspection,
-        OptimizeResult,
-        fold,
-        inspect,
-        optimize,
-        verify,
-    )
-    from bnfold.benchmark import BenchResult, bench
-    from bnfold.compare import Trial
-    from bnfold.comparison import Comparison, OutputDifference
-    from bnfold.counts import Counts
-    from bnfold.difference import Change, Difference, diff
-    from bnfold.drift import ChannelDrift, Fit, Limits
+    from bnfold.api import FoldResult, Inspection, OptimizeResult, fold, inspect, optimize, verify
+    from bnfold.benchmark.ratios import BenchResult, bench
+    from bnfold.diffing.model_diff import Change, Difference, diff
     from bnfold.errors import (
         BnfoldError,
         ChildError,
         ModelError,
         NotBetterError,
-        NotEqualError,
         UndecidedError,
         UsageError,
     )
-    from bnfold.fleet import Done, optimize_many
-    from bnfold.options import Options
-    from bnfold.population import Data, RecalibrateResult, StatsResult, recalibrate, stats
+    from bnfold.graph.node_counts import Counts
+    from bnfold.options import Options, RunOptions
+    from bnfold.pipeline.batch import Done, optimize_many
     from bnfold.reasons import Reason, Refusal
-    from bnfold.tuning import AssignResult, FreezeResult, assign, freeze
+    from bnfold.tuning.data_statistics import (
+        Data,
+        RecalibrateResult,
+        StatsResult,
+        recalibrate,
+        stats,
+    )
+    from bnfold.tuning.drift import ChannelDrift, Fit, Limits
+    from bnfold.tuning.frozen_models import AssignResult, FreezeResult, assign, freeze
     from bnfold.verdict import Verdict
+    from bnfold.verification.comparison import Comparison, NotEqualError, OutputDifference
 
 _HOME = {
     "bnfold.api": (
         "FoldResult", "Inspection", "OptimizeResult", "fold", "inspect", "optimize", "verify",
     ),
-    "bnfold.benchmark": ("BenchResult", "bench"),
-    "bnfold.compare": ("Trial",),
-    "bnfold.comparison": ("Comparison", "OutputDifference"),
-    "bnfold.counts": ("Counts",),
-    "bnfold.difference": ("Change", "Difference", "diff"),
-    "bnfold.drift": ("ChannelDrift", "Fit", "Limits"),
+    "bnfold.benchmark.ratios": ("BenchResult", "bench"),
+    "bnfold.verification.comparison": ("Comparison", "NotEqualError", "OutputDifference"),
+    "bnfold.graph.node_counts": ("Counts",),
+    "bnfold.diffing.model_diff": ("Change", "Difference", "diff"),
+    "bnfold.tuning.drift": ("ChannelDrift", "Fit", "Limits"),
     "bnfold.errors": (
-        "BnfoldError", "ChildError", "ModelError", "NotBetterError", "NotEqualError",
+        "BnfoldError", "ChildError", "ModelError", "NotBetterError",
         "UndecidedError", "UsageError",
     ),
-    "bnfold.fleet": ("Done", "optimize_many"),
-    "bnfold.options": ("Options",),
+    "bnfold.pipeline.batch": ("Done", "optimize_many"),
+    "bnfold.options": ("Options", "RunOptions"),
     "bnfold.verdict": ("Verdict",),
-    "bnfold.population": ("Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats"),
+    "bnfold.tuning.data_statistics": (
+        "Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats",
+    ),
     "bnfold.reasons": ("Reason", "Refusal"),
-    "bnfold.tuning": ("AssignResult", "FreezeResult", "assign", "freeze"),
+    "bnfold.tuning.frozen_models": ("AssignResult", "FreezeResult", "assign", "freeze"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -98,8 +95,8 @@ __all__ = [
     "Reason",
     "RecalibrateResult",
     "Refusal",
+    "RunOptions",
     "StatsResult",
-    "Trial",
     "UndecidedError",
     "UsageError",
     "Verdict",

@@ -1,6 +1,6 @@
 """`python -m bnfold` is `bnfold`."""
 
-from bnfold.cli import main
+from bnfold.cli.main import main
 
 if __name__ == "__main__":
     main(prog_name="bnfold")

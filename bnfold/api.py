@@ -15,25 +15,24 @@ from typing import Generic, TypeVar
 
 import onnx
 
-from bnfold import gs, model_file
-from bnfold.anatomy import Layer, layers
-from bnfold.apply import apply
-from bnfold.check.outcome import Outcome
-from bnfold.compare import Trial, compare
-from bnfold.comparison import Comparison
-from bnfold.counts import Counts
-from bnfold.data_files import DataFolder, FileRange
-from bnfold.errors import ModelError, NotEqualError, UsageError
-from bnfold.functions import inlined
-from bnfold.graph import Index
-from bnfold.options import Options
-from bnfold.output import Output
-from bnfold.plan import plan
-from bnfold.private import PrivateFolder
-from bnfold.sites import ARITHMETIC, BATCH_NORM
-from bnfold.storage import Storage
-from bnfold.targets import PathLike, place_of, require_own_data
+from bnfold.errors import ModelError, UsageError
+from bnfold.folding.apply import apply
+from bnfold.folding.inlining import inlined
+from bnfold.folding.layer_details import Layer, layers
+from bnfold.folding.plan import plan
+from bnfold.folding.rules.affine_nodes import ARITHMETIC
+from bnfold.graph.index import BATCH_NORM, Index
+from bnfold.graph.node_counts import Counts
+from bnfold.onnx_io import graphsurgeon, model_file
+from bnfold.onnx_io.atomic_output import Output
+from bnfold.onnx_io.data_files import DataFolder, FileRange
+from bnfold.onnx_io.output_paths import PathLike, place_of, require_own_data
+from bnfold.onnx_io.private_folder import PrivateFolder
+from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.options import Options, RunOptions
 from bnfold.verdict import Verdict
+from bnfold.verification.client import compare
+from bnfold.verification.comparison import Comparison, require_equal
 
 Model = TypeVar("Model")
 
@@ -102,9 +101,9 @@ def fold(
     """
     if isinstance(model, onnx.ModelProto):
         return _fold_in_place(_copy(model), _storage(base_dir), options)  # type: ignore[return-value]
-    if gs.is_graph(model):
-        result = _fold_in_place(gs.to_model(model), Storage(), options)
-        return dataclasses.replace(result, model=gs.to_graph(result.model))  # type: ignore
+    if graphsurgeon.is_graph(model):
+        result = _fold_in_place(graphsurgeon.to_model(model), Storage(), options)
+        return dataclasses.replace(result, model=graphsurgeon.to_graph(result.model))  # type: ignore
     raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
 
 
@@ -148,7 +147,7 @@ def optimize(
     verify: str = "full",
     external_data: str = model_file.KEEP,
     options: Options | None = None,
-    trial: Trial | None = None,
+    trial: RunOptions | None = None,
     details: bool = False,
 ) -> OptimizeResult:
     """Fold a file, compare the result with the original in onnxruntime, and write it.
@@ -192,7 +191,7 @@ def optimize(
         if verify != "none" and result.folded:
             freeze = options is not None and options.freeze_initializers
             comparison = compare(
-                source, output.candidate, trial or Trial(), level=verify,
+                source, output.candidate, trial or RunOptions(), level=verify,
                 freeze_initializers=freeze,
             )  # fmt: skip
             require_equal(comparison)
@@ -211,7 +210,7 @@ def verify(
     original: onnx.ModelProto | PathLike,
     folded: onnx.ModelProto | PathLike,
     *,
-    trial: Trial | None = None,
+    trial: RunOptions | None = None,
     level: str = "full",
     foreign: bool = False,
     freeze_initializers: bool = False,
@@ -230,7 +229,7 @@ def verify(
     """
     with contextlib.ExitStack() as stack:
         return compare(
-            _located(original, stack), _located(folded, stack), trial or Trial(), level=level,
+            _located(original, stack), _located(folded, stack), trial or RunOptions(), level=level,
             foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
         )  # fmt: skip
 
@@ -318,30 +317,3 @@ def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> 
         )
     folder = stack.enter_context(PrivateFolder())
     return model_file.save(model, Storage(), folder / "model.onnx")
-
-
-def require_equal(comparison: Comparison) -> None:
-    """Raises NotEqualError, with what is wrong in one sentence, unless the models are equal."""
-    if comparison.equal:
-        return
-    said = [c for c in (comparison.frame, comparison.certificate) if c is not None]
-    wrong = [f for check in said for f in check.findings if f.verdict is Outcome.INVALID]
-    told = "; ".join(f"{f.node}: {f.sentence}" if f.node else f.sentence for f in wrong[:1])
-    remedy = "nothing was written; please report this model, it shows a fault in bnfold"
-    worst, deployed = comparison.worst, comparison.deployed
-    if told or comparison.mismatch:
-        what = told or comparison.mismatch
-    elif deployed is not None and not deployed.equal and all(o.equal for o in comparison.outputs):
-        what = f"with onnxruntime's optimisations {deployed.note}"
-        remedy = (
-            "nothing was written; the fold is right, onnxruntime computes something else of it: "
-            "keep that layer with --skip, or fold first and quantise then"
-        )
-    elif worst is not None:
-        what = f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "
-        what += f"{worst.bound:.3g}{f' ({worst.note})' if worst.note else ''}"
-    else:
-        what = "nothing was compared"
-    raise NotEqualError(
-        f"the folded model is not equal to the original: {what}", comparison, remedy
-    )

@@ -6,12 +6,6 @@ not equal. A crash of bnfold itself is 70 (EX_SOFTWARE), so that it is never tak
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from bnfold.comparison import Comparison
-
 INTERNAL_EXIT_CODE = 70
 
 
@@ -28,20 +22,6 @@ class BnfoldError(Exception):
     def __reduce__(self) -> tuple[type[BnfoldError], tuple[object, ...]]:
         """So that it comes through from another process as it was."""
         return type(self), (self.message, self.remedy)
-
-
-class NotEqualError(BnfoldError):
-    """The result differs from the original by more than rounding explains; nothing was written."""
-
-    exit_code = 1
-
-    def __init__(self, message: str, comparison: Comparison, remedy: str = "") -> None:
-        super().__init__(message, remedy)
-        self.comparison = comparison
-
-    def __reduce__(self) -> tuple[type[BnfoldError], tuple[object, ...]]:
-        """Likewise."""
-        return type(self), (self.message, self.comparison, self.remedy)
 
 
 class NotBetterError(BnfoldError):
@@ -72,12 +52,6 @@ class ChildError(BnfoldError):
     """The process that runs onnxruntime crashed, ran out of time or hit a limit."""
 
     exit_code = 5
-
-
-def worst(codes: Iterable[int]) -> int:
-    """The exit code of several models together: 1 counts most, then the largest."""
-    found = set(codes)
-    return NotEqualError.exit_code if NotEqualError.exit_code in found else max(found, default=0)
 
 
 def unexpected(error: Exception) -> BnfoldError:

@@ -12,10 +12,10 @@ from pathlib import Path
 import onnx
 
 import bnfold
-from bnfold.draft import Draft
-from bnfold.graph import Index
+from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.weights.draft import Draft
+from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.options import Options
-from bnfold.sites import BATCH_NORM, affine_map
 
 HEAD = """\
 # What folds on a corpus of models

@@ -18,9 +18,9 @@ from reason_examples import EXAMPLES
 
 import bnfold
 from bnfold import Reason
-from bnfold.cli import main as cli
-from bnfold.reports import SUFFIXES
-from bnfold.reports.schema import schema
+from bnfold.cli.main import main as cli
+from bnfold.reporting.files import SUFFIXES
+from bnfold.reporting.schema import schema
 
 DOCS = Path(__file__).parent
 
@@ -142,7 +142,7 @@ def report() -> str:
         f"`--report FILE` writes what a command found; the suffix is one of {', '.join(SUFFIXES)}.",
         "",
         "- **.json** has all of it, by a schema of which this page is the readable form. "
-        "[schema.json](../bnfold/reports/schema.json) comes with the package. Within one "
+        "[schema.json](../bnfold/reporting/schema.json) comes with the package. Within one "
         "`schema_version` fields may be added, and none changes its meaning or goes.",
         "- **.md** is for people in a hurry: a CI's step summary, a pull request.",
         "- **.html** is one file below 200 kB that needs no network and runs no script: verdicts "

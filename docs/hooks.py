@@ -14,10 +14,10 @@ PAGES = {
     "CHANGELOG.md": "changelog.md",
     "benchmarks/RESULTS.md": "benchmarks.md",
     "benchmarks/PATTERNS.md": "patterns.md",
-    "bnfold/RULES.md": "rules.md",
+    "bnfold/folding/rules/RULES.md": "rules.md",
 }
 FILES = (
-    "bnfold/reports/schema.json", "examples/finetune_frozen_bn.py", "examples/fleet_on_dask.py",
+    "bnfold/reporting/schema.json", "examples/finetune_frozen_bn.py", "examples/fleet_on_dask.py",
     "examples/quantize_static.py",
 )  # fmt: skip
 

@@ -14,7 +14,7 @@ import sys
 from distributed import Client, LocalCluster
 
 import bnfold
-from bnfold.errors import worst
+from bnfold.pipeline.batch import worst_exit_code
 
 
 def optimise(models: str, out_dir: str, client: Client) -> tuple[bnfold.Done, ...]:
@@ -34,16 +34,16 @@ def tell(done: bnfold.Done) -> None:
 
 
 def main() -> int:
-    """The exit code of the worst model."""
+    """The exit code of the worst_exit_code model."""
     models, out_dir, *scheduler = sys.argv[1:]
     if scheduler:
         with Client(scheduler[0]) as client:
-            return worst(one.exit_code for one in optimise(models, out_dir, client))
+            return worst_exit_code(one.exit_code for one in optimise(models, out_dir, client))
     with (
         LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,
     ):
-        return worst(one.exit_code for one in optimise(models, out_dir, client))
+        return worst_exit_code(one.exit_code for one in optimise(models, out_dir, client))
 
 
 if __name__ == "__main__":

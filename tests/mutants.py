@@ -33,11 +33,31 @@ import pytest
 from _pytest.runner import runtestprotocol
 
 ROOT = Path(__file__).parents[1]
+ENGINE = "bnfold.folding"
 MODULES = (
-    "absorbing", "affine", "arithmetic", "branching", "chains", "copies", "draft", "edits",
-    "geometry", "limits", "linear", "merge", "normalizing", "passing", "plan", "quantized", "rule",
-    "site", "sites", "spatial", "trees", "walk",
-)  # fmt: skip
+    "branches.kernel_geometry",
+    "branches.linear_sums",
+    "branches.merge",
+    "candidate",
+    "chains",
+    "plan",
+    "propagation",
+    "rules.affine_nodes",
+    "rules.base",
+    "rules.conv_and_matmul",
+    "rules.elementwise",
+    "rules.kernel_layout",
+    "rules.normalization",
+    "rules.quantization",
+    "rules.slicing",
+    "rules.spatial",
+    "rules.transparent",
+    "weights.affine",
+    "weights.draft",
+    "weights.edits",
+    "weights.range_checks",
+    "weights.weight_copies",
+)
 TESTS = (
     "test_rules", "test_laws", "test_refuse", "test_fold_conv", "test_fold_matrix",
     "test_constants", "test_scopes", "test_quantized", "test_merge", "test_hardening",
@@ -148,8 +168,12 @@ def mutants(module: str) -> Iterator[Mutant]:
         yield Mutant(module, number, line, around, f"{module}.{inside}: {before}  ->  {after}")
 
 
+def _path(module: str) -> Path:
+    return ROOT.joinpath(*f"{ENGINE}.{module}".split(".")).with_suffix(".py")
+
+
 def _parsed(module: str) -> ast.Module:
-    return ast.parse((ROOT / "bnfold" / f"{module}.py").read_text())
+    return ast.parse(_path(module).read_text())
 
 
 def install(mutant: Mutant) -> None:
@@ -157,8 +181,8 @@ def install(mutant: Mutant) -> None:
     tree = _parsed(mutant.module)
     node, field, _ = list(places(tree))[mutant.number]
     mutate(node, field)
-    path = ROOT / "bnfold" / f"{mutant.module}.py"
-    live = importlib.import_module(f"bnfold.{mutant.module}")
+    path = _path(mutant.module)
+    live = importlib.import_module(f"{ENGINE}.{mutant.module}")
     changed = {"__name__": live.__name__}
     exec(compile(ast.fix_missing_locations(tree), str(path), "exec"), changed)
     _replace(vars(live), changed, live.__name__)
@@ -243,14 +267,14 @@ def reached_lines() -> dict[tuple[str, int], set[str]]:
     """The tests that run each line of the modules: found by running all of them once."""
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder, "data"))
-        watch = coverage.Coverage(data_file=data, include=[str(ROOT / "bnfold" / "*.py")])
+        watch = coverage.Coverage(data_file=data, include=[str(ROOT / "bnfold" / "folding" / glob) for glob in ("*.py", "*/*.py")])
         with watch.collect():
             code = pytest.main([*_arguments(), "-p", "no:xdist"], plugins=[_Contexts(watch)])
         if code:
             sys.exit("the tests fail as they are")
         found: dict[tuple[str, int], set[str]] = {}
         for module in MODULES:
-            path = str(ROOT / "bnfold" / f"{module}.py")
+            path = str(_path(module))
             for line, names in watch.get_data().contexts_by_lineno(path).items():
                 found[module, line] = set(names) - {""}  # what importing runs
         return found

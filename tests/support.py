@@ -19,13 +19,14 @@ import onnx
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 import bnfold
-from bnfold import FoldResult, Verdict, model_file
-from bnfold.check.certificate import certify
-from bnfold.check.outcome import Outcome
-from bnfold.child.inputs import Drawing, feeds, specs
-from bnfold.child.sessions import Opener, run
-from bnfold.protos import bodies
-from bnfold.storage import Storage
+from bnfold import FoldResult, Verdict
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.protos import bodies
+from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.proof.certificate import certify
+from bnfold.proof.outcome import Outcome
+from bnfold.runtime.sessions import Opener, run
+from bnfold.runtime.synthetic_inputs import Drawing, feeds, specs
 
 Array = npt.NDArray[Any]
 

@@ -12,9 +12,9 @@ from click.testing import CliRunner, Result
 
 import bnfold
 from bnfold import UsageError
-from bnfold.benched import seconds, told
-from bnfold.benchmark import Graph, Mode, interval, measured
-from bnfold.cli import main
+from bnfold.benchmark.ratios import Graph, Mode, interval, measured
+from bnfold.cli.main import main
+from bnfold.cli.render.bench import seconds, told
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 
@@ -94,7 +94,7 @@ def test_at_least_one_run() -> None:
 def test_what_a_dimension_is_set_to_is_run() -> None:
     found = bnfold.bench(
         "model.onnx", "folded.onnx", runs=1, repeat=1, threads=1, modes=(True,),
-        trial=bnfold.Trial(dims={"N": 5}),
+        trial=bnfold.RunOptions(dims={"N": 5}),
     )  # fmt: skip
     assert found.inputs == ("x float32[5, 8]",)
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from onnx import ModelProto
 
 import bnfold
-from bnfold import blocks
-from bnfold.blocks import coalesced, in_order
+from bnfold.folding.weights import blocks
+from bnfold.folding.weights.blocks import coalesced, in_order
 from tests.random_graphs import OPERATORS, build
 from tests.support import Array, bn, numbers, parse
 
@@ -24,8 +24,8 @@ from tests.support import Array, bn, numbers, parse
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blocks, "_BLOCK", 7)
-    monkeypatch.setattr("bnfold.storage.INLINE", 0)
-    monkeypatch.setattr("bnfold.model_file.INLINE", 0)
+    monkeypatch.setattr("bnfold.onnx_io.tensor_storage.INLINE", 0)
+    monkeypatch.setattr("bnfold.onnx_io.model_file.INLINE", 0)
 
 
 @st.composite

@@ -45,7 +45,7 @@ LIMITED = """
 import resource, sys
 size = 1_200_000_000
 resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-from bnfold.cli import main
+from bnfold.cli.main import main
 sys.argv[:] = ["bnfold", "optimize", *sys.argv[1:]]
 main()
 """

@@ -14,13 +14,13 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
-from bnfold.check.certificate import Static, certify
-from bnfold.check.exact import Real, inverse, plus, rational, sign, times
-from bnfold.check.maps import Map, identity, quotient
-from bnfold.check.numbers import Numbers, Tally, compare, half_ulp
-from bnfold.check.outcome import Outcome
-from bnfold.model_file import ModelFile, read, save
-from bnfold.storage import Storage
+from bnfold.onnx_io.model_file import ModelFile, read, save
+from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.proof.certificate import Static, certify
+from bnfold.proof.numbers.correct_rounding import Numbers, Tally, compare, half_ulp
+from bnfold.proof.numbers.maps import Map, identity, quotient
+from bnfold.proof.numbers.reals import Real, inverse, plus, rational, sign, times
+from bnfold.proof.outcome import Outcome
 from tests.random_graphs import build
 from tests.support import Array, parse
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.check.outcome import Outcome
+from bnfold.proof.outcome import Outcome
 from tests.support import Array, parse
 from tests.test_certificate import judged, norm, real
 

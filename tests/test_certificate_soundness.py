@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold import BnfoldError
-from bnfold.check.outcome import Outcome
+from bnfold.proof.outcome import Outcome
 from tests.random_graphs import OPERATORS, build
 from tests.support import Array, parse
 from tests.test_certificate import judged, norm, real, values_of, without_bias

@@ -36,7 +36,7 @@ def children_in(folder: Path) -> list[str]:
             words = (process / "cmdline").read_bytes().decode(errors="replace")
         except OSError:
             continue
-        if "bnfold.child" in words and str(folder) in words:
+        if "bnfold.worker" in words and str(folder) in words:
             found.append(process.name)
     return found
 
@@ -77,7 +77,7 @@ def test_the_child_keeps_its_own_clock(tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text(json.dumps(request))
     start = time.monotonic()
     with subprocess.Popen(
-        [sys.executable, "-m", "bnfold.child", str(tmp_path)], stdin=subprocess.PIPE
+        [sys.executable, "-m", "bnfold.worker", str(tmp_path)], stdin=subprocess.PIPE
     ) as child:
         assert child.wait(20) != 0
     assert 1.5 < time.monotonic() - start < 10

@@ -12,7 +12,7 @@ from onnx import ModelProto
 
 import bnfold
 from bnfold import Options, Reason, UsageError
-from bnfold.cli import main
+from bnfold.cli.main import main
 from tests.support import bn, numbers, parse
 
 TWO = """g (float[2,3,6,6] x) => (float[2,4,6,6] y) {

@@ -19,8 +19,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold.cli import main
-from bnfold.words import plain
+from bnfold.cli.main import main
+from bnfold.text.formatting import plain
 from tests.support import bn, numbers, parse
 from tests.test_compare import endless
 
@@ -276,7 +276,7 @@ def test_help_imports_nothing_heavy() -> None:
     """--help has to come in under 0.3 s: numpy, onnx, rich and onnxruntime cost more than that."""
     code = (
         "import sys\n"
-        "from bnfold.cli import main\n"
+        "from bnfold.cli.main import main\n"
         "try: main(['optimize', '--help'])\n"
         "except SystemExit: pass\n"
         "heavy = {'numpy', 'onnx', 'onnxruntime', 'rich', 'google', 'onnx_graphsurgeon'}\n"
@@ -342,7 +342,7 @@ def test_what_was_meant_is_suggested(line: str, said: str) -> None:
 )
 def test_the_shell_completes(words: str, found: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from bnfold.cli import main; main(prog_name='bnfold')"],
+        [sys.executable, "-c", "from bnfold.cli.main import main; main(prog_name='bnfold')"],
         env={**os.environ, "_BNFOLD_COMPLETE": "bash_complete", "COMP_WORDS": words,
              "COMP_CWORD": str(len(words.split()) - 1)},
         capture_output=True, text=True, check=True,

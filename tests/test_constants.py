@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import bnfold
-from bnfold.budget import Budget
-from bnfold.constants import rounded
-from bnfold.evaluate import evaluate
-from bnfold.graph import Index
-from bnfold.statistics import norms
+from bnfold.folding.weights.constants import rounded
+from bnfold.graph.budget import Budget
+from bnfold.graph.constant_evaluation import evaluate
+from bnfold.graph.index import Index
+from bnfold.tuning.stored_statistics import norms
 from tests.support import Array, affine, bn, folded, nodes, numbers, parse, reason
 
 CONV_BN = """

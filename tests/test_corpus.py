@@ -14,8 +14,8 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.check.outcome import Outcome
-from bnfold.compare import Trial
+from bnfold.options import RunOptions
+from bnfold.proof.outcome import Outcome
 from tests.support import assert_frame
 
 CORPUS = Path(
@@ -27,10 +27,10 @@ if not MODELS:
     pytest.skip(f"there is no corpus of models at {CORPUS}", allow_module_level=True)
 
 
-def trial(path: Path) -> Trial:
+def trial(path: Path) -> RunOptions:
     """Run on the sample inputs that lie beside a model, on drawn ones where there are none."""
     inputs = path.with_suffix(".npz")
-    return Trial(inputs=str(inputs) if inputs.exists() else None, timeout=300)
+    return RunOptions(inputs=str(inputs) if inputs.exists() else None, timeout=300)
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))

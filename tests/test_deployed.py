@@ -13,11 +13,10 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
-from bnfold import model_file
-from bnfold.api import require_equal
-from bnfold.child import deployed
-from bnfold.child.deployed import Optimised, verdict_in_steps
-from bnfold.comparison import Comparison, Deployed, OutputDifference
+from bnfold.onnx_io import model_file
+from bnfold.verification.comparison import Comparison, Deployed, OutputDifference, require_equal
+from bnfold.verification.worker import optimised_run
+from bnfold.verification.worker.optimised_run import Optimised, verdict_in_steps
 from tests.support import numbers, parse
 
 STEP = 0.5
@@ -91,11 +90,11 @@ def test_the_step_of_an_output_is_found_behind_what_moves_it(tmp_path: Path) -> 
                   shape=np.array([2, 2]))  # fmt: skip
     onnx.save(model, tmp_path / "m.onnx")
     file = model_file.read(tmp_path / "m.onnx")
-    assert deployed.step_of(file, "y", [{"y": np.zeros(4, np.float32)}]) == 0.25
-    assert deployed.step_of(file, "q", [{"q": np.zeros(4, np.uint8)}]) == 1
+    assert optimised_run.step_of(file, "y", [{"y": np.zeros(4, np.float32)}]) == 0.25
+    assert optimised_run.step_of(file, "q", [{"q": np.zeros(4, np.uint8)}]) == 1
     onnx.save(parse("g (float[2] x) => (float[2] y) { y = Sigmoid (x) }"), tmp_path / "f.onnx")
     file = model_file.read(tmp_path / "f.onnx")
-    assert deployed.step_of(file, "y", [{"y": np.zeros(2, np.float32)}]) is None
+    assert optimised_run.step_of(file, "y", [{"y": np.zeros(2, np.float32)}]) is None
 
 
 def of_ops(*ops: str) -> ModelProto:
@@ -106,7 +105,7 @@ def of_ops(*ops: str) -> ModelProto:
 def test_the_operators_that_only_the_folded_model_has_are_named(tmp_path: Path) -> None:
     onnx.save(of_ops("QLinearConv", "Relu"), tmp_path / "a.onnx")
     onnx.save(of_ops("QLinearConv", "QLinearConv", "QLinearConv", "QGemm"), tmp_path / "b.onnx")
-    found = deployed.fused(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    found = optimised_run.fused(tmp_path / "a.onnx", tmp_path / "b.onnx")
     assert found == "QLinearConv (2 of them), QGemm"
 
 

@@ -14,8 +14,8 @@ from click.testing import CliRunner, Result
 from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
-from bnfold.cli import main
-from bnfold.difference import Change, Difference, diff
+from bnfold.cli.main import main
+from bnfold.diffing.model_diff import Change, Difference, diff
 from tests.support import numbers, parse
 from tests.test_choice import two
 
@@ -228,7 +228,7 @@ def test_tensors_in_attributes_say_how_they_differ(old: Any, new: Any, told: str
 
 
 def test_large_tensors_are_compared_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnfold.tensor_difference._PIECE", 1000)
+    monkeypatch.setattr("bnfold.diffing.tensor_diff._PIECE", 1000)
     text = "g (float[1] x) => (float[5000] y) { y = Add (x, w) }"
     held = np.arange(5000, dtype=np.float32)
     models = [parse(text, w=held), parse(text, w=held + np.float32(2) * (held > 3500))]

@@ -16,10 +16,12 @@ import pytest
 from click.testing import CliRunner
 
 import bnfold
-from bnfold import Reason, budget, copies, errors, evaluate, long_vectors
-from bnfold.cli import EXIT_CODES, main
-from bnfold.graph import Index
-from bnfold.statistics import norms
+from bnfold import Reason, errors
+from bnfold.cli.main import EXIT_CODES, main
+from bnfold.folding.weights import weight_copies
+from bnfold.graph import budget, constant_evaluation, long_vectors
+from bnfold.graph.index import Index
+from bnfold.tuning.stored_statistics import norms
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -179,14 +181,14 @@ def test_the_limits_that_are_told_are_those_of_the_code() -> None:
     page = (ROOT / "docs" / "files.md").read_text()
     rows = {
         "all constants that are computed": (budget.CONSTANTS, budget.CONSTANTS_PER_STORED),
-        "one constant that is computed": (evaluate._LEAST, evaluate._GROWTH),
+        "one constant that is computed": (constant_evaluation._LEAST, constant_evaluation._GROWTH),
         "all maps": (budget.MAPS, budget.MAPS_PER_STORED),
         "one map": (budget.WIDEST,),
         "vectors": (long_vectors._LONGEST, long_vectors._IN_ALL),
-        "copies": (copies.CHEAP, copies.PER_NORM),
+        "copies": (weight_copies.CHEAP, weight_copies.PER_NORM),
     }
     for name, numbers in rows.items():
         (row,) = (line for line in page.splitlines() if line.startswith(f"| {name}"))
         for number in numbers:
             assert f"{number:,}" in row, (name, number)
-    assert copies.SHARE == 0.5
+    assert weight_copies.SHARE == 0.5

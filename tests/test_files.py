@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
-from bnfold import protos
+from bnfold.onnx_io import protos
 from tests.support import bn, numbers, parse
 
 TEXT = """
@@ -144,7 +144,7 @@ def test_nothing_is_left_where_writing_fails(path: Path, monkeypatch: pytest.Mon
         raise OSError(28, "No space left on device")
 
     path.with_name("model.folded.onnx").write_text("older")
-    monkeypatch.setattr("bnfold.output._sync", full)
+    monkeypatch.setattr("bnfold.onnx_io.atomic_output._sync", full)
     with pytest.raises(bnfold.UsageError, match="No space left"):
         bnfold.optimize(path)
     assert entries(path.parent) == {"model.onnx", "model.folded.onnx"}

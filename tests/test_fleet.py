@@ -15,10 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold import fleet
-from bnfold.cli import main
-from bnfold.errors import worst
-from bnfold.fleet import Done, jobs_of, optimize_many
+from bnfold.cli.main import main
+from bnfold.pipeline import batch
+from bnfold.pipeline.batch import Done, jobs_of, optimize_many, worst_exit_code
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 from tests.test_hardening import until
@@ -152,9 +151,12 @@ def test_errors_come_through_from_other_processes() -> None:
 
 def test_not_equal_counts_most() -> None:
     errors = [bnfold.ChildError("x"), bnfold.NotBetterError("y"), None]
-    assert worst(Done(Path("a"), error=error).exit_code for error in errors) == 1
-    assert worst([Done(Path("a"), error=errors[0]).exit_code, Done(Path("b")).exit_code]) == 5
-    assert worst([]) == 0
+    assert worst_exit_code(Done(Path("a"), error=error).exit_code for error in errors) == 1
+    assert (
+        worst_exit_code([Done(Path("a"), error=errors[0]).exit_code, Done(Path("b")).exit_code])
+        == 5
+    )
+    assert worst_exit_code([]) == 0
 
 
 def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> None:
@@ -170,7 +172,11 @@ def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> No
             executor=executor, on_done=seen.append,
         )  # fmt: skip
     assert len(seen) == len(there)
-    assert worst(d.exit_code for d in there) == worst(d.exit_code for d in here) == 5
+    assert (
+        worst_exit_code(d.exit_code for d in there)
+        == worst_exit_code(d.exit_code for d in here)
+        == 5
+    )
     assert [one.exit_code for one in there] == [one.exit_code for one in here]
     for one, other in zip(here, there, strict=True):
         if one.error is None:
@@ -208,10 +214,10 @@ def test_an_output_folder_that_cannot_be_made() -> None:
 def test_a_model_counts_with_its_data_files() -> None:
     onnx.save(two(), "e.onnx", save_as_external_data=True, location="e.bin", size_threshold=0)
     both = Path("e.onnx").stat().st_size + Path("e.bin").stat().st_size
-    assert fleet._size(Path("e.onnx")) == both
+    assert batch._size(Path("e.onnx")) == both
 
 
-def dying(job: fleet.Job, options: dict[str, Any]) -> Done:
+def dying(job: batch.Job, options: dict[str, Any]) -> Done:
     """As if the system had taken the process of one model, for its memory."""
     if job.source.name == "dies.onnx":
         until(Path("tried").exists)  # by then the other one has begun, too
@@ -225,7 +231,7 @@ def dying(job: fleet.Job, options: dict[str, Any]) -> Done:
 def test_a_worker_that_dies_takes_its_model_along_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fleet, "_optimize", dying)
+    monkeypatch.setattr(batch, "_optimize", dying)
     names = ["1.onnx", "once.onnx", "dies.onnx", "2.onnx", "3.onnx", "4.onnx"]
     for name in names:
         Path(name).write_text("")

@@ -14,9 +14,9 @@ from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
 from bnfold import Reason
-from bnfold.child.sessions import Opener, run
-from bnfold.cli import main
-from bnfold.tuning import LEARNABLE, assign, freeze
+from bnfold.cli.main import main
+from bnfold.runtime.sessions import Opener, run
+from bnfold.tuning.frozen_models import LEARNABLE, assign, freeze
 from tests.support import Array, parse
 from tests.test_certificate import norm, real
 

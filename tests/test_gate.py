@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold.cli import main
-from bnfold.gate import check
+from bnfold.cli.main import main
+from bnfold.pipeline.gate import check
 from tests.test_choice import two
 from tests.test_population import spoiled_digits
 

@@ -17,8 +17,8 @@ from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold.cli import main
-from bnfold.compare import Trial
+from bnfold.cli.main import main
+from bnfold.options import RunOptions
 from tests.support import Array, bn, folded, numbers, parse, reason
 
 SITE = """
@@ -419,7 +419,7 @@ def test_whole_numbers_carry_no_rounding(tmp_path: Path) -> None:
     text = SITE.replace("(x, w)", "(f, w)").replace("[conv]", "f = Floor (x) [conv]")
     model = parse(text, w=numbers(3, 3, 1, 1), **bn(3))
     np.savez(tmp_path / "x.npz", x=numbers(1, 3, 4, 4))
-    trial = Trial(inputs=str(tmp_path / "x.npz"))
+    trial = RunOptions(inputs=str(tmp_path / "x.npz"))
     result = bnfold.fold(model).model
     assert bnfold.verify(model, result, trial=trial).equal
     assert not bnfold.verify(model, scaled(result, "w", 1.3, 1), trial=trial).equal
@@ -441,7 +441,7 @@ def test_ties_that_fall_another_way_are_a_difference() -> None:
 
 
 def test_an_epsilon_of_0_is_0_in_float64_too() -> None:
-    from bnfold.child.float64 import Both
+    from bnfold.verification.numerics.float64 import Both
 
     p = bn(3) | {"v": np.full(3, 1e-14, np.float32)}
     model = parse(SITE, w=numbers(3, 3, 1, 1), **p)

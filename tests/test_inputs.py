@@ -16,10 +16,10 @@ from click.testing import CliRunner
 from onnx import numpy_helper
 
 import bnfold
-from bnfold.child import given
-from bnfold.child.inputs import Drawing, InputSpec, feeds, specs
-from bnfold.cli import main
-from bnfold.compare import Trial
+from bnfold.cli.main import main
+from bnfold.options import RunOptions
+from bnfold.runtime import input_files
+from bnfold.runtime.synthetic_inputs import Drawing, InputSpec, feeds, specs
 from tests.support import Array, parse
 
 X = InputSpec("x", np.dtype(np.float32), ("N", 2))
@@ -80,7 +80,7 @@ FORMS: dict[Callable[[Path], Path], list[int]] = {
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: str(form.__name__))
 def test_inputs_are_found_by_their_kind(form: Callable[[Path], Path], tmp_path: Path) -> None:
-    sets = given.read(form(tmp_path), [X, N], ["y"])
+    sets = input_files.read(form(tmp_path), [X, N], ["y"])
     assert len(sets) == len(FORMS[form])
     for found, number in zip(sets, FORMS[form], strict=True):
         np.testing.assert_array_equal(found.feed["x"], x + number)
@@ -105,7 +105,7 @@ def test_inputs_that_do_not_fit(
 ) -> None:
     write(tmp_path)
     with pytest.raises(bnfold.UsageError, match=message):
-        given.read(tmp_path / "in.npz", [X, N], ["y"])
+        input_files.read(tmp_path / "in.npz", [X, N], ["y"])
 
 
 def test_what_is_drawn_is_what_was_asked_for() -> None:
@@ -139,7 +139,7 @@ def test_drawn_bfloat16_has_its_range() -> None:
 
 def test_all_sets_are_run(tmp_path: Path) -> None:
     model = parse("g (float[N,2] x, int64[3] n) => (float[N,2] y) { y = Relu (x) }")
-    trial = Trial(inputs=str(as_test_data(tmp_path)))
+    trial = RunOptions(inputs=str(as_test_data(tmp_path)))
     assert bnfold.verify(model, model, trial=trial).runs == 4
 
 

@@ -17,14 +17,14 @@ import pytest
 from onnx import ModelProto, TypeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from bnfold.affine import Affine
-from bnfold.draft import Draft
-from bnfold.edits import Rescale, SetOperator, Supply
-from bnfold.graph import Index, Node
+from bnfold.folding.rules.base import Step
+from bnfold.folding.rules.table import DOWN, UP
+from bnfold.folding.weights.affine import Affine
+from bnfold.folding.weights.draft import Draft
+from bnfold.folding.weights.edits import Rescale, SetOperator, Supply
+from bnfold.graph.index import Index, Node
 from bnfold.options import Options
 from bnfold.reasons import Refusal
-from bnfold.rule import Step
-from bnfold.rules import DOWN, UP
 from tests.support import Array, parse
 
 I64 = np.int64

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import set_external_data
 
 import bnfold
-from bnfold import model_file
+from bnfold.onnx_io import model_file
 from tests.support import Array, bn, numbers, parse
 from tests.test_files import entries
 
@@ -310,7 +310,7 @@ def test_more_than_protobuf_can_hold_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = place(model(), tmp_path / "in", in_one_file)
-    monkeypatch.setattr("bnfold.model_file._LIMIT", 30_000)
+    monkeypatch.setattr("bnfold.onnx_io.model_file._LIMIT", 30_000)
     with pytest.raises(bnfold.UsageError, match="--external-data NAME"):
         bnfold.optimize(source, tmp_path / "f.onnx", external_data="inline")
     assert entries(tmp_path) == {"in"}
@@ -548,9 +548,9 @@ def test_a_disk_that_is_full(tmp_path: Path, moment: str, external: bool) -> Non
     (tmp_path / "out" / "f.onnx").write_text("older")
     limit = 100_000 if moment == "data" else 500
     code = (
-        "import resource, sys, bnfold.cli;"
+        "import resource, sys, bnfold.cli.main;"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}));"
-        "bnfold.cli.main(sys.argv[1:])"
+        "bnfold.cli.main.main(sys.argv[1:])"
     )
     ended = subprocess.run(
         [sys.executable, "-c", code, "optimize", str(source), "-o", str(tmp_path / "out/f.onnx"),
@@ -587,7 +587,7 @@ def test_another_file_system(tmp_path: Path, expected: dict[str, Array]) -> None
 KILLED = """
 import os, signal, sys
 import bnfold
-from bnfold import output
+from bnfold.onnx_io import atomic_output
 calls = 0
 def counted(function):
     def call(*arguments, **keywords):
@@ -636,7 +636,7 @@ def test_a_kill_at_any_moment_leaves_the_old_output_or_the_new_one(
 
 
 def test_a_run_that_goes_on_keeps_its_folder(tmp_path: Path) -> None:
-    from bnfold.output import Output
+    from bnfold.onnx_io.atomic_output import Output
 
     source = place(model(), tmp_path / "in", LAYOUTS["all inside"])
     with Output(tmp_path / "in" / "other.onnx") as running:
@@ -717,7 +717,7 @@ def test_what_a_file_holds_is_what_was_planned_on_large_tensors(tmp_path: Path) 
 def test_the_command_takes_the_option(tmp_path: Path) -> None:
     from click.testing import CliRunner
 
-    from bnfold.cli import main
+    from bnfold.cli.main import main
 
     source = place(model(), tmp_path / "in", in_one_file)
     command = ["optimize", str(source), "-o", str(tmp_path / "f.onnx"), "--external-data", "d.bin"]

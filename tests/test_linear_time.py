@@ -13,13 +13,13 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
-from bnfold import model_file
-from bnfold.check.certificate import certify
-from bnfold.check.outcome import Outcome
-from bnfold.graph import Index
+from bnfold.folding.plan import plan
+from bnfold.graph.index import Index
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.options import Options
-from bnfold.plan import plan
-from bnfold.storage import Storage
+from bnfold.proof.certificate import certify
+from bnfold.proof.outcome import Outcome
 from tests.support import bn, numbers, parse
 
 PAIR = "c{0} = Conv (h{0}, w) n{0} = BatchNormalization (c{0}, s, b, m, v) h{1} = Relu (n{0})"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnfold.drift import ChannelDrift, Fit, Limits, Stored, drift
-from bnfold.moments import Moments, SampleMoments
+from bnfold.tuning.drift import ChannelDrift, Fit, Limits, Stored, drift
+from bnfold.tuning.moments import Moments, SampleMoments
 from tests.support import Array
 
 

@@ -14,9 +14,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold.ci import announce, harmless
-from bnfold.cli import main
-from bnfold.reports.content import ModelReport, Report
+from bnfold.cli.main import main
+from bnfold.reporting.content import ModelReport, Report
+from bnfold.reporting.github import announce
+from bnfold.text.escape import harmless
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 

@@ -14,11 +14,11 @@ from onnx import ModelProto, numpy_helper
 from PIL import Image
 
 import bnfold
-from bnfold.child.dataset import Dataset, Pictures
-from bnfold.child.inputs import InputSpec, specs
-from bnfold.cli import main
-from bnfold.drift import Fit
-from bnfold.population import Data, recalibrate, stats
+from bnfold.cli.main import main
+from bnfold.runtime.synthetic_inputs import InputSpec, specs
+from bnfold.tuning.data_statistics import Data, recalibrate, stats
+from bnfold.tuning.drift import Fit
+from bnfold.tuning.worker.dataset import Dataset, Pictures
 from tests.support import Array, bn, numbers, parse
 from tests.test_certificate import norm, real
 

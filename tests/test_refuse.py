@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 import bnfold
 from bnfold import Reason
-from bnfold.graph import Index
-from bnfold.statistics import norms
-from bnfold.training import assume_inference
+from bnfold.graph.index import Index
+from bnfold.tuning.stored_statistics import norms
+from bnfold.tuning.training_mode import assume_inference
 from tests.support import Array, bn, folded, kept, numbers, parse, reason
 
 SITE = """

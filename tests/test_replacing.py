@@ -16,8 +16,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold.cli import main
-from bnfold.replacing import Kind, write_whole
+from bnfold.cli.main import main
+from bnfold.onnx_io.replace_file import Kind, write_whole
 from tests.support import CONV_NORM, bn, numbers, parse
 
 

@@ -20,13 +20,15 @@ from click.testing import CliRunner, Result
 from markdown_it import MarkdownIt
 
 import bnfold
-from bnfold.cli import main
-from bnfold.errors import worst
-from bnfold.json_text import dumps, jsonable
-from bnfold.reports import content, html, render
-from bnfold.reports.content import Cause, ModelReport, Report, SiteReport
-from bnfold.reports.escape import code, markdown, shown, uri, workflow_message, workflow_property
-from bnfold.reports.schema import schema
+from bnfold.cli.main import main
+from bnfold.pipeline.batch import worst_exit_code
+from bnfold.reporting import content
+from bnfold.reporting.content import Cause, ModelReport, Report, SiteReport
+from bnfold.reporting.files import render
+from bnfold.reporting.formats import html
+from bnfold.reporting.schema import schema
+from bnfold.text.escape import code, markdown, shown, uri, workflow_message, workflow_property
+from bnfold.text.json_encoding import dumps, jsonable
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 
@@ -96,12 +98,12 @@ def test_every_report_follows_the_schema(words: tuple[str, ...]) -> None:
     assert found["command"] == words[0]
     code = bnfold_(*words).exit_code
     assert found["exit_code"] == code
-    assert worst(model["exit_code"] for model in found["models"]) == code
+    assert worst_exit_code(model["exit_code"] for model in found["models"]) == code
 
 
 def test_the_schema_in_the_package_is_that_of_the_code() -> None:
-    stored = ROOT / "bnfold" / "reports" / "schema.json"
-    assert json.loads(stored.read_text()) == schema(), "run python -m bnfold.reports.schema"
+    stored = ROOT / "bnfold" / "reporting" / "schema.json"
+    assert json.loads(stored.read_text()) == schema(), "run python -m bnfold.reporting.schema"
     jsonschema.Draft202012Validator.check_schema(schema())
 
 

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.affine import Affine
+from bnfold.folding.weights.affine import Affine
 from tests.support import Array, affine, bn, folded, free, kept, numbers, parse, reason
 
 

@@ -11,7 +11,7 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.compare import Trial
+from bnfold.options import RunOptions
 from tests.support import assert_frame
 
 SAMPLES = Path(__file__).parents[1] / "sample_models"
@@ -51,7 +51,7 @@ def test_real_images_give_equal_results(name: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", image=images)
     result = bnfold.optimize(
         SAMPLES / f"{name}.onnx", tmp_path / "out.onnx",
-        trial=Trial(inputs=str(tmp_path / "images.npz")),
+        trial=RunOptions(inputs=str(tmp_path / "images.npz")),
     )  # fmt: skip
     assert result.comparison is not None
     assert result.comparison.inputs[0].shape == (450, 1, 8, 8)

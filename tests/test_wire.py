@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
 import bnfold
-from bnfold import data_files, model_file, protos, wire
-from bnfold.output import Output
-from bnfold.storage import INLINE
+from bnfold.onnx_io import data_files, model_file, protos, wire_format
+from bnfold.onnx_io.atomic_output import Output
+from bnfold.onnx_io.tensor_storage import INLINE
 from tests.support import numbers, parse
 
 SAMPLES = sorted((Path(__file__).parents[1] / "sample_models").glob("*.onnx"))
@@ -58,7 +58,7 @@ def halves(data: bytes) -> list[bytes]:
         found.append(data[start:end])
         return b""
 
-    wire.replaced(data, lambda start, end: True, take)
+    wire_format.replaced(data, lambda start, end: True, take)
     return found
 
 
@@ -265,7 +265,7 @@ def test_what_protobuf_refuses_the_walk_refuses_or_leaves_to_it(data: bytes) -> 
     """And what the walk takes out and puts back is what was there."""
 
     def walked() -> bytes:
-        parts = wire.replaced(data, lambda s, e: e - s > INLINE, lambda s, e: data[s:e])
+        parts = wire_format.replaced(data, lambda s, e: e - s > INLINE, lambda s, e: data[s:e])
         return b"".join(parts)  # type: ignore[arg-type]
 
     try:

@@ -15,11 +15,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 import bnfold
-from bnfold import output
-from bnfold.ci import harmless
-from bnfold.cli import _interrupted, main
-from bnfold.json_text import dumps
-from bnfold.words import plain
+from bnfold.cli.main import _interrupted, main
+from bnfold.onnx_io import atomic_output
+from bnfold.text.escape import harmless
+from bnfold.text.formatting import plain
+from bnfold.text.json_encoding import dumps
 from tests.support import CONV_NORM, bn, numbers, parse
 from tests.test_hardening import until
 
@@ -152,11 +152,11 @@ def test_a_kept_chain_of_one_number_is_told() -> None:
 
 
 def test_what_was_written_before_an_interruption_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output, "WRITTEN", [])
+    monkeypatch.setattr(atomic_output, "WRITTEN", [])
     assert _interrupted() == "interrupted; nothing was written"
-    output.WRITTEN.append(Path("a.onnx"))
+    atomic_output.WRITTEN.append(Path("a.onnx"))
     assert _interrupted() == "interrupted; a.onnx had been written by then"
-    output.WRITTEN.append(Path("b.onnx"))
+    atomic_output.WRITTEN.append(Path("b.onnx"))
     assert _interrupted() == "interrupted; b.onnx and 1 before it had been written by then"
 
 

@@ -1,0 +1,1 @@
+"""How fast two models run and load, side by side."""

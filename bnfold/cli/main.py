@@ -1,0 +1,118 @@
+"""The commands: parse, one library call, render, exit code. Heavy imports stay inside them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+
+from bnfold import system
+from bnfold.cli.bench import bench
+from bnfold.cli.check import check
+from bnfold.cli.optimize import inspect, optimize
+from bnfold.cli.options import debug_option
+from bnfold.cli.tuning import COMMANDS
+from bnfold.cli.verify import diff, verify
+from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
+from bnfold.text.escape import harmless
+from bnfold.text.formatting import plain
+from bnfold.verification.comparison import NotEqualError
+from bnfold.version import __version__
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done and verified, also where there was nothing to fold
+  1  not equal: the folded model differs by more than rounding explains; or no better
+  2  wrong usage
+  3  unreadable or invalid model
+  4  could not be decided: neither certified nor runnable
+  5  onnxruntime crashed, timed out or hit a limit
+"""
+
+
+class Commands(click.Group):
+    """A group whose commands report every BnfoldError as one sentence and its exit code."""
+
+    def main(self, *arguments: Any, **keywords: Any) -> Any:
+        """Run from the command line; help as well has letters that a console may not have."""
+        system.spell_out_on(sys.stdout, sys.stderr)
+        return super().main(*arguments, **keywords)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; errors end here, or go on as they are with --debug."""
+        try:
+            return super().invoke(ctx)
+        except BnfoldError as error:
+            if _debug(ctx):
+                raise
+            if isinstance(error, NotEqualError):
+                from bnfold.cli.render.comparison import of_comparison
+                from bnfold.cli.render.console import console
+
+                console().print(of_comparison(error.comparison))
+            _complain(error.message, error.remedy)
+            ctx.exit(error.exit_code)
+        except (KeyboardInterrupt, click.Abort):
+            click.echo(_interrupted(), err=True)
+            ctx.exit(system.INTERRUPTED)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except BrokenPipeError:  # the reader is gone: end as other tools do
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            ctx.exit(system.BROKEN_PIPE)
+        except OSError as error:  # only the report is left to fail here
+            _complain(f"cannot write the report: {error.strerror}", "")
+            ctx.exit(UsageError.exit_code)
+        except Exception as error:
+            if _debug(ctx):
+                raise
+            _complain(
+                f"bnfold itself failed: {type(error).__name__}: {error}",
+                "please report it with the output of the same command with --debug",
+            )
+            ctx.exit(INTERNAL_EXIT_CODE)
+
+
+def _interrupted() -> str:
+    """What the user has to know when a command ends before it is done."""
+    output = sys.modules.get("bnfold.onnx_io.atomic_output")
+    written = [] if output is None else list(output.WRITTEN)
+    if not written:
+        return "interrupted; nothing was written"
+    last = plain(str(written[-1]))
+    more = f" and {len(written) - 1} before it" if len(written) > 1 else ""
+    return f"interrupted; {last}{more} had been written by then"
+
+
+def _debug(ctx: click.Context) -> bool:
+    return bool(ctx.meta.get("bnfold.debug"))
+
+
+def _complain(message: str, remedy: str) -> None:
+    for head, text in (("error: ", message), ("       ", remedy)):
+        if text:
+            clean = "".join(c if c.isprintable() else " " for c in text)
+            with contextlib.suppress(OSError):  # the exit code says it as well
+                click.echo(harmless(head + plain(clean)), err=True)
+
+
+@click.group(cls=Commands, epilog=EXIT_CODES)
+@click.version_option(__version__, message="%(prog)s %(version)s")
+@debug_option
+def main() -> None:
+    """Fold BatchNormalization into the weights of ONNX models, and prove that nothing else changed.
+
+    \b
+    Start with:
+      bnfold optimize model.onnx
+    """
+    for number in system.END_SIGNALS:  # end in order: no stray files, no stray child
+        signal.signal(number, lambda received, _: sys.exit(128 + received))
+
+
+for command in (optimize, inspect, verify, diff, bench, check, *COMMANDS):
+    main.add_command(command)

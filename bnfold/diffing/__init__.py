@@ -1,0 +1,1 @@
+"""What differs between two model files, and by how much."""

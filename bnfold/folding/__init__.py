@@ -1,0 +1,1 @@
+"""The engine: which maps can be folded, where they go, and the edits that put them there."""

@@ -1,0 +1,1 @@
+"""Parallel branches that are linear in one value and become a single convolution."""

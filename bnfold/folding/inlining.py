@@ -1,0 +1,63 @@
+"""Local functions whose constants come in from their calls.
+
+Inside such a function nothing is constant, and what fits one call would be wrong for another.
+Inlined, each call has a body of its own with its own weights, and both fold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import onnx.inliner
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
+
+from bnfold.onnx_io.protos import bodies
+from bnfold.verdict import Verdict
+
+_MOST_NODES = 100_000  # a few hundred bytes of nested functions can expand to billions
+
+
+def inlined(model: ModelProto, verdicts: Iterable[Verdict]) -> ModelProto | None:
+    """A copy with the functions inlined in which a site was kept; None where there are none.
+
+    None as well where they call each other in a circle, or would expand without bounds.
+    """
+    kept = {verdict.scope for verdict in verdicts if not verdict.folded}
+    chosen = [
+        (function.domain, function.name)
+        for function in model.functions
+        if any(_stands_in(scope, function) for scope in kept)
+    ]
+    if not chosen or _expanded(model) > _MOST_NODES:
+        return None
+    try:
+        return onnx.inliner.inline_selected_functions(model, chosen)
+    except Exception:  # the inliner gives up on models that it does not understand
+        return None
+
+
+def _stands_in(scope: str, function: FunctionProto) -> bool:
+    label = f"function {function.domain}::{function.name}"
+    return scope == label or scope.startswith(f"{label}/")
+
+
+def _expanded(model: ModelProto) -> float:
+    """How many nodes the model has when every call is written out; infinite for a circle."""
+    functions = {(f.domain, f.name): f for f in model.functions}
+    sizes: dict[tuple[str, str], float] = {}
+
+    def size(nodes: Iterable[NodeProto], above: frozenset[tuple[str, str]]) -> float:
+        total = 0.0
+        for node in nodes:
+            total += 1 + sum(size(body.node, above) for _, body in bodies(node))
+            key = (node.domain, node.op_type)
+            if key in above:
+                return float("inf")
+            if key in functions:
+                if key not in sizes:
+                    sizes[key] = size(functions[key].node, above | {key})
+                total += sizes[key]
+        return total
+
+    main: GraphProto = model.graph
+    return size(main.node, frozenset())

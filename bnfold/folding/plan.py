@@ -1,0 +1,121 @@
+"""Sites × rules → a plan: edits as data, and one verdict for every site.
+
+A site is a chain of BatchNormalizations and constant Muls, Adds, Subs and Divs, each the only
+reader of the one before: together one map y = s·x + t. It is offered, in this order,
+
+    all up              into the nodes that make x
+    all down            into the nodes that read y
+    s up, t down        Conv → Relu → BatchNormalization → Conv
+    t/s up, s down
+    s up, t stays       in the chain's own Add, or in one that its BatchNormalization becomes
+
+and the first that is taken altogether is planned. Sites are taken from the last to the first.
+Planning reads the graph and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from bnfold.folding.candidate import Site
+from bnfold.folding.chains import Chain, chains_of, still_one
+from bnfold.folding.weights.constants import Constants
+from bnfold.folding.weights.draft import Draft
+from bnfold.folding.weights.edits import Edit
+from bnfold.folding.weights.weight_copies import Copy, too_dear
+from bnfold.graph.index import BATCH_NORM, Index, Node
+from bnfold.options import Options
+from bnfold.verdict import Verdict
+
+if TYPE_CHECKING:
+    from bnfold.folding.branches.merge import Merge
+
+
+_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Edits in the order in which they are to be applied, and the verdicts in graph order."""
+
+    edits: tuple[Edit, ...]
+    verdicts: tuple[Verdict, ...]
+    constants: Constants = field(repr=False)  # as they were found, for those who apply the edits
+
+
+def plan(index: Index, options: Options | None = None) -> Plan:
+    """Decide for every site of every scope whether and where it folds.
+
+    Where the constants of a model take more than its budget, none is computed: which of them came
+    first must not decide what folds, and the checker comes to them in another order.
+    """
+    planning = _Planning(index, options or Options())
+    found = planning.run()
+    if planning.draft.budget.exceeded:
+        planning.computed = False
+        found = planning.run()
+    for _ in range(_ROUNDS):  # without a copy, another one may become dear, or not needed
+        dear = too_dear(planning.draft, planning.owners, planning.norms)
+        if dear.keys() <= planning.dear.keys():
+            break
+        planning.dear |= dear
+        found = planning.run()
+    return found
+
+
+class _Planning:
+    """One way through all sites, which may be gone again under other conditions."""
+
+    def __init__(self, index: Index, options: Options) -> None:
+        self.index = index
+        self.options = options
+        self.computed = True
+        self.dear: dict[Node, Copy] = {}  # sites, by their last nodes, that stay for their copies
+        self.norms: set[Node] = set()  # those in which there is a BatchNormalization
+        self.owners: dict[int, Node] = {}  # of edits, by their identity
+
+    def run(self) -> Plan:
+        """Plan all."""
+        index = self.index
+        self.draft = draft = Draft(index, self.options, computed=self.computed, dear=self.dear)
+        self.owners.clear()
+        verdicts: list[Verdict] = []
+        if draft.options.merge_branches:
+            from bnfold.folding.branches.merge import merges
+
+            for merge in merges(draft, index):
+                verdicts.extend(_of_merge(merge))
+        for chain in reversed(list(chains_of(draft, index))):
+            while chain and (parts := list(still_one(draft, chain))):
+                verdicts.extend(self._site(parts[-1]))
+                chain = chain[: chain.index(parts[-1][0])]
+        order = {(v.scope, v.output): k for k, v in enumerate(_places(index))}
+        verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
+        return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
+
+    def _site(self, chain: Chain) -> list[Verdict]:
+        last, before = chain[-1].node, len(self.draft.edits)
+        if any(link.node.op == BATCH_NORM for link in chain):
+            self.norms.add(last)
+        found = list(Site(self.draft, chain).verdicts())
+        self.owners.update((id(edit), last) for edit in self.draft.edits[before:])
+        return found
+
+
+def _of_merge(merge: Merge) -> Iterator[Verdict]:
+    """The join's verdict, and those of the BatchNormalizations in its branches."""
+    into = (merge.into.label,) if merge.into is not None else ()
+    norms = [node for node in merge.nodes if node.op == BATCH_NORM]
+    for node in (merge.root, *norms):
+        branches = merge.branches if node is merge.root else 0
+        yield Verdict(
+            node.label, node.op, node.scope.label, node.output, into, merge.refusal,
+            branches=branches,
+        )  # fmt: skip
+
+
+def _places(index: Index) -> Iterator[Verdict]:
+    for node in index.nodes():
+        yield Verdict(node.label, node.op, node.scope.label, node.output)

@@ -1,0 +1,211 @@
+"""One walk of a map through the graph, up or down, until constants have absorbed all of it.
+
+A walk adds edits to the draft as it goes, and takes them back where it fails. It gives up after a
+fixed number of steps, so that planning is linear in the number of sites.
+"""
+
+from __future__ import annotations
+
+from bnfold.folding.rules.base import Step, beside, refuse
+from bnfold.folding.rules.table import DOWN, UP
+from bnfold.folding.weights.affine import Affine
+from bnfold.folding.weights.draft import Draft, Operand
+from bnfold.folding.weights.edits import Edit, Rescale, SetOperator, Supply
+from bnfold.graph.index import Node, Role, Scope, Use
+from bnfold.reasons import Reason, Refusal
+
+LONGEST = 100  # steps of one walk
+
+
+class Walk:
+    """Moves maps; `into` are the labels of the nodes that absorbed them."""
+
+    def __init__(self, draft: Draft) -> None:
+        self.draft = draft
+        self.into: list[str] = []
+        self.steps = 0
+        self._start = len(draft.edits)
+
+    def undo(self) -> None:
+        """Take back whatever this walk has planned."""
+        self.draft.undo_to(self._start)
+        self.into.clear()
+
+    def changed_operators(self) -> bool:
+        """Whether this walk made another operator of a node: a Gemm of a MatMul."""
+        return any(
+            isinstance(edit, SetOperator) and edit.op_type != edit.node.op
+            for edit in self.draft.edits[self._start :]
+        )
+
+    def new_constants(self) -> int:
+        """How many of the constants that this walk changes cannot be changed where they stand."""
+        changed = {
+            (edit.node, edit.slot)
+            for edit in self.draft.edits[self._start :]
+            if isinstance(edit, Rescale | Supply) and not self._is_quantized(edit)
+        }
+        return sum(not self.draft.is_private(node, slot) for node, slot in changed)
+
+    def _is_quantized(self, edit: Rescale | Supply) -> bool:
+        operand = self.draft.operand(edit.node, edit.slot)
+        return isinstance(operand, Operand) and operand.quantized
+
+    # --- up --------------------------------------------------------------------------------------
+
+    def raise_(self, reader: Node, slot: int, a: Affine) -> Refusal | None:
+        """Have what `reader` reads at `slot` made as a(value) instead; None means it is."""
+        if a.is_identity:
+            return None
+        draft, scope = self.draft, reader.scope
+        operand = draft.operand(reader, slot)
+        if isinstance(operand, Operand) and not operand.quantized:
+            return self._into_constant(reader, slot, operand, a)
+        name = draft.origin(scope, reader.input(slot))
+        if (refusal := self._unfit(reader, scope, name, a)) is not None:
+            return refusal
+        producer = scope.producers.get(name)
+        rule = UP.get(draft.op(producer)) if producer else None
+        if producer is None or rule is None:
+            return Refusal(Reason.NOT_LINEAR, reader.label, _what_stands_there(scope, name))
+        for use in draft.uses(scope, name):
+            mine = use.node is reader and use.slot == slot and use.role is Role.READ
+            if not (mine or _asks_for_shape(use)):
+                return _other_use(producer, name, use)
+        if (refusal := self._step_to(producer)) is not None:
+            return refusal
+        output = list(producer.proto.output).index(name)
+        if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
+            return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
+        return self._take(producer, rule(draft, producer, output, a), up=True)
+
+    def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
+        rank = len(operand.shape)
+        scale, shift = beside(a.scale, a.axis, rank), beside(a.shift, a.axis, rank)
+        edit = Rescale(node, slot, operand.shape, scale, shift)
+        return self._take(node, Step((edit,)), up=True)
+
+    # --- down ------------------------------------------------------------------------------------
+
+    def lower_(self, maker: Node, name: str, a: Affine) -> Refusal | None:
+        """Have every reader of `name` make up for a map that is not made any more."""
+        if a.is_identity or not name:  # an output without a name has no readers
+            return None
+        if (refusal := self._unfit(maker, maker.scope, name, a)) is not None:
+            return refusal
+        uses = [use for use in self.draft.uses(maker.scope, name) if not _asks_for_shape(use)]
+        readers = [use.node for use in uses]
+        for use in uses:
+            node = use.node
+            if node is None or use.role is not Role.READ:
+                return _other_use(maker, name, use, behind=True)
+            rule = DOWN.get(self.draft.op(node))
+            if rule is None:
+                return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
+            if readers.count(node) > 1:
+                return refuse(Reason.NOT_TRANSPARENT, node, f"{node.op} of a value with itself")
+            if (refusal := self._step_to(node)) is not None:
+                return refusal
+            refusal = self._take(node, rule(self.draft, node, use.slot, a), up=False)
+            if refusal is not None:
+                return refusal
+        return None
+
+    # --- both ------------------------------------------------------------------------------------
+
+    def edit(self, edit: Edit) -> Refusal | None:
+        """Plan an edit. One of a constant out of a DequantizeLinear is owed by that node."""
+        if (refusal := self.draft.objection(edit)) is not None:
+            return refusal
+        if isinstance(edit, Rescale):
+            operand = self.draft.operand(edit.node, edit.slot)
+            assert isinstance(operand, Operand), "rules look before they edit"
+            if operand.quantized:
+                a = edit.as_affine(operand.shape)
+                if a is None:
+                    detail = f"{operand.name} would change along more than one axis"
+                    return refuse(Reason.QUANTIZED, edit.node, detail)
+                if (refusal := self.raise_(edit.node, edit.slot, a)) is not None:
+                    return refusal
+        self.draft.add(edit)  # also a quantised one: the draft knows its values by it
+        return None
+
+    def _unfit(self, node: Node, scope: Scope, name: str, a: Affine) -> Refusal | None:
+        """Why no map of so many channels along that axis can stand on a value.
+
+        What the shapes of a model say may contradict its constants.
+        """
+        if not self.draft.budget.for_map(a.channels):
+            detail = f"more maps for {name} than a model of this size needs"
+            return refuse(Reason.TOO_LARGE, node, detail)
+        shape = self.draft.inferred.shape(scope, name)
+        if a.axis is None or shape is None:
+            return None
+        size = shape[a.axis] if a.axis < len(shape) else 1
+        if isinstance(size, int) and size != a.channels:
+            detail = f"{name} has {size} channels along axis {a.axis}, the map {a.channels}"
+            return refuse(Reason.SHAPE_MISMATCH, node, detail)
+        return None
+
+    def _step_to(self, node: Node) -> Refusal | None:
+        self.steps += 1
+        if self.steps > LONGEST:
+            return refuse(Reason.TOO_FAR, node, str(LONGEST))
+        if from_call := node.call_attribute():
+            return refuse(Reason.ATTRIBUTE_FROM_CALL, node, from_call)
+        return self.draft.malformed(node)
+
+    def _take(self, node: Node, step: Step | Refusal | None, *, up: bool) -> Refusal | None:
+        """Plan a step and meet its demands; where that fails, what it offers otherwise."""
+        refusal: Refusal | None = step if isinstance(step, Refusal) else None
+        while isinstance(step, Step):
+            edits, absorbed = len(self.draft.edits), len(self.into)
+            failed = self._plan(node, step, up=up)
+            if failed is None:
+                return None
+            refusal = refusal or failed
+            self.draft.undo_to(edits)
+            del self.into[absorbed:]
+            step = step.otherwise() if step.otherwise is not None else None
+        return refusal
+
+    def _plan(self, node: Node, step: Step, *, up: bool) -> Refusal | None:
+        for edit in step.edits:
+            if (refusal := self.edit(edit)) is not None:
+                return refusal
+        if step.edits or not step.demands:
+            self.into.append(node.label)
+        for demand in step.demands:
+            if up:
+                refusal = self.raise_(node, demand.place, demand.affine)
+            else:
+                refusal = self.lower_(node, node.proto.output[demand.place], demand.affine)
+            if refusal is not None:
+                return refusal
+        return None
+
+
+def _other_use(producer: Node, name: str, use: Use, *, behind: bool = False) -> Refusal:
+    """Why a value stays what it is; `behind` the site it is what others have come to rely on."""
+    if use.role is Role.OUTPUT:
+        return refuse(Reason.RESULT if behind else Reason.GRAPH_OUTPUT, producer, name)
+    if use.role is Role.ANNOTATION:
+        return refuse(Reason.ANNOTATED, producer, name)
+    if use.role is Role.CAPTURE:
+        return refuse(Reason.CAPTURED, producer, use.node.scope.label if use.node else "a body")
+    assert use.node is not None
+    return refuse(Reason.ANOTHER_READER, producer, use.node.label)
+
+
+def _asks_for_shape(use: Use) -> bool:
+    """Whether the reader wants to know how many elements there are, and not which."""
+    return use.node is not None and use.node.op in ("Shape", "Size")
+
+
+def _what_stands_there(scope: Scope, name: str) -> str:
+    if (producer := scope.producers.get(name)) is not None:
+        return f"{producer.op} {producer.label}"
+    owner = scope.owner(name)
+    if owner is not None and owner is not scope:
+        return f"{name}, a value of the graph around this body,"
+    return f"the {'argument' if scope.is_function else 'graph input'} {name}"

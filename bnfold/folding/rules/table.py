@@ -1,0 +1,115 @@
+"""THE TABLE: what each operator does with an affine map, in both directions.
+
+A transparent operator is one line in PASS. An operator that absorbs a map, shares it out or changes
+it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
+"""
+
+from __future__ import annotations
+
+from bnfold.folding.rules import (
+    conv_and_matmul,
+    elementwise,
+    normalization,
+    quantization,
+    slicing,
+    spatial,
+    transparent,
+)
+from bnfold.folding.rules.base import Demand, Rule, Step, refuse
+from bnfold.folding.rules.transparent import Passage
+from bnfold.folding.weights.affine import Affine
+from bnfold.folding.weights.draft import Draft
+from bnfold.graph.index import Node
+from bnfold.reasons import Reason, Refusal
+
+# op: f with f(A(x)) = A′(f(x)), from its first input to its first output and back
+PASS: dict[str, Passage] = {
+    "AveragePool": transparent.average_pool,
+    "Cast": transparent.cast,
+    "DepthToSpace": spatial.depth_to_space,
+    "Dropout": transparent.dropout,
+    "Expand": slicing.expand,
+    "Flatten": transparent.reshape,
+    "GlobalAveragePool": transparent.global_average_pool,
+    "GlobalMaxPool": transparent.global_max_pool,
+    "Identity": transparent.unchanged,
+    "LeakyRelu": transparent.positive_homogeneous,
+    "MaxPool": transparent.max_pool,
+    "PRelu": transparent.prelu,
+    "ReduceMax": transparent.reduce_max,
+    "ReduceMean": transparent.reduce_mean,
+    "ReduceMin": transparent.reduce_max,
+    "ReduceSum": transparent.reduce_sum,
+    "Reshape": transparent.reshape,
+    "Resize": spatial.resize,
+    "SpaceToDepth": spatial.space_to_depth,
+    "Squeeze": transparent.squeeze,
+    "Tile": slicing.tile,
+    "Transpose": transparent.transpose,
+    "Unsqueeze": transparent.unsqueeze,
+    "Upsample": spatial.resize,
+}
+
+
+def _pass_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    return _demand(PASS[draft.op(node)](draft, node, a, True))
+
+
+def _pass_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
+    if slot != 0:
+        return refuse(Reason.NOT_TRANSPARENT, node, f"input {slot} of {draft.op(node)}")
+    return _demand(PASS[draft.op(node)](draft, node, a, False))
+
+
+def _demand(a: Affine | Refusal) -> Step | Refusal:
+    return a if isinstance(a, Refusal) else Step(demands=(Demand(0, a),))
+
+
+def _relu_down(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
+    return _demand(transparent.positive_homogeneous(draft, node, a, False))
+
+
+UP: dict[str, Rule] = {
+    **dict.fromkeys(PASS, _pass_up),
+    "Add": elementwise.add_up,
+    "BatchNormalization": normalization.batch_norm_up,
+    "Concat": slicing.concat_up,
+    "Conv": conv_and_matmul.conv_up,
+    "ConvTranspose": conv_and_matmul.conv_transpose_up,
+    "DequantizeLinear": quantization.dequantize_up,
+    "Div": elementwise.mul_up,
+    "Gather": slicing.gather_up,
+    "Gemm": conv_and_matmul.gemm_up,
+    "GroupNormalization": normalization.group_norm_up,
+    "InstanceNormalization": normalization.instance_norm_up,
+    "LayerNormalization": normalization.layer_norm_up,
+    "MatMul": conv_and_matmul.matmul_up,
+    "Mul": elementwise.mul_up,
+    "Pad": spatial.pad_up,
+    "Relu": elementwise.relu_up,
+    "Slice": slicing.slice_up,
+    "Split": slicing.split_up,
+    "Sub": elementwise.add_up,
+    "Sum": elementwise.add_up,
+}
+
+DOWN: dict[str, Rule] = {
+    **dict.fromkeys(PASS, _pass_down),
+    "Add": elementwise.add_down,
+    "BatchNormalization": normalization.batch_norm_down,
+    "Concat": slicing.concat_down,
+    "Conv": conv_and_matmul.conv_down,
+    "ConvTranspose": conv_and_matmul.conv_transpose_down,
+    "Div": elementwise.mul_down,
+    "Gather": slicing.gather_down,
+    "Gemm": conv_and_matmul.gemm_down,
+    "MatMul": conv_and_matmul.matmul_down,
+    "Mul": elementwise.mul_down,
+    "Pad": spatial.pad_down,
+    "QuantizeLinear": quantization.quantize_down,
+    "Relu": _relu_down,
+    "Slice": slicing.slice_down,
+    "Split": slicing.split_down,
+    "Sub": elementwise.add_down,
+    "Sum": elementwise.add_down,
+}

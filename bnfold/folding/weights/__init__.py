@@ -1,0 +1,1 @@
+"""What becomes of constants: maps as numbers, the edits that apply them, their limits."""

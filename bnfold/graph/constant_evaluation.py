@@ -1,0 +1,112 @@
+"""Operators on constants, evaluated with ONNX's own reference implementation, bounded in size.
+
+Only operators whose result does not depend on who computes it: those that move data, and the
+arithmetic that IEEE 754 rounds correctly. Pow is the exception, for the sake of the square roots
+that exporters write with it: it may differ by an ulp from one runtime to the next. Nothing is
+evaluated that could become much larger than what the file holds, in one step or in all together: a
+few bytes of ConstantOfShape or Expand can ask for terabytes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from onnx import NodeProto
+
+from bnfold.graph.budget import Budget, TooMuchError
+from bnfold.onnx_io.protos import Array
+
+MOVES = frozenset(
+    {
+        "Cast", "CastLike", "Concat",
+        "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Reshape",
+        "Shape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+    }
+)  # fmt: skip
+QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
+ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
+SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION
+
+_LEAST = 1 << 24  # elements that are always allowed
+_GROWTH = 8  # times the largest operand
+
+
+def evaluate(
+    node: NodeProto, opset: int, operands: Sequence[Array | None], budget: Budget
+) -> Array | None:
+    """The first output of `node`, None where it has no such value.
+
+    `operands` are the values of the inputs in order, None for those that are absent. Raises
+    TooMuchError where it is too large, by itself or for what is left of the budget.
+    """
+    if not operands or (node.op_type == "QuantizeLinear" and not _well_defined(node, operands)):
+        return None
+    if opset < 7 and node.op_type in ARITHMETIC:
+        return None  # another kind of broadcasting, by attributes
+    if node.op_type == "Squeeze" and (axes := _axes(node)):
+        # the reference evaluator overlooks the attribute that opset 13 made an input
+        operand = operands[0]
+        try:
+            return None if operand is None else np.squeeze(operand, axis=axes)
+        except ValueError:
+            return None
+    given = [operand for operand in operands if operand is not None]
+    largest = max((operand.size for operand in given), default=0)
+    size = _size(node.op_type, given)
+    if size > max(_LEAST, _GROWTH * largest):
+        raise TooMuchError
+    budget.spend_on_constant(int(size))
+    from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
+
+    try:
+        evaluator = ReferenceEvaluator(node, opsets={"": opset})
+        feed = {
+            name: operand
+            for name, operand in zip(node.input, operands, strict=True)
+            if operand is not None
+        }
+        with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+            result = next(iter(evaluator.run(None, feed)))
+    except MemoryError:
+        raise
+    except Exception:  # the model is wrong here, or the reference lacks the operator's version
+        return None
+    return np.asarray(result)
+
+
+def _well_defined(node: NodeProto, operands: Sequence[Array | None]) -> bool:
+    """Whether every runtime rounds alike: float32 to integers.
+
+    What narrower types are divided in, and how 8-bit floats saturate, is not the same everywhere.
+    """
+    x, zero_point = operands[0], operands[2] if len(operands) > 2 else None
+    kind = "u" if zero_point is None else zero_point.dtype.kind
+    plain = not any(a.name in ("output_dtype", "precision") and a.i for a in node.attribute)
+    return x is not None and x.dtype == np.float32 and kind in "iu" and plain
+
+
+def _size(op: str, operands: list[Array]) -> float:
+    """How many elements the result has, at most."""
+    try:
+        if op == "ConstantOfShape":
+            return _product(operands[0])
+        if op in ("Expand", "Tile"):
+            return _product(operands[1]) * operands[0].size
+        if op == "Gather":
+            return operands[1].size * operands[0].size
+        if op in ARITHMETIC:
+            return math.prod(map(float, np.broadcast_shapes(*(a.shape for a in operands))))
+        return sum(a.size for a in operands)
+    except (IndexError, ValueError):
+        return 0  # there is no result
+
+
+def _product(sizes: Array) -> float:
+    """The product of sizes; a 0 counts as 1, for what is made before it is thrown away."""
+    return math.prod(max(float(size), 1.0) for size in sizes.ravel())
+
+
+def _axes(node: NodeProto) -> tuple[int, ...]:
+    return tuple(axis for a in node.attribute if a.name == "axes" for axis in a.ints)

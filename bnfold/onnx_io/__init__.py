@@ -1,0 +1,1 @@
+"""Model files: reading them with tensors left on disk, and writing them whole or not at all."""

@@ -1,0 +1,1 @@
+"""Many models in one call, and the gate that a CI step passes or fails."""

@@ -1,0 +1,152 @@
+"""The gate of a pipeline: whether models are as they should be, without writing any.
+
+In the manner of `black --check`. What is accepted stands in a baseline: a JSON file with the names
+of BatchNormalizations (or chains of constants) by the model's path, as it was given.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bnfold.api import inspect
+from bnfold.errors import BnfoldError, UsageError, unexpected
+from bnfold.graph.index import BATCH_NORM
+from bnfold.onnx_io.output_paths import PathLike
+from bnfold.onnx_io.replace_file import Kind, write_whole
+from bnfold.options import Options
+from bnfold.tuning.data_statistics import Data, StatsResult, stats
+from bnfold.tuning.drift import Limits
+
+FAIL_ON = ("foldable", "any", "drifted")
+
+Baseline = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What should not be there: a site, and what is wrong with it."""
+
+    site: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One model: its faults, those that the baseline accepts, or the error why it was not checked.
+
+    `stale` are entries of the baseline that nothing fits any more.
+    """
+
+    path: str
+    faults: tuple[Fault, ...] = ()
+    accepted: tuple[Fault, ...] = ()
+    stale: tuple[str, ...] = ()
+    error: BnfoldError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0 for a model as it should be, 1 for one with faults, else that of its error."""
+        return self.error.exit_code if self.error is not None else int(bool(self.faults))
+
+
+def check(
+    models: Sequence[PathLike], *, fail_on: str = "foldable", options: Options | None = None,
+    baseline: Baseline | None = None, data: Data | None = None, limits: Limits | None = None,
+    assume_inference: bool = False,
+) -> tuple[Checked, ...]:  # fmt: skip
+    """Check models one by one; one that cannot be read does not stop the others.
+
+    `fail_on` is "foldable" (something would fold), "any" (there is a BatchNormalization at all) or
+    "drifted" (one whose stored statistics do not fit `data`; with `assume_inference` also those in
+    training mode). Raises UsageError for another, and for "drifted" without data.
+    """
+    if fail_on not in FAIL_ON:
+        raise UsageError(f"fail_on={fail_on!r} is none of {', '.join(FAIL_ON)}")
+    if fail_on == "drifted" and data is None:
+        raise UsageError("--fail-on drifted needs data", "give it with --inputs")
+    accepted = baseline or {}
+
+    def faults(model: PathLike) -> Iterable[Fault]:
+        if fail_on != "drifted":
+            return _left(model, fail_on, options)
+        assert data is not None
+        return _of_drift(stats(model, data, limits=limits, assume_inference=assume_inference))
+
+    return tuple(_checked(model, faults, accepted.get(str(model), ())) for model in models)
+
+
+def _checked(
+    model: PathLike, look: Callable[[PathLike], Iterable[Fault]], accepted: Sequence[str]
+) -> Checked:  # fmt: skip
+    try:
+        faults = list(look(model))
+    except BnfoldError as error:
+        return Checked(str(model), error=error)
+    except Exception as error:
+        return Checked(str(model), error=unexpected(error))
+    own = set(accepted)
+    return Checked(
+        str(model),
+        tuple(fault for fault in faults if fault.site not in own),
+        tuple(fault for fault in faults if fault.site in own),
+        tuple(name for name in accepted if name not in {fault.site for fault in faults}),
+    )
+
+
+def _left(model: PathLike, fail_on: str, options: Options | None) -> Iterable[Fault]:
+    for verdict in inspect(model, options=options).verdicts:
+        site = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
+        if verdict.refusal is None:
+            into = ", ".join(verdict.into)
+            yield Fault(site, f"would fold into {into}" if into else "does nothing")
+        elif fail_on == "any" and verdict.op == BATCH_NORM:
+            yield Fault(site, verdict.refusal.sentence)
+
+
+def _of_drift(result: StatsResult) -> Iterable[Fault]:
+    for drift in result.drifted:
+        yield Fault(
+            drift.node,
+            f"{drift.drifted} of {drift.channels - drift.dead} channels have drifted: mean by up "
+            f"to {drift.worst_shift:.2f} σ, variance × {drift.worst_ratio:.3g}",
+        )
+
+
+# --- baselines -----------------------------------------------------------------------------------
+
+
+def read_baseline(path: Path) -> Baseline:
+    """What a baseline file accepts. Raises UsageError."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))["accepted"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"cannot read the baseline {path}: {error}", "write one with --write-baseline"
+        ) from error
+    if not isinstance(found, dict) or not all(
+        isinstance(names, list) and all(isinstance(name, str) for name in names)
+        for names in found.values()
+    ):
+        raise UsageError(f"{path} is no baseline", "write one with --write-baseline")
+    return found
+
+
+def write_baseline(path: Path, checked: Iterable[Checked]) -> None:
+    """Accept whatever was found. Raises UsageError."""
+    accepted = {
+        one.path: sorted({fault.site for fault in (*one.faults, *one.accepted)})
+        for one in checked
+        if one.faults or one.accepted
+    }
+    text = json.dumps({"accepted": accepted}, indent=2) + "\n"  # ASCII: any name can be written
+    write_whole(path, text, Kind.BASELINE)
+
+
+def accepting(checked: Iterable[Checked]) -> tuple[Checked, ...]:
+    """The same with every fault accepted."""
+    return tuple(
+        replace(one, faults=(), accepted=(*one.accepted, *one.faults), stale=()) for one in checked
+    )

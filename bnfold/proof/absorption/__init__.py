@@ -1,0 +1,1 @@
+"""Which maps a constant of the folded model has taken."""

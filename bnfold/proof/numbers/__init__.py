@@ -1,0 +1,1 @@
+"""Exact numbers, and whether a constant is the nearest one to its formula."""

@@ -1,0 +1,1 @@
+"""What became of a run, as a report: its content, its files and what CI services show."""

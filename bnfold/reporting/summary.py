@@ -1,0 +1,52 @@
+"""What became of a model, in one sentence: as the terminal and every report say it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bnfold.api import Inspection, OptimizeResult
+from bnfold.graph.index import BATCH_NORM
+from bnfold.text.formatting import count, number, plain
+from bnfold.verdict import Verdict
+
+
+def would_fold(inspection: Inspection) -> str:
+    """What would become of a model, in one sentence."""
+    return f"{_folded(inspection.verdicts)} would be folded{_with_flags(inspection.flags)}"
+
+
+def closing(result: OptimizeResult) -> str:
+    """What became of a model, in one sentence."""
+    if not result.folded:
+        where = f"nothing to fold: {plain(str(result.model))} is a copy of the original"
+        return f"{where}{_with_flags(result.flags)}"
+    done = _folded(result.verdicts)
+    if result.comparison is None:
+        return f"{done} folded; not compared (--verify none)"
+    worst = result.comparison.worst
+    if not result.comparison.runs:
+        return f"{done} folded and certified; not run"
+    if worst is None:
+        return f"{done} folded and verified"
+    return (
+        f"{done} folded and verified: the largest difference is {number(worst.max_abs)}, rounding "
+        f"explains up to {number(worst.bound)}"
+    )
+
+
+def _folded(verdicts: tuple[Verdict, ...]) -> str:
+    norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
+    others = [v for v in verdicts if v.op != BATCH_NORM and v.folded]
+    joins = sum(verdict.branches > 0 for verdict in others)
+    parts = [f"{sum(norms)} of {count(len(norms), BATCH_NORM)}"] if norms or not others else []
+    if chains := len(others) - joins:
+        parts.append(f"{count(chains, 'chain')} of constants")
+    if joins:
+        parts.append(f"{count(joins, 'sum')} of branches")
+    return " and ".join(parts)
+
+
+def _with_flags(flags: Sequence[str]) -> str:
+    """What would change that, to be said behind a sentence; nothing where nothing would."""
+    names = " or ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+    return f"; something would fold with {names}" if names else ""

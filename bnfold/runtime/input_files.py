@@ -1,0 +1,140 @@
+"""Inputs that the user gives, in the forms in which people keep them.
+
+x.npz                    one array for each input, under its name
+x.json                   polygraphy's --save-inputs: a list of such sets
+folder/NAME.npy          one array for each input, in files of their names
+folder/*.npz             a set in each
+test_data_set_0/         ONNX's own: input_0.pb, … in the order of the model's inputs, and
+                         output_0.pb, … with what is expected of its outputs
+folder/test_data_set_*/  several of these
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from onnx import TensorProto, numpy_helper
+
+from bnfold.errors import UsageError
+from bnfold.onnx_io.protos import Array
+from bnfold.runtime.sessions import Feed
+from bnfold.runtime.synthetic_inputs import InputSpec, shown
+
+_REMEDY = (
+    "give an .npz file with one array for each input, a folder of .npy files named after them, "
+    "a test_data_set_0 folder, or polygraphy's JSON"
+)
+
+
+@dataclass(frozen=True)
+class Set:
+    """One set of inputs, and the outputs that are expected of it, if any are known."""
+
+    feed: Feed
+    expected: Feed = field(default_factory=dict)
+
+
+def read(path: Path, inputs: list[InputSpec], outputs: list[str]) -> list[Set]:
+    """All sets of inputs at `path`, in the model's own types, for a model with these outputs.
+
+    Raises UsageError where they cannot be read or do not fit the model.
+    """
+    try:
+        sets = list(_sets(path, inputs, outputs))
+    except (MemoryError, UsageError):
+        raise
+    except Exception as error:  # of many kinds, by what is wrong with the file
+        raise UsageError(f"cannot read the inputs in {path}: {error}", _REMEDY) from error
+    if not sets:
+        raise UsageError(f"there are no inputs in {path}", _REMEDY)
+    return [Set(_fitted(where, s.feed, inputs), s.expected) for where, s in sets]
+
+
+def _sets(
+    path: Path, inputs: list[InputSpec], outputs: list[str]
+) -> Iterator[tuple[Path, Set]]:  # fmt: skip
+    if not path.is_dir():
+        reader = _from_json if path.suffix == ".json" else _from_npz
+        for arrays in reader(path):
+            yield path, Set(arrays)
+        return
+    sets = sorted(path.glob("test_data_set_*"), key=_number) or [path]
+    for folder in sets:
+        if any(folder.glob("input_*.pb")):
+            names = [spec.name for spec in inputs]
+            feed = _from_protos(folder, "input", names)
+            yield folder, Set(feed, _from_protos(folder, "output", outputs))
+    for archive in sorted(path.glob("*.npz")):
+        for arrays in _from_npz(archive):
+            yield archive, Set(arrays)
+    if arrays := {file.stem: _load(file) for file in sorted(path.glob("*.npy"))}:
+        yield path, Set(arrays)
+
+
+def _number(path: Path) -> tuple[int, str]:
+    digits = path.stem.rpartition("_")[2]
+    return (int(digits) if digits.isdecimal() else 0, path.name)
+
+
+def _from_npz(path: Path) -> Iterator[Feed]:
+    with np.load(path, allow_pickle=False) as archive:
+        yield {name: archive[name] for name in archive.files}
+
+
+def _from_json(path: Path) -> Iterator[Feed]:
+    for entry in json.loads(path.read_text(encoding="utf-8")):
+        yield {name: _decoded(value["array"]) for name, value in entry.items()}
+
+
+def _decoded(text: str) -> Array:
+    return np.asarray(np.load(io.BytesIO(base64.b64decode(text)), allow_pickle=False))
+
+
+def _load(path: Path) -> Array:
+    return np.asarray(np.load(path, allow_pickle=False))
+
+
+def _from_protos(folder: Path, kind: str, names: list[str]) -> Feed:
+    arrays = {}
+    for number, name in enumerate(names):
+        file = folder / f"{kind}_{number}.pb"
+        if file.exists():
+            arrays[name] = numpy_helper.to_array(TensorProto.FromString(file.read_bytes()))
+    return arrays
+
+
+def _fitted(where: Path, arrays: Feed, inputs: list[InputSpec]) -> Feed:
+    wanted = [spec.name for spec in inputs]
+    if missing := [name for name in wanted if name not in arrays]:
+        raise UsageError(
+            f"{where} has no array for the input {missing[0]!r}",
+            f"it holds {', '.join(arrays) or 'nothing'}; the model wants {', '.join(wanted)}",
+        )
+    return {spec.name: _fitting(where, spec, arrays[spec.name]) for spec in inputs}
+
+
+def _fitting(where: Path, spec: InputSpec, array: Array) -> Array:
+    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
+        raise UsageError(
+            f"the array {spec.name!r} in {where} is {array.dtype}, the model wants {spec.dtype}",
+            "convert it as the model's user would, with the same scaling",
+        )
+    fits = spec.open_rank or (
+        len(array.shape) == len(spec.dims)
+        and all(
+            isinstance(dim, str) or dim == size
+            for dim, size in zip(spec.dims, array.shape, strict=True)
+        )
+    )
+    if not fits:
+        raise UsageError(
+            f"the array {spec.name!r} in {where} has shape {shown(array.shape)}, "
+            f"the model wants {shown(spec.dims)}"
+        )
+    return array.astype(spec.dtype)

@@ -1,0 +1,126 @@
+"""The process in which onnxruntime runs: started, watched, and its answer read.
+
+onnxruntime runs in a process of its own, because a model can crash it (an opset-9
+BatchNormalization with trailing empty outputs does), hang it or eat all memory. A child that does
+not answer is a ChildError, never a pass. What the child does is in `bnfold.worker`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bnfold import errors, system
+from bnfold.errors import ChildError
+from bnfold.onnx_io.private_folder import PrivateFolder
+from bnfold.runtime.answer_file import ANSWER, FALLBACK
+
+T = TypeVar("T")
+Progress = Callable[[int, int], None]  # how much is done, of how much
+
+_STDERR, _STDERR_LINES = "stderr.txt", 3
+_GRACE = 5.0  # seconds by which the child's own clock is behind ours
+_PERIOD = 0.1  # seconds between two looks at the progress
+
+
+def ask(
+    request: dict[str, Any], timeout: float, read: Callable[[dict[str, Any], Path], T],
+    progress: Progress | None = None,
+) -> T:  # fmt: skip
+    """Have a child carry out a request; `read` makes the result of its answer and its folder.
+
+    Where the child crashed and has left an answer for that case, the answer says so in "crash".
+    Raises what the child reports, and ChildError where it crashed, ran out of time or hit a limit.
+    """
+    with PrivateFolder() as folder:
+        (folder / "request.json").write_text(
+            json.dumps(request | {"clock": timeout + _GRACE}), encoding="utf-8"
+        )
+        code = _run(folder, timeout, progress)
+        answer = _answer(folder / ANSWER)
+        if answer is None:
+            crash = _crash(code, folder)
+            answer = _answer(folder / FALLBACK)
+            if answer is None:
+                raise crash
+            answer["crash"] = crash.message
+        if "error" in answer:
+            kind = getattr(errors, answer["error"])
+            raise kind(answer["message"], answer["remedy"])
+        return read(answer, folder)
+
+
+def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
+    """The exit code of the child. It ends when its stdin does, which it does with this process."""
+    command = [sys.executable, "-P", "-m", "bnfold.worker", str(folder)]
+    end = time.monotonic() + timeout
+    with (
+        (folder / _STDERR).open("wb") as stderr,
+        subprocess.Popen(
+            command, cwd=folder, env=system.child_environment(folder), stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL, stderr=stderr, **system.own_group(),
+        ) as child,
+    ):  # fmt: skip
+        try:
+            return _wait(child, end, folder, progress)
+        except BaseException as error:
+            system.kill(child)
+            if not isinstance(error, subprocess.TimeoutExpired):
+                raise
+            raise ChildError(
+                f"onnxruntime had not finished {_stage(folder)} after {timeout:g} s",
+                "give it longer with --timeout, or smaller inputs with --input-shape",
+            ) from error
+
+
+def _wait(
+    child: subprocess.Popen[bytes], end: float, folder: Path, progress: Progress | None
+) -> int:
+    """Wait until the child has ended. Raises TimeoutExpired."""
+    while True:
+        left = end - time.monotonic()
+        period = left if progress is None else min(left, _PERIOD)
+        try:
+            return child.wait(max(period, 0))
+        except subprocess.TimeoutExpired:
+            if left <= period:
+                raise
+            assert progress is not None
+            _tell(folder / "progress", progress)
+
+
+def _tell(path: Path, progress: Progress) -> None:
+    with contextlib.suppress(OSError, ValueError):
+        done, total = map(int, path.read_text(encoding="utf-8").split())
+        progress(done, total)
+
+
+def _answer(path: Path) -> dict[str, Any] | None:
+    try:
+        answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return answer
+
+
+def _crash(code: int, folder: Path) -> ChildError:
+    text = (folder / _STDERR).read_text(encoding="utf-8", errors="replace")
+    lines = text.strip().splitlines()[-_STDERR_LINES:]
+    said = f": {' / '.join(lines)}" if lines else ""
+    return ChildError(
+        f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",
+        "nothing was decided; try another onnxruntime version or a higher --memory-limit",
+    )
+
+
+def _stage(folder: Path) -> str:
+    try:
+        return (folder / "stage").read_text(encoding="utf-8")
+    except OSError:
+        return "starting"

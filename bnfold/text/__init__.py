@@ -1,0 +1,1 @@
+"""Numbers and names in words, JSON, SVG, and escaping for HTML, terminals and CI commands."""

@@ -1,0 +1,1 @@
+"""Before and after training: freeze, assign, stats and recalibrate."""

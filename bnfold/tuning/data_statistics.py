@@ -1,0 +1,204 @@
+"""Statistics that fit the data: `stats` looks at them, `recalibrate` mends them.
+
+Both run the data through the model in a process of their own, batch by batch; what is in memory is
+one batch, whatever the size of the data.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import NotBetterError, UndecidedError, UsageError
+from bnfold.graph.index import Index
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.atomic_output import Output
+from bnfold.onnx_io.output_paths import PathLike, target_of
+from bnfold.runtime.process import Progress, ask
+from bnfold.tuning.drift import ChannelDrift, Fit, Limits
+from bnfold.tuning.stored_statistics import assign_statistics
+from bnfold.tuning.training_mode import assume_inference as put_into_inference
+
+
+@dataclass(frozen=True)
+class Data:
+    """Data for a model: what, and how it is read.
+
+    `path` is an .npz file with an array [N, …] for each input (and `y`, labels), a folder of .npz
+    or .npy files, test_data_set folders, or a folder of images. `batch` samples are run at a time,
+    where the model leaves that open. Images are read as (value/255 − mean)/std, in `layout` "NCHW"
+    or "NHWC", resized to `resize` (height, width) or to what the model declares.
+    """
+
+    path: PathLike
+    batch: int = 32
+    mean: Sequence[float] = ()
+    std: Sequence[float] = ()
+    layout: str = "NCHW"
+    resize: tuple[int, int] | None = None
+    providers: tuple[str, ...] = ()
+    timeout: float = 86_400.0
+    memory_limit: int | None = None
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """A BatchNormalization that was not looked at, and why."""
+
+    node: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class StatsResult:
+    """How the stored statistics fit the data, a BatchNormalization each, the worst first."""
+
+    drifts: tuple[ChannelDrift, ...]
+    left: tuple[LeftAlone, ...]
+
+    @property
+    def drifted(self) -> tuple[ChannelDrift, ...]:
+        """Those that do not fit."""
+        return tuple(d for d in self.drifts if d.fit is Fit.DRIFTED)
+
+
+@dataclass(frozen=True)
+class RecalibrateResult:
+    """A file with new statistics.
+
+    `layers` is how many BatchNormalizations stand in a row at most, which is how often the data was
+    read; `before` and `after` are the accuracies on what was held out, None without.
+    """
+
+    model: Path
+    norms: int
+    layers: int
+    samples: int
+    left: tuple[LeftAlone, ...]
+    before: float | None = None
+    after: float | None = None
+
+
+def stats(
+    model: PathLike, data: Data, *, limits: Limits | None = None, assume_inference: bool = False,
+    progress: Progress | None = None,
+) -> StatsResult:  # fmt: skip
+    """Compare what a file's BatchNormalizations have stored with what they see of the data.
+
+    Nothing is written. Raises ModelError, UsageError (the data cannot be read or does not fit),
+    UndecidedError (onnxruntime has no kernel) and ChildError.
+    """
+    request = _request("stats", model, data, assume_inference=assume_inference)
+    request["limits"] = asdict(limits or Limits())
+    return ask(request, data.timeout, _stats, progress)
+
+
+def _stats(answer: dict[str, Any], folder: Path) -> StatsResult:
+    with np.load(folder / "result.npz", allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    drifts = []
+    for number, plain in enumerate(answer["drifts"]):
+        own = {n.partition("/")[2]: a for n, a in arrays.items() if n.startswith(f"{number}/")}
+        drifts.append(ChannelDrift(**(plain | own | {"fit": Fit(plain["fit"])})))
+    return StatsResult(tuple(drifts), _left(answer))
+
+
+def recalibrate(
+    path_in: PathLike, data: Data, path_out: PathLike | None = None, *, momentum: float = 0.0,
+    holdout: float = 0.0, require_improvement: bool = False, assume_inference: bool = False,
+    progress: Progress | None = None,
+) -> RecalibrateResult:  # fmt: skip
+    """Estimate μ and σ² of every BatchNormalization anew over all of the data, and write the model.
+
+    Layer after layer, so that each sees what those before it give with their new statistics, as if
+    all data were one batch in training mode (precise BN: Wu & Johnson, *Rethinking "Batch" in
+    BatchNorm*, 2021, arXiv:2105.07576, §3). σ² is the mean squared deviation, not the unbiased
+    estimate. Nothing else of the model changes. With `momentum` m, what is written is m·stored +
+    (1 − m)·estimated. `holdout` is the share of samples, evenly spread, that are not used for it,
+    and on which the accuracy is measured against the labels `y` before and after;
+    `require_improvement` refuses to write unless it rises.
+
+    Raises what `stats` raises, and NotBetterError.
+    """
+    if not 0 <= momentum < 1 or not 0 <= holdout < 1:
+        raise UsageError("momentum and holdout are shares: at least 0, and below 1")
+    if require_improvement and not holdout:
+        raise UsageError("--require-improvement needs --holdout, to measure it on")
+    source = Path(path_in)
+    target = target_of(source, path_out, ".recalibrated.onnx")
+    _require_not_data(target, Path(data.path))
+    request = _request("recalibrate", source, data, assume_inference=assume_inference)
+    request |= {"momentum": momentum, "holdout": holdout}
+    answer, estimates = ask(request, data.timeout, _estimates, progress)
+    before, after = answer["before"], answer["after"]
+    if answer["samples"] < 2:
+        raise UsageError(
+            "there is one sample, and one sample has no spread",
+            "give as many as the model would see in a batch, at least",
+        )
+    if require_improvement and not after > before:
+        raise NotBetterError(
+            f"the accuracy was {before:.4f} and would be {after:.4f}",
+            "nothing was written; the stored statistics fit the held-out data as well",
+        )
+    file = model_file.read(source)
+    if assume_inference:
+        put_into_inference(Index(file.model, file.storage), even_dummies=True)
+    for refusal in assign_statistics(Index(file.model, file.storage), estimates):
+        raise UndecidedError(refusal.sentence, refusal.reason.remedy)
+    with Output(target, [source, *(own.path for own in file.data_files)]) as output:
+        model_file.write(file.model, file.storage, output, origin=source.name)
+        output.publish()
+    return RecalibrateResult(
+        target, len(estimates), answer["layers"], answer["samples"], _left(answer), before, after
+    )
+
+
+def _require_not_data(target: Path, data: Path) -> None:
+    """Raises UsageError where what would be written is (a file of) the data."""
+    if not target.exists() or not data.exists():
+        return
+    inside = data.is_dir() and data.resolve() in target.resolve().parents
+    if target.samefile(data) or (inside and target.suffix.lower() != ".onnx"):
+        raise UsageError(f"the output {target} is the data itself", "choose another name")
+
+
+def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
+    with np.load(folder / "result.npz", allow_pickle=False) as archive:
+        flat = {name: archive[f"a{i}"] for i, name in enumerate(answer["names"])}
+    outputs = dict.fromkeys(name.rpartition("/")[0] for name in flat)
+    return answer, {o: (flat[f"{o}/mean"], flat[f"{o}/variance"]) for o in outputs}
+
+
+def _left(answer: dict[str, Any]) -> tuple[LeftAlone, ...]:
+    return tuple(LeftAlone(**entry) for entry in answer["left"])
+
+
+def _request(
+    task: str, model: PathLike, data: Data, *, assume_inference: bool
+) -> dict[str, Any]:  # fmt: skip
+    if data.layout not in ("NCHW", "NHWC"):
+        raise UsageError(f"layout {data.layout!r} is neither NCHW nor NHWC")
+    if data.batch < 1:
+        raise UsageError("a batch has at least one sample")
+    return {
+        "task": task,
+        "original": os.path.abspath(model),
+        "inputs": os.path.abspath(data.path),
+        "batch": data.batch,
+        "pictures": {
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "layout": data.layout,
+            "resize": data.resize,
+        },
+        "providers": data.providers,
+        "memory_limit": data.memory_limit,
+        "assume_inference": assume_inference,
+        "holdout": 0.0,
+    }

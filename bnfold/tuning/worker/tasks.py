@@ -1,0 +1,238 @@
+"""Running data through a model for the statistics of what its BatchNormalizations read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import UndecidedError, UsageError, first_line
+from bnfold.graph.index import Index, Node
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.model_file import ModelFile
+from bnfold.onnx_io.protos import Array
+from bnfold.reasons import Refusal
+from bnfold.runtime import synthetic_inputs as model_inputs
+from bnfold.runtime.sessions import Opener, check_memory, load_error, run
+from bnfold.tuning.drift import Limits, drift, severity
+from bnfold.tuning.moments import FloatArray, Moments
+from bnfold.tuning.stored_statistics import assign_statistics, norms
+from bnfold.tuning.training_mode import assume_inference
+from bnfold.tuning.worker.dataset import Batch, Dataset, Pictures
+from bnfold.tuning.worker.moment_probes import levels, probed, sample_moments
+
+Request = dict[str, Any]
+
+
+class _Runner:
+    """One model and the data that goes through it."""
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        self.request = request
+        self.folder = folder
+        self.file: ModelFile = model_file.read(Path(request["original"]))
+        self.refused = {}
+        if request["assume_inference"]:
+            index = Index(self.file.model, self.file.storage)
+            dummies = request["task"] == "recalibrate"
+            self.refused = assume_inference(index, even_dummies=dummies)
+        self.specs = tuple(model_inputs.specs(self.file.model, {}, given=True))
+        pictures = Pictures(**request["pictures"])
+        self.data = Dataset(Path(request["inputs"]), self.specs, pictures)
+        self.opener = Opener.of(request["providers"])
+        self.size = self._batch_size()
+        self.done = 0
+        self.total = 0
+
+    def _batch_size(self) -> int:
+        fixed = {s.dims[0] for s in self.specs if s.dims and isinstance(s.dims[0], int)}
+        if not self.specs or len(fixed) > 1:
+            raise UsageError("the model's inputs have no common batch axis in front")
+        return int(next(iter(fixed))) if fixed else int(self.request["batch"])
+
+    def stage(self, stage: str) -> None:
+        """Leave word of what is being done."""
+        (self.folder / "stage").write_text(stage, encoding="utf-8")
+
+    def step(self) -> None:
+        """One batch more."""
+        self.done += 1
+        (self.folder / "progress.tmp").write_text(
+            f"{self.done} {max(self.total, self.done)}", encoding="utf-8"
+        )
+        (self.folder / "progress.tmp").replace(self.folder / "progress")
+
+    def batches(self) -> Iterator[tuple[Batch, Array]]:
+        """All batches, with what says which of their rows are held out."""
+        share, number = float(self.request["holdout"]), 0
+        for batch in self.data.batches(self.size):
+            places = number + np.arange(batch.rows)
+            held = np.floor((places + 1) * share) > np.floor(places * share)
+            number += batch.rows
+            yield batch, held
+
+    def session(self, path: Path) -> Any:
+        """A session on a model that was made of the original."""
+        try:
+            return self.opener.open(str(path))
+        except Exception as error:
+            raise load_error(error) from error
+
+    def results(self, session: Any, batch: Batch) -> dict[str, Array]:
+        """What a model gives on a batch. Raises UsageError."""
+        try:
+            return run(session, batch.feed)
+        except Exception as error:
+            check_memory(error)
+            shapes = ", ".join(f"{n} {list(a.shape)}" for n, a in batch.feed.items())
+            raise UsageError(
+                f"onnxruntime cannot run the model on {shapes}: {first_line(error, 300)}",
+                "the data has other sizes than the model wants",
+            ) from error
+
+    def moments(self, wanted: Sequence[tuple[Node, int]]) -> dict[str, Moments]:
+        """Of what these nodes read, over all samples that are not held out; by the value's name."""
+        ranks = {node.input(0): rank for node, rank in wanted}
+        found = {name: Moments() for name in ranks}
+        index = Index(self.file.model, self.file.storage)
+        session = self.session(probed(index, ranks, self.folder, self.done))
+        for batch, held in self.batches():
+            results = self.results(session, batch)
+            size = len(next(iter(batch.feed.values())))
+            for name, rank in ranks.items():
+                part = sample_moments(results, name, rank, size, batch.rows)
+                if part is None:
+                    raise UsageError(
+                        f"{name} has no row for each sample: the last batch cannot be filled up",
+                        f"give a number of samples that {size} divides",
+                    )
+                if len(part.means) == len(held):
+                    keep = ~held
+                    part = type(part)(part.means[keep], part.spreads[keep], part.positions)
+                elif np.any(held):
+                    raise UsageError(
+                        f"{name} has no row for each sample, so that none can be held out",
+                        "leave --holdout away",
+                    )
+                found[name].add(part)
+            self.step()
+        (self.folder / f"probe{self.done}.onnx").unlink(missing_ok=True)
+        return found
+
+    def accuracy(self) -> float:
+        """The share of the held-out samples whose label is the largest of the first output."""
+        path = self.folder / f"whole{self.done}.onnx"
+        session = self.session(model_file.save(self.file.model, self.file.storage, path))
+        right = count = 0
+        for batch, held in self.batches():
+            if batch.labels is None:
+                raise UsageError(
+                    "--holdout needs labels", "put them into the .npz file as the array y"
+                )
+            scores = next(iter(self.results(session, batch).values()))[: batch.rows]
+            labels = np.asarray(batch.labels)
+            if scores.ndim != 2 or labels.ndim != 1 or labels.dtype.kind not in "iu":
+                raise UsageError(
+                    f"--holdout needs scores [N, classes] and whole numbers [N] as labels, not "
+                    f"{list(scores.shape)} and {labels.dtype}{list(labels.shape)}"
+                )
+            right += int(np.count_nonzero((np.argmax(scores, axis=1) == labels)[held]))
+            count += int(np.count_nonzero(held))
+            self.step()
+        if not count:
+            raise UsageError("--holdout leaves no sample aside", "hold out a larger share")
+        return right / count
+
+    def answer(self, **more: Any) -> dict[str, Any]:
+        """What every task tells."""
+        refusals = [*self.refused.values(), *norms(Index(self.file.model, self.file.storage))[1]]
+        told = {r.node: {"node": r.node, "sentence": r.sentence} for r in reversed(refusals)}
+        return {"left": list(told.values())} | more
+
+
+def stats(request: Request, folder: Path) -> dict[str, Any]:
+    """Compare the statistics of the data with the stored ones, the worst first."""
+    runner = _Runner(request, folder)
+    runner.stage("running the data through the model")
+    found, refused = norms(Index(runner.file.model, runner.file.storage))
+    _require_some(found, refused)
+    data = runner.moments([(node, rank) for node, rank, _ in found])
+    limits = Limits(**request["limits"])
+    drifts = [drift(stored, data[node.input(0)], limits) for node, _, stored in found]
+    drifts.sort(key=severity, reverse=True)
+    arrays = {f"{i}/{k}": v for i, d in enumerate(drifts) for k, v in asdict(d).items()
+              if isinstance(v, np.ndarray)}  # fmt: skip
+    _save(folder, arrays)
+    plain = [
+        {k: v for k, v in asdict(d).items() if not isinstance(v, np.ndarray)} for d in drifts
+    ]  # fmt: skip
+    return runner.answer(drifts=plain)
+
+
+def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
+    """Estimate μ and σ² anew, layer after layer; each sees what those before it give then."""
+    runner = _Runner(request, folder)
+    found, refused = norms(Index(runner.file.model, runner.file.storage))
+    _require_some(found, refused)
+    before = _of_accuracy(runner)
+    ranks = {node.output: rank for node, rank, _ in found}
+    layers = levels(Index(runner.file.model, runner.file.storage), ranks.keys())
+    estimates: dict[str, tuple[FloatArray, FloatArray]] = {}
+    samples = 0
+    for number, level in enumerate(sorted(layers), start=1):
+        runner.stage(f"estimating layer {number} of {len(layers)}")
+        index = Index(runner.file.model, runner.file.storage)
+        nodes = {n.output: n for n in index.nodes() if n.scope.is_main and n.output in ranks}
+        stored = {node.output: own for node, _, own in norms(index)[0]}
+        data = runner.moments([(nodes[output], ranks[output]) for output in layers[level]])
+        new = {}
+        for output in layers[level]:
+            moments, old = data[nodes[output].input(0)], stored[output]
+            samples = moments.samples
+            share = float(request["momentum"])
+            new[output] = (
+                share * old.mean + (1 - share) * moments.mean,
+                share * old.variance + (1 - share) * moments.variance,
+            )
+        estimates |= new
+        for refusal in assign_statistics(index, new):
+            raise UndecidedError(refusal.sentence, refusal.reason.remedy)
+        if number == 1:  # now it is known how many batches a pass has
+            done = runner.done if before is None else runner.done // 2
+            passes = len(layers) + (2 if before is not None else 0)
+            runner.total = done * passes
+    after = _of_accuracy(runner)
+    flat = {f"{name}/{what}": value for name, both in estimates.items()
+            for what, value in zip(("mean", "variance"), both, strict=True)}  # fmt: skip
+    _save(folder, {f"a{i}": v for i, v in enumerate(flat.values())})
+    return runner.answer(
+        names=list(flat), layers=len(layers), samples=samples, before=before, after=after
+    )
+
+
+def _save(folder: Path, arrays: dict[str, Any]) -> None:
+    np.savez(folder / "result.npz", **arrays)
+
+
+def _of_accuracy(runner: _Runner) -> float | None:
+    if not runner.request["holdout"]:
+        return None
+    runner.stage("measuring the accuracy")
+    return runner.accuracy()
+
+
+def _require_some(found: list[Any], refused: list[Refusal]) -> None:
+    """Raises UsageError where there is nothing to estimate."""
+    if found:
+        return
+    if not refused:
+        raise UsageError("the model has no BatchNormalization", "there is nothing to estimate")
+    more = f", and {len(refused) - 1} more like it" if len(refused) > 1 else ""
+    raise UsageError(
+        "the model has no inference BatchNormalization with constant statistics in its main graph: "
+        f"{refused[0].sentence}{more}",
+        refused[0].reason.remedy,
+    )

@@ -1,0 +1,1 @@
+"""Comparing two models by running them, and what the comparison has found."""

@@ -1,0 +1,84 @@
+"""The levels of verification, from what the files tell to what running them tells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from bnfold.errors import BnfoldError, UndecidedError
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.model_file import ModelFile
+from bnfold.proof.certificate import Static, certify
+from bnfold.proof.outcome import Certificate, Finding, Frame, Outcome
+from bnfold.runtime.answer_file import FALLBACK, leave
+from bnfold.verification.comparison import Comparison
+
+_OF_RUN = (
+    "outputs", "inputs", "runs", "mismatch", "folds", "folds_not_run", "deployed", "counterexample",
+)  # fmt: skip
+FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: five roundings, and more
+
+
+def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Judge the two files as far as the request says. Raises BnfoldError where nothing was decided.
+
+    A model that does not run, or crashes onnxruntime, is decided by its certificate, if that is
+    valid.
+    """
+    (folder / "stage").write_text("checking what the two files say", encoding="utf-8")
+    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    foreign = request["foreign"]
+    static = _certified(original, folded, request)
+    found = Comparison((), (), 0, frame=static.frame, certificate=static.certificate)
+    told = asdict(found)
+    if request["level"] in ("frame", "certificate"):
+        if request["level"] == "frame":
+            told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
+        _require_decided(static, request["level"], foreign=foreign)
+        return told
+    from bnfold.verification.worker.model_runs import judge
+
+    if request["level"] == "folds":
+        _require_decided(static, "certificate", foreign=foreign)
+    checks = {static.certificate.verdict, *([] if foreign else [static.frame.verdict])}
+    if checks == {Outcome.VALID}:
+        leave(told, folder, FALLBACK)  # the original may crash onnxruntime
+    try:
+        run = judge(request, folder, static.regions)
+    except UndecidedError as error:
+        if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
+            raise
+        return told | {"not_run": str(error)}
+    return told | {name: value for name, value in run.items() if name in _OF_RUN}
+
+
+def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) -> Static:
+    """The certificate; not decided, with the reason, where the checker itself fails."""
+    loose = FOREIGN_K if request["foreign"] else 0.0
+    try:
+        return certify(original, folded, freeze=request["freeze"], loose=loose)
+    except (BnfoldError, MemoryError):
+        raise
+    except Exception as error:
+        sentence = f"the checker failed, please report it: {type(error).__name__}: {error}"
+        undecided = Outcome.UNDECIDED
+        finding = Finding(undecided, "", sentence)
+        return Static(Frame(undecided, ()), Certificate(undecided, (), (finding,)))
+
+
+def _require_decided(static: Static, level: str, *, foreign: bool) -> None:
+    """Raises UndecidedError where a level that was asked for says neither yes nor no."""
+    checks: list[Frame | Certificate] = [static.certificate] if level == "certificate" else []
+    if level == "frame" or not foreign:
+        checks.append(static.frame)
+    if any(check.verdict is Outcome.INVALID for check in checks):
+        return
+    for check in checks:
+        if check.verdict is Outcome.UNDECIDED:
+            where = next((f for f in check.findings if f.verdict is Outcome.UNDECIDED), None)
+            what = f"{where.node}: {where.sentence}" if where else "the two files do not align"
+            raise UndecidedError(
+                f"the {level} is not decided: {what}",
+                "compare results as well: verify --level full, optimize --verify full",
+            )

@@ -1,0 +1,296 @@
+"""The verdict on two files: same inputs through both, fold by fold and in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bnfold.errors import BnfoldError, UndecidedError, first_line
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.model_file import ModelFile
+from bnfold.proof.regions import Regions
+from bnfold.runtime import feeding, input_files
+from bnfold.runtime.answer_file import FALLBACK
+from bnfold.runtime.sessions import (
+    Feed,
+    Opener,
+    Run,
+    check_memory,
+    is_float,
+    load_error,
+    run,
+    tensors,
+)
+from bnfold.verification.comparison import Comparison, Deployed, InputUsed, OutputDifference
+from bnfold.verification.numerics.differences import SaysNothingError
+from bnfold.verification.worker import (
+    counterexample,
+    cut_points,
+    fold_runs,
+    interface,
+    optimised_run,
+)
+from bnfold.verification.worker.cut_points import behind
+from bnfold.verification.worker.output_verdicts import Ends, require_finite
+from bnfold.verification.worker.pair import Pair, _saved
+
+Request = dict[str, Any]
+
+
+def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, Any]:
+    """Compare as the request says. Raises BnfoldError where nothing can be decided."""
+    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    whole = Pair(original, folded)
+    mismatch = interface.difference(original.model, folded.model)
+    pair, sets = _cut_at_roundings(request, folder, whole)
+    runner = _Runner(request, folder, pair, sets)
+    truth = runner.run_original()
+    (folder / FALLBACK).unlink(missing_ok=True)  # what crashes from here on is no crash of it
+    found = fold_runs.Each((), (), None)
+    if regions is not None and not mismatch:
+        runner.stage("running every fold by itself")
+        feeds = [{n: a for n, a in feed.items() if n not in pair.cut} for feed in runner.feeds]
+        try:
+            found = fold_runs.judged(regions, feeds, runner.opener, folder)
+        except MemoryError:  # the other levels may do with less
+            labels = tuple(
+                f"{fold_runs.label(r)}: the memory limit was reached" for r in regions.found
+            )
+            found = fold_runs.Each((), labels, None)
+    if request["level"] == "folds":
+        comparison = runner.comparison((), mismatch)
+    else:
+        try:
+            comparison = _in_the_end(runner, whole, truth, mismatch)
+        except UndecidedError:
+            if found.failure is None:
+                raise
+            comparison = runner.comparison((), mismatch)
+    comparison = replace(comparison, folds=found.runs, folds_not_run=found.beyond)
+    if request["counterexample"] and not comparison.equal:
+        path = Path(request["counterexample"])
+        with counterexample.making(path) as new:
+            if found.failure is not None and regions is not None:
+                counterexample.of_fold(regions, found.failure, new, folder)
+            else:
+                run = comparison.worst.run if comparison.worst else 0
+                counterexample.of_output(whole, runner.feeds, truth, run, new)
+        comparison = replace(comparison, counterexample=str(path))
+    return asdict(comparison)
+
+
+def _in_the_end(runner: _Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
+    try:
+        return runner.compare(whole, truth, mismatch)
+    except SaysNothingError:
+        pair = runner.pair
+        common = behind(pair.original.model, pair.folded.model)
+        if not common:
+            raise
+        sources = set(common.values())
+        deeper = pair.changed(runner.folder, lambda model: cut_points.expose(model, sources))
+        deeper = replace(deeper, flattened=frozenset(common))
+        again = _Runner(runner.request, runner.folder, deeper, runner.sets)
+        return again.compare(whole, again.run_original(), mismatch)
+
+
+def _cut_at_roundings(
+    request: Request, folder: Path, whole: Pair
+) -> tuple[Pair, list[input_files.Set]]:
+    """Both models cut open at their roundings, and what to feed them.
+
+    As they are, and no feeds, where they round nothing.
+    """
+    roundings = cut_points.common(whole.original, whole.folded)
+    if not roundings:
+        return whole, []
+    names = set(roundings)
+    exposed = _saved(
+        whole.original, lambda model: cut_points.expose(model, names), folder / "exposed.onnx"
+    )
+    runner = _Runner(request, folder, replace(whole, original=exposed))
+    try:
+        runs = runner.run_original()
+    except BnfoldError:  # uncut it may run; if not, it is said of the model as it is
+        return whole, []
+    sets = [
+        replace(own, feed={**own.feed, **{name: run[name] for name in roundings}})
+        for own, run in zip(runner.sets, runs, strict=True)
+    ]
+    own = {value.name for value in whole.folded.model.graph.output}
+    cut = whole.changed(folder, lambda model: cut_points.cut(model, roundings, sets[0].feed))
+    inner = frozenset(roundings.values()) - own
+    return replace(cut, cut=frozenset(roundings), inner=inner), sets
+
+
+class _Runner:
+    """Runs a pair of models on sets of inputs, which are found first where none are given."""
+
+    def __init__(
+        self, request: Request, folder: Path, pair: Pair, sets: Sequence[input_files.Set] = ()
+    ) -> None:
+        self.request = request
+        self.folder = folder
+        self.pair = pair
+        self.original = pair.original
+        self.sets = list(sets)
+        self.opener = Opener.of(request["providers"])
+
+    @property
+    def feeds(self) -> list[Feed]:
+        """What the models are fed, run by run."""
+        return [each_set.feed for each_set in self.sets]
+
+    def compare(self, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
+        """The verdict; `mismatch` is in what the whole models differ before any is run."""
+        self.stage("checking the folded model")
+        if mismatch := interface.invalid(whole.original.path, whole.folded.path) or mismatch:
+            return self.comparison((), mismatch)
+        try:
+            self.stage("loading the folded model")
+            folded = self.opener.open(str(self.pair.folded.path))
+            self.stage("running the folded model")
+            results = [tensors(run(folded, feed)) for feed in self.feeds]
+        except Exception as error:
+            check_memory(error)
+            return self.comparison((), f"onnxruntime refuses the folded model: {error}")
+        del folded  # one model in memory at a time
+        require_finite(truth)
+        expected = [each_set.expected for each_set in self.sets]
+        ends = Ends(
+            self.request, self.opener, self.original, self.feeds, truth, self.folder, self.stage,
+            expected if any(expected) else [],
+        )  # fmt: skip
+        outputs = ends.judged(results, self.pair.flattened)
+        comparison = self.comparison(self._told(outputs))
+        if not comparison.equal:
+            return comparison
+        return replace(comparison, deployed=self._deployed(whole, ends))
+
+    # --- running ---------------------------------------------------------------------------------
+
+    def run_original(self) -> list[Run]:
+        """Its outputs on each feed; the feeds are found first where none were given."""
+        self.stage("loading the original")
+        try:
+            session = self.opener.open(str(self.original.path))
+        except Exception as error:
+            raise load_error(error) from error
+        self.stage("running the original")
+        truth = self._run_on_feeds(session)
+        self._require_determinism(session, truth)
+        return truth
+
+    def _run_on_feeds(self, session: Any) -> list[Run]:
+        if self.sets:
+            return [tensors(run(session, feed)) for feed in self.feeds]
+        self.sets, runs = feeding.first_that_runs(
+            self.request, self.original.model, lambda feed: tensors(run(session, feed))
+        )
+        return runs
+
+    def _require_determinism(self, session: Any, truth: list[Run]) -> None:
+        again = tensors(run(session, self.feeds[0]))
+        for name, array in truth[0].items():
+            if not np.array_equal(array, again[name], equal_nan=is_float(array)):
+                raise UndecidedError(
+                    f"two runs of the original give different values of {name!r}: it is random",
+                    "remove its random operators, or write without comparison: --verify none",
+                )
+
+    # --- as it will be deployed ------------------------------------------------------------------
+
+    def _deployed(self, whole: Pair, ends: Ends) -> Deployed:
+        """The folded model with onnxruntime's optimisations on, against the original without."""
+        self.stage("running the folded model with onnxruntime's optimisations")
+        feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
+        names = [value.name for value in whole.original.model.graph.output]
+        own = replace(ends, truth=[{n: r[n] for n in names if n in r} for r in ends.truth])
+        folded = self._optimised(whole.folded, feeds, own)
+        wrong = next((d for d in folded.differences if not d.equal), None)
+        if wrong is None and not folded.refused:
+            return Deployed(True, folded.most)
+        original = self._optimised(whole.original, feeds, own)
+        if folded.refused:
+            return optimised_run.verdict_on_refusal(folded, original)
+        assert wrong is not None
+        if not self.pair.cut:
+            return optimised_run.verdict(folded, original, wrong)
+        step = optimised_run.step_of(whole.original, wrong.name, own.truth)
+        moved = self._moved_by_roundings(wrong.name, whole, own)
+        fused = self._fused(whole)
+        return optimised_run.verdict_in_steps(
+            folded, original, own.truth, wrong, step, moved, fused
+        )
+
+    def _optimised(self, file: ModelFile, feeds: list[Feed], ends: Ends) -> optimised_run.Optimised:
+        """What it gives with optimisations, and how far that is from the original without."""
+        try:
+            session = self.opener.open(str(file.path), optimised=True)
+            names = list(ends.truth[0])
+            results = [tensors(run(session, feed, names)) for feed in feeds]
+        except UndecidedError:
+            raise
+        except Exception as error:
+            check_memory(error)
+            return optimised_run.Optimised((), (), first_line(error, 200))
+        found = ends.judged(results, frozenset(ends.truth[0]))
+        return optimised_run.Optimised(found, tuple(results))
+
+    def _moved_by_roundings(self, name: str, whole: Pair, ends: Ends) -> float:
+        """How far an output moves where roundings fall differently.
+
+        The larger of what they do by themselves, where all numbers move by one ulp, and of what one
+        step does to each part between them.
+        """
+        self.stage("measuring what roundings that fall differently make")
+        feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
+        own = replace(ends, original=whole.original, feeds=feeds, _moved=None)
+        moved = float(np.max(own.noise()[name], initial=0.0))
+        session = self.opener.open(str(self.pair.original.path))
+        if name not in {output.name for output in session.get_outputs()}:
+            return moved  # which is an integer itself, and moves by the step
+        rng = np.random.default_rng([self.request["seed"], 2])
+        off = [optimised_run.one_step_off(feed, self.pair.cut, rng) for feed in self.feeds]
+        return max(
+            moved, optimised_run.apart([run(session, f, [name]) for f in off], ends.truth, name)
+        )
+
+    def _fused(self, whole: Pair) -> str:
+        """The quantised operators that onnxruntime has made of the folded model alone."""
+        saved = [self.folder / f"optimised_{which}.onnx" for which in ("original", "folded")]
+        try:
+            for file, path in zip((whole.original, whole.folded), saved, strict=True):
+                self.opener.open(str(file.path), optimised=True, save_as=str(path))
+            return optimised_run.fused(*saved)
+        except Exception as error:  # which only costs their names
+            check_memory(error)
+            return ""
+
+    # --- small things ----------------------------------------------------------------------------
+
+    def _told(self, outputs: tuple[OutputDifference, ...]) -> tuple[OutputDifference, ...]:
+        """The model's own outputs; of what is inside, what differs and what comes closest to it."""
+        worst = self.comparison(outputs).worst
+        return tuple(
+            output
+            for output in outputs
+            if output.name not in self.pair.inner or output is worst or not output.equal
+        )
+
+    def comparison(self, outputs: tuple[OutputDifference, ...], mismatch: str = "") -> Comparison:
+        """What the comparison is so far."""
+        used = tuple(
+            InputUsed(name, str(array.dtype), array.shape)
+            for name, array in self.feeds[0].items()
+            if name not in self.pair.cut
+        )
+        return Comparison(outputs, used, len(self.feeds), mismatch)
+
+    def stage(self, stage: str) -> None:
+        """Leave word of what is being done, for the parent to report if this process dies."""
+        (self.folder / "stage").write_text(stage, encoding="utf-8")

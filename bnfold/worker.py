@@ -1,0 +1,129 @@
+"""Entry of the child: what ends it first, then limits, then what is asked for, one JSON answer."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bnfold import system
+from bnfold.errors import BnfoldError, ChildError
+from bnfold.runtime.answer_file import leave
+
+_GIB = 1 << 30
+_PERIOD = 0.1  # seconds between two looks at the memory
+
+
+def main(folder: Path) -> None:
+    """Answer the request in `folder`."""
+    system.die_with_parent()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    system.die_after(request["clock"])
+    threading.Thread(target=_end_after, args=(request["clock"],), daemon=True).start()
+    answer: dict[str, Any]
+    try:
+        carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
+        _limit(request, folder)
+        answer = carry_out(request, folder)
+    except BnfoldError as error:
+        answer = {
+            "error": _public(error), "message": error.message, "remedy": error.remedy,
+        }  # fmt: skip
+    except MemoryError:
+        answer = _out_of_memory(folder)
+    except Exception as error:  # a fault of ours must not read as a crash of onnxruntime
+        traceback.print_exc()
+        answer = {
+            "error": BnfoldError.__name__,
+            "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
+            "remedy": "please report it",
+        }
+    leave(answer, folder)
+
+
+def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+    if name == "verify":
+        from bnfold.verification.worker.levels import verify
+
+        return verify
+    if name == "run":
+        from bnfold.runtime.feeding import run_once
+
+        return run_once
+    if name in ("load", "latency"):
+        from bnfold.benchmark import worker
+
+        return worker.load if name == "load" else worker.latency
+    from bnfold.tuning.worker import tasks
+
+    return tasks.stats if name == "stats" else tasks.recalibrate
+
+
+def _public(error: BnfoldError) -> str:
+    """The name under which the parent knows the error."""
+    return next(c.__name__ for c in type(error).__mro__ if c.__module__ == BnfoldError.__module__)
+
+
+def _end_with_stdin() -> None:
+    """End when the parent does, which alone holds the other end of our stdin.
+
+    Linux does that by itself (`die_with_parent`), but not for a parent that has ended before.
+    """
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    os._exit(1)
+
+
+def _end_after(seconds: float) -> None:
+    """End when the time is over, whatever has become of the parent."""
+    time.sleep(min(seconds, 1e9))
+    os._exit(1)
+
+
+def _limit(request: dict[str, Any], folder: Path) -> None:
+    sizes = [_size(Path(request[w])) for w in ("original", "folded") if w in request]
+    limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
+    threading.Thread(target=_watch_memory, args=(limit, folder), daemon=True).start()
+    system.limit_memory(limit)
+
+
+def _watch_memory(limit: int, folder: Path) -> None:
+    """Hold to the limit where the system takes it and does nothing."""
+    while system.memory_used() <= limit:
+        time.sleep(_PERIOD)
+    leave(_out_of_memory(folder), folder)
+    os._exit(1)
+
+
+def _size(path: Path) -> int:
+    """Bytes of the model and its data files; 0 for what cannot be read, which is said later."""
+    from bnfold.onnx_io import model_file
+
+    try:
+        return model_file.read(path).size
+    except BnfoldError:
+        return 0
+
+
+def _out_of_memory(folder: Path) -> dict[str, Any]:
+    stage = (
+        (folder / "stage").read_text(encoding="utf-8")
+        if (folder / "stage").exists()
+        else "starting"
+    )
+    return {
+        "error": ChildError.__name__,
+        "message": f"the memory limit was reached while {stage}",
+        "remedy": "raise it with --memory-limit, or give smaller inputs with --input-shape",
+    }
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
