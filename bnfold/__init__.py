@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from bnfold.diffing.model_diff import Change, Difference, diff
     from bnfold.errors import (
         BnfoldError,
-        ChildError,
         ModelError,
         NotBetterError,
         UndecidedError,
         UsageError,
+        WorkerError,
     )
-    from bnfold.graph.node_counts import Counts
+    from bnfold.graph.node_counts import NodeCounts
     from bnfold.options import Options, RunOptions
-    from bnfold.pipeline.batch import Done, optimize_many
+    from bnfold.pipeline.batch import ModelOutcome, optimize_many
     from bnfold.reasons import Reason, Refusal
     from bnfold.tuning.data_statistics import (
-        Data,
+        Dataset,
         RecalibrateResult,
         StatsResult,
         recalibrate,
         stats,
     )
-    from bnfold.tuning.drift import ChannelDrift, Fit, Limits
+    from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
     from bnfold.tuning.frozen_models import AssignResult, FreezeResult, assign, freeze
     from bnfold.verdict import Verdict
     from bnfold.verification.comparison import Comparison, NotEqualError, OutputDifference
@@ -51,18 +51,18 @@ _HOME = {
     ),
     "bnfold.benchmark.ratios": ("BenchResult", "bench"),
     "bnfold.verification.comparison": ("Comparison", "NotEqualError", "OutputDifference"),
-    "bnfold.graph.node_counts": ("Counts",),
+    "bnfold.graph.node_counts": ("NodeCounts",),
     "bnfold.diffing.model_diff": ("Change", "Difference", "diff"),
-    "bnfold.tuning.drift": ("ChannelDrift", "Fit", "Limits"),
+    "bnfold.tuning.drift": ("ChannelDrift", "Fit", "DriftLimits"),
     "bnfold.errors": (
-        "BnfoldError", "ChildError", "ModelError", "NotBetterError",
+        "BnfoldError", "WorkerError", "ModelError", "NotBetterError",
         "UndecidedError", "UsageError",
     ),
-    "bnfold.pipeline.batch": ("Done", "optimize_many"),
+    "bnfold.pipeline.batch": ("ModelOutcome", "optimize_many"),
     "bnfold.options": ("Options", "RunOptions"),
     "bnfold.verdict": ("Verdict",),
     "bnfold.tuning.data_statistics": (
-        "Data", "RecalibrateResult", "StatsResult", "recalibrate", "stats",
+        "Dataset", "RecalibrateResult", "StatsResult", "recalibrate", "stats",
     ),
     "bnfold.reasons": ("Reason", "Refusal"),
     "bnfold.tuning.frozen_models": ("AssignResult", "FreezeResult", "assign", "freeze"),
@@ -75,18 +75,17 @@ __all__ = [
     "BnfoldError",
     "Change",
     "ChannelDrift",
-    "ChildError",
     "Comparison",
-    "Counts",
-    "Data",
+    "Dataset",
     "Difference",
-    "Done",
+    "DriftLimits",
     "Fit",
     "FoldResult",
     "FreezeResult",
     "Inspection",
-    "Limits",
     "ModelError",
+    "ModelOutcome",
+    "NodeCounts",
     "NotBetterError",
     "NotEqualError",
     "OptimizeResult",
@@ -100,6 +99,7 @@ __all__ = [
     "UndecidedError",
     "UsageError",
     "Verdict",
+    "WorkerError",
     "__version__",
     "assign",
     "bench",

@@ -22,11 +22,11 @@ from bnfold.folding.layer_details import Layer, layers
 from bnfold.folding.plan import plan
 from bnfold.folding.rules.affine_nodes import ARITHMETIC
 from bnfold.graph.index import BATCH_NORM, Index
-from bnfold.graph.node_counts import Counts
+from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import graphsurgeon, model_file
 from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.data_files import DataFolder, FileRange
-from bnfold.onnx_io.output_paths import PathLike, place_of, require_own_data
+from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.options import Options, RunOptions
@@ -42,7 +42,7 @@ class Inspection:
     """What bnfold would do to a model, without doing it."""
 
     verdicts: tuple[Verdict, ...]
-    counts: Counts
+    counts: NodeCounts
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
     flags: tuple[str, ...] = ()  # where nothing folds: fields of Options with which it would
 
@@ -53,8 +53,8 @@ class FoldResult(Generic[Model]):
 
     model: Model
     verdicts: tuple[Verdict, ...]
-    before: Counts
-    after: Counts
+    before: NodeCounts
+    after: NodeCounts
     copied_bytes: int = 0  # of copies of weights that others read as they were
 
     @property
@@ -126,7 +126,7 @@ def inspect(
         proto, storage = file.model, file.storage
     index = Index(proto, storage)
     _require_sites(index, options)
-    before, verdicts = Counts.of(index), plan(index, options).verdicts
+    before, verdicts = NodeCounts.of(index), plan(index, options).verdicts
     named = options is not None and (options.skip or options.only)
     if (
         not named and inlined(proto, verdicts) is not None
@@ -169,7 +169,7 @@ def optimize(
         raise UsageError(f"verify={verify!r} is none of 'full', 'certificate' and 'none'")
     source = Path(path_in)
     file = model_file.read(source)
-    target = place_of(source, path_out, in_place)
+    target = folded_path(source, path_out, in_place)
     if in_place:
         require_own_data(file, target)
     original = _copy(file.model) if details else None
@@ -257,7 +257,7 @@ def _fold_in_place(
 ) -> FoldResult[onnx.ModelProto]:
     index = Index(model, storage)
     _require_sites(index, options)
-    before, planned = Counts.of(index), plan(index, options)
+    before, planned = NodeCounts.of(index), plan(index, options)
     may_inline &= options is None or not (options.skip or options.only)  # which changes names
     if may_inline and (copy := inlined(model, planned.verdicts)) is not None:
         inner = _fold_in_place(copy, storage, options, may_inline=False)
@@ -266,7 +266,7 @@ def _fold_in_place(
             model.CopyFrom(copy)
             return dataclasses.replace(inner, model=model, before=before)
     copied = apply(index, planned)
-    return FoldResult(model, planned.verdicts, before, Counts.of(Index(model)), copied)
+    return FoldResult(model, planned.verdicts, before, NodeCounts.of(Index(model)), copied)
 
 
 def helpful_flags(index: Index, options: Options | None) -> tuple[str, ...]:

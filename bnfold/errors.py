@@ -48,7 +48,7 @@ class UndecidedError(BnfoldError):
     exit_code = 4
 
 
-class ChildError(BnfoldError):
+class WorkerError(BnfoldError):
     """The process that runs onnxruntime crashed, ran out of time or hit a limit."""
 
     exit_code = 5

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from bnfold import system
-from bnfold.errors import BnfoldError, ChildError
-from bnfold.runtime.answer_file import leave
+from bnfold.errors import BnfoldError, WorkerError
+from bnfold.runtime.answer_file import write_answer
 
 _GIB = 1 << 30
 _PERIOD = 0.1  # seconds between two looks at the memory
@@ -45,7 +45,7 @@ def main(folder: Path) -> None:
             "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
             "remedy": "please report it",
         }
-    leave(answer, folder)
+    write_answer(answer, folder)
 
 
 def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
@@ -98,7 +98,7 @@ def _watch_memory(limit: int, folder: Path) -> None:
     """Hold to the limit where the system takes it and does nothing."""
     while system.memory_used() <= limit:
         time.sleep(_PERIOD)
-    leave(_out_of_memory(folder), folder)
+    write_answer(_out_of_memory(folder), folder)
     os._exit(1)
 
 
@@ -119,7 +119,7 @@ def _out_of_memory(folder: Path) -> dict[str, Any]:
         else "starting"
     )
     return {
-        "error": ChildError.__name__,
+        "error": WorkerError.__name__,
         "message": f"the memory limit was reached while {stage}",
         "remedy": "raise it with --memory-limit, or give smaller inputs with --input-shape",
     }

@@ -17,7 +17,7 @@ import bnfold
 from bnfold.pipeline.batch import worst_exit_code
 
 
-def optimise(models: str, out_dir: str, client: Client) -> tuple[bnfold.Done, ...]:
+def optimise(models: str, out_dir: str, client: Client) -> tuple[bnfold.ModelOutcome, ...]:
     """All models below a folder, one at a time for each thread of each worker."""
     with client.get_executor() as executor:
         return bnfold.optimize_many(
@@ -25,7 +25,7 @@ def optimise(models: str, out_dir: str, client: Client) -> tuple[bnfold.Done, ..
         )
 
 
-def tell(done: bnfold.Done) -> None:
+def tell(done: bnfold.ModelOutcome) -> None:
     """One line for each model, as it is done."""
     if done.error is not None:
         print(f"{done.source}: {done.error.message}")

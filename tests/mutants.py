@@ -38,7 +38,7 @@ MODULES = (
     "branches.kernel_geometry",
     "branches.linear_sums",
     "branches.merge",
-    "candidate",
+    "site",
     "chains",
     "plan",
     "propagation",
@@ -267,7 +267,10 @@ def reached_lines() -> dict[tuple[str, int], set[str]]:
     """The tests that run each line of the modules: found by running all of them once."""
     with tempfile.TemporaryDirectory() as folder:
         data = str(Path(folder, "data"))
-        watch = coverage.Coverage(data_file=data, include=[str(ROOT / "bnfold" / "folding" / glob) for glob in ("*.py", "*/*.py")])
+        watch = coverage.Coverage(
+            data_file=data,
+            include=[str(ROOT / "bnfold" / "folding" / glob) for glob in ("*.py", "*/*.py")],
+        )
         with watch.collect():
             code = pytest.main([*_arguments(), "-p", "no:xdist"], plugins=[_Contexts(watch)])
         if code:

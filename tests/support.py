@@ -25,8 +25,8 @@ from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.certificate import certify
 from bnfold.proof.outcome import Outcome
-from bnfold.runtime.sessions import Opener, run
-from bnfold.runtime.synthetic_inputs import Drawing, feeds, specs
+from bnfold.runtime.sessions import SessionFactory, run
+from bnfold.runtime.synthetic_inputs import SyntheticInputs, input_specs, synthetic_feeds
 
 Array = npt.NDArray[Any]
 
@@ -184,9 +184,9 @@ def reason(model: ModelProto, *, check: bool = True) -> str:
 
 def assert_same_outputs(before: ModelProto, after: ModelProto) -> None:
     """Both give the same bits in onnxruntime, on integer inputs."""
-    sessions = [Opener().open(model.SerializeToString()) for model in (before, after)]
-    inputs = specs(before, {})
-    for feed in next(feeds(before, inputs, {}, Drawing())):
+    sessions = [SessionFactory().open(model.SerializeToString()) for model in (before, after)]
+    inputs = input_specs(before, {})
+    for feed in next(synthetic_feeds(before, inputs, {}, SyntheticInputs())):
         whole = {
             name: np.trunc(array * 4) if array.dtype.kind == "f" else array
             for name, array in feed.items()

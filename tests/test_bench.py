@@ -14,7 +14,7 @@ import bnfold
 from bnfold import UsageError
 from bnfold.benchmark.ratios import Graph, Mode, interval, measured
 from bnfold.cli.main import main
-from bnfold.cli.render.bench import seconds, told
+from bnfold.cli.render.bench import conclusion, seconds
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 
@@ -130,9 +130,9 @@ def test_nothing_is_called_a_gain_that_may_be_none() -> None:
     same = measured([1.0] * 6, [0.9, 1.1] * 3)
     less = measured([1.0] * 6, [0.5] * 6)
     mode = Mode(True, same, less, less, same, Graph(5, 0), Graph(5, 0))
-    said = list(told(mode, gone=0))
+    said = list(conclusion(mode, gone=0))
     assert said[0] == "with optimisations on, onnxruntime runs the same 5 nodes of either"
-    assert list(told(mode, gone=2)) == [
+    assert list(conclusion(mode, gone=2)) == [
         "with optimisations on, onnxruntime runs the same 5 nodes of either: it folds as well",
         "  load: no difference that these runs can show",
         "  memory after load: less by 50%",

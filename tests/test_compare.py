@@ -298,7 +298,7 @@ def test_an_original_that_crashes_onnxruntime_is_not_run_where_its_certificate_i
 def test_an_original_that_crashes_onnxruntime_decides_nothing_without_a_certificate() -> None:
     model, other = crashing(), crashing()
     other.graph.doc_string = "another"  # the frame says that it has changed
-    with pytest.raises(bnfold.ChildError, match="crashed while running the original") as caught:
+    with pytest.raises(bnfold.WorkerError, match="crashed while running the original") as caught:
         bnfold.verify(model, other)
     assert caught.value.exit_code == 5
     assert "SIGSEGV" in caught.value.message
@@ -306,7 +306,7 @@ def test_an_original_that_crashes_onnxruntime_decides_nothing_without_a_certific
 
 def test_a_folded_model_that_crashes_onnxruntime_is_no_fold() -> None:
     model = parse(TEXT, 9, **real())
-    with pytest.raises(bnfold.ChildError, match="crashed while"):
+    with pytest.raises(bnfold.WorkerError, match="crashed while"):
         bnfold.verify(model, crashing(), foreign=True)
 
 
@@ -322,7 +322,7 @@ def endless() -> ModelProto:
 
 
 def test_a_model_that_never_ends() -> None:
-    with pytest.raises(bnfold.ChildError, match=r"had not finished .* after 3 s"):
+    with pytest.raises(bnfold.WorkerError, match=r"had not finished .* after 3 s"):
         bnfold.verify(endless(), endless(), trial=RunOptions(timeout=3))
 
 
@@ -342,13 +342,13 @@ def test_nested_functions_that_never_end() -> None:
         f"g (float[2] x) => (float[2] y) {{ y = own.F11 (x) }} {functions}"
     )
     assert bnfold.inspect(model).verdicts == ()
-    with pytest.raises(bnfold.ChildError):
+    with pytest.raises(bnfold.WorkerError):
         bnfold.verify(model, model, trial=RunOptions(timeout=4))
 
 
 def test_a_model_that_needs_more_memory_than_allowed() -> None:
     model = parse("g (float[1] x) => (float[N] y) { y = Expand (x, k) }", k=np.array([1 << 34]))
-    with pytest.raises(bnfold.ChildError, match="memory limit"):
+    with pytest.raises(bnfold.WorkerError, match="memory limit"):
         bnfold.verify(model, model)
 
 

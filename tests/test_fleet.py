@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 import bnfold
 from bnfold.cli.main import main
 from bnfold.pipeline import batch
-from bnfold.pipeline.batch import Done, jobs_of, optimize_many, worst_exit_code
+from bnfold.pipeline.batch import ModelOutcome, jobs_of, optimize_many, worst_exit_code
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 from tests.test_hardening import until
@@ -150,10 +150,12 @@ def test_errors_come_through_from_other_processes() -> None:
 
 
 def test_not_equal_counts_most() -> None:
-    errors = [bnfold.ChildError("x"), bnfold.NotBetterError("y"), None]
-    assert worst_exit_code(Done(Path("a"), error=error).exit_code for error in errors) == 1
+    errors = [bnfold.WorkerError("x"), bnfold.NotBetterError("y"), None]
+    assert worst_exit_code(ModelOutcome(Path("a"), error=error).exit_code for error in errors) == 1
     assert (
-        worst_exit_code([Done(Path("a"), error=errors[0]).exit_code, Done(Path("b")).exit_code])
+        worst_exit_code(
+            [ModelOutcome(Path("a"), error=errors[0]).exit_code, ModelOutcome(Path("b")).exit_code]
+        )
         == 5
     )
     assert worst_exit_code([]) == 0
@@ -166,7 +168,7 @@ def test_on_a_dask_cluster_results_and_failures_are_those_of_one_machine() -> No
         n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
     )
     with cluster, distributed.Client(cluster) as client, client.get_executor() as executor:
-        seen: list[Done] = []
+        seen: list[ModelOutcome] = []
         there = optimize_many(
             [Path("models").resolve()], out_dir=Path("there").resolve(), recursive=True,
             executor=executor, on_done=seen.append,
@@ -217,7 +219,7 @@ def test_a_model_counts_with_its_data_files() -> None:
     assert batch._size(Path("e.onnx")) == both
 
 
-def dying(job: batch.Job, options: dict[str, Any]) -> Done:
+def dying(job: batch.Job, options: dict[str, Any]) -> ModelOutcome:
     """As if the system had taken the process of one model, for its memory."""
     if job.source.name == "dies.onnx":
         until(Path("tried").exists)  # by then the other one has begun, too
@@ -225,7 +227,7 @@ def dying(job: batch.Job, options: dict[str, Any]) -> Done:
     if job.source.name == "once.onnx" and not Path("tried").exists():
         Path("tried").write_text("")
         os.kill(os.getpid(), signal.SIGKILL)
-    return Done(job.source)
+    return ModelOutcome(job.source)
 
 
 def test_a_worker_that_dies_takes_its_model_along_and_no_other(
@@ -235,7 +237,7 @@ def test_a_worker_that_dies_takes_its_model_along_and_no_other(
     names = ["1.onnx", "once.onnx", "dies.onnx", "2.onnx", "3.onnx", "4.onnx"]
     for name in names:
         Path(name).write_text("")
-    seen: list[Done] = []
+    seen: list[ModelOutcome] = []
     done = optimize_many(names, jobs=2, on_done=seen.append)
     assert [str(one.source) for one in done] == names
     assert [one.source.name for one in done if one.error is not None] == ["dies.onnx"]

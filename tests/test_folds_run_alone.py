@@ -12,7 +12,7 @@ from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
 from bnfold import Comparison, RunOptions
-from bnfold.runtime.sessions import Opener, run
+from bnfold.runtime.sessions import SessionFactory, run
 from bnfold.verification.numerics import float64
 from tests.support import Array, parse
 from tests.test_certificate import norm, real, replace, values_of
@@ -229,7 +229,7 @@ def test_the_mended_operators_give_what_onnxruntime_gives(name: str, opset: int)
     model = parse(text, opset, **{n: a for n, a in (given | norm(4)).items() if n in text})
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None))
     feed = {"x": real(2, 4, 7, 9, seed=3)}
-    expected = run(Opener().open(model.SerializeToString()), feed)["y"]
+    expected = run(SessionFactory().open(model.SerializeToString()), feed)["y"]
     found = float64.Evaluator(model, wide=True).run(feed)["y"]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
@@ -278,7 +278,7 @@ def with_data(model: ModelProto, folder: Path, off: float = 0.0) -> Comparison:
     """Verify with test data whose expected output is off by so much."""
     original, folded = model, bnfold.fold(model).model
     feed = {"x": real(1, 3, 8, 8, seed=2)}
-    expected = run(Opener().open(original.SerializeToString()), feed)["y"] + np.float32(off)
+    expected = run(SessionFactory().open(original.SerializeToString()), feed)["y"] + np.float32(off)
     data = folder / "test_data_set_0"
     data.mkdir()
     for name, array in (("input_0", feed["x"]), ("output_0", expected)):

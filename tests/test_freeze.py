@@ -15,7 +15,7 @@ from onnx import ModelProto, helper, numpy_helper
 import bnfold
 from bnfold import Reason
 from bnfold.cli.main import main
-from bnfold.runtime.sessions import Opener, run
+from bnfold.runtime.sessions import SessionFactory, run
 from bnfold.tuning.frozen_models import LEARNABLE, assign, freeze
 from tests.support import Array, parse
 from tests.test_certificate import norm, real
@@ -90,7 +90,7 @@ def test_a_frozen_model_folds_as_the_original_does(saved: Path, form: str, tmp_p
     ]
     assert [n.op_type for n in folded[0].graph.node] == [n.op_type for n in folded[1].graph.node]
     feed = {"x": real(2, 3, 6, 6, seed=4)}
-    one, other = (run(Opener().open(m.SerializeToString()), feed)["y"] for m in folded)
+    one, other = (run(SessionFactory().open(m.SerializeToString()), feed)["y"] for m in folded)
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
@@ -158,7 +158,9 @@ def test_the_body_of_an_if_is_frozen(ir_version: int, opset: int, tmp_path: Path
     frozen = onnx.load(result.model)
     onnx.checker.check_model(frozen, full_check=True)
     feed = {"x": real(2, 4, 3, 3, seed=2), "cond": np.array(True)}
-    one, other = (run(Opener().open(m.SerializeToString()), feed)["y"] for m in (model, frozen))
+    one, other = (
+        run(SessionFactory().open(m.SerializeToString()), feed)["y"] for m in (model, frozen)
+    )
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -216,8 +218,8 @@ def test_training_mode_with_real_statistics_may_be_taken_for_inference(tmp_path:
         TRAINING.replace("y, mean_out, var_out", "y").replace("<training_mode = 1>", "")
     )
     feed = {"x": real(2, 3, 6, 6, seed=4)}
-    one = run(Opener().open(inference.SerializeToString()), feed)["y"]
-    other = run(Opener().open(str(result.model)), feed)["y"]
+    one = run(SessionFactory().open(inference.SerializeToString()), feed)["y"]
+    other = run(SessionFactory().open(str(result.model)), feed)["y"]
     np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
@@ -272,7 +274,7 @@ def test_learnable_parameters_are_inputs_with_defaults(learnable: Path) -> None:
         "batchnorm": "norm", "name": "norm.gamma_prime", "role": "gamma_prime",
         "shape": [4, 1, 1], "dtype": "float32",
     }  # fmt: skip
-    session = Opener().open(str(learnable))
+    session = SessionFactory().open(str(learnable))
     feed = {"x": real(2, 3, 6, 6, seed=4)}
     fed = run(session, feed | {"norm.gamma_prime": np.zeros((4, 1, 1), np.float32)})["y"]
     assert np.ptp(fed[:, 0]) == 0  # all that is left is β′

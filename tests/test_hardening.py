@@ -441,13 +441,13 @@ def test_ties_that_fall_another_way_are_a_difference() -> None:
 
 
 def test_an_epsilon_of_0_is_0_in_float64_too() -> None:
-    from bnfold.verification.numerics.float64 import Both
+    from bnfold.verification.numerics.float64 import BothPrecisions
 
     p = bn(3) | {"v": np.full(3, 1e-14, np.float32)}
     model = parse(SITE, w=numbers(3, 3, 1, 1), **p)
     feed = {"x": numbers(1, 3, 4, 4)}
-    narrow, wide = Both(lambda: onnx.ModelProto.FromString(model.SerializeToString())).run(feed)[
-        "y"
-    ]
+    narrow, wide = BothPrecisions(
+        lambda: onnx.ModelProto.FromString(model.SerializeToString())
+    ).run(feed)["y"]
     np.testing.assert_allclose(narrow, wide, rtol=1e-5, atol=1e3)
     assert np.abs(wide).max() > 1e6

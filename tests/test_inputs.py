@@ -19,7 +19,7 @@ import bnfold
 from bnfold.cli.main import main
 from bnfold.options import RunOptions
 from bnfold.runtime import input_files
-from bnfold.runtime.synthetic_inputs import Drawing, InputSpec, feeds, specs
+from bnfold.runtime.synthetic_inputs import InputSpec, SyntheticInputs, input_specs, synthetic_feeds
 from tests.support import Array, parse
 
 X = InputSpec("x", np.dtype(np.float32), ("N", 2))
@@ -110,10 +110,10 @@ def test_inputs_that_do_not_fit(
 
 def test_what_is_drawn_is_what_was_asked_for() -> None:
     model = parse("g (float[2,50] x, int64[9] n, uint8[64] p) => (float[2,50] y) { y = Relu (x) }")
-    inputs = specs(model, {})
+    inputs = input_specs(model, {})
 
     def drawn(**how: object) -> list[dict[str, Array]]:
-        return next(feeds(model, inputs, {}, Drawing(**how)))  # type: ignore[arg-type]
+        return next(synthetic_feeds(model, inputs, {}, SyntheticInputs(**how)))  # type: ignore[arg-type]
 
     assert len(drawn(runs=5)) == 5
     assert all(np.all(feed["x"] == 1) for feed in drawn(fill="ones"))
@@ -132,7 +132,11 @@ def test_what_is_drawn_is_what_was_asked_for() -> None:
 
 def test_drawn_bfloat16_has_its_range() -> None:
     model = parse("g (bfloat16[50] x) => (bfloat16[50] y) { y = Identity (x) }")
-    feed = next(feeds(model, specs(model, {}), {}, Drawing(ranges={"x": (2.0, 3.0)})))[0]
+    feed = next(
+        synthetic_feeds(
+            model, input_specs(model, {}), {}, SyntheticInputs(ranges={"x": (2.0, 3.0)})
+        )
+    )[0]
     assert feed["x"].dtype == ml_dtypes.bfloat16
     assert feed["x"].astype(np.float32).min() >= 2
 

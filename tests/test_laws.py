@@ -856,7 +856,7 @@ def maps(name: str, axis: int | None, channels: int) -> Affine:
 def alike(name: str, axis: int | None, channels: int) -> Affine:
     """A map that is the same for all channels, for rules that ask some of them to agree."""
     a = maps(name, axis, 1)
-    return a if axis is None else a.over(axis, channels)
+    return a if axis is None else a.uniform_along(axis, channels)
 
 
 def applied(a: Affine, x: Array) -> Array:

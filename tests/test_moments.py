@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bnfold.tuning.drift import ChannelDrift, Fit, Limits, Stored, drift
+from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit, StoredStatistics, drift
 from bnfold.tuning.moments import Moments, SampleMoments
 from tests.support import Array
 
@@ -86,7 +86,7 @@ def compared(x: Array, **changes: Any) -> ChannelDrift:
         "node": "bn", "gamma": np.ones(channels), "mean": np.zeros(channels),
         "variance": np.ones(channels), "epsilon": 1e-5, "momentum": 0.9,
     }  # fmt: skip
-    return drift(Stored(**(stored | changes)), streamed(x, []), Limits())
+    return drift(StoredStatistics(**(stored | changes)), streamed(x, []), DriftLimits())
 
 
 def normal(samples: int = 400, mean: float = 0.0, deviation: float = 1.0) -> Array:
@@ -121,8 +121,8 @@ def test_the_stored_statistics_have_an_error_too() -> None:
     """A moving average of batches of 2 that forgets at once is no better than a few samples."""
     x = normal(mean=0.5) * 0 + np.random.default_rng(0).normal(0.5, 1, (400, 8, 1))
     assert compared(x).fit is Fit.DRIFTED
-    stored = Stored("bn", np.ones(8), np.zeros(8), np.ones(8), 1e-5, momentum=0.0)
-    assert drift(stored, streamed(x, []), Limits(batch=2)).fit is Fit.TOO_LITTLE
+    stored = StoredStatistics("bn", np.ones(8), np.zeros(8), np.ones(8), 1e-5, momentum=0.0)
+    assert drift(stored, streamed(x, []), DriftLimits(batch=2)).fit is Fit.TOO_LITTLE
 
 
 def test_dead_channels_are_counted_and_left_out() -> None:

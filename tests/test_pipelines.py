@@ -17,7 +17,7 @@ import bnfold
 from bnfold.cli.main import main
 from bnfold.reporting.content import ModelReport, Report
 from bnfold.reporting.github import announce
-from bnfold.text.escape import harmless
+from bnfold.text.escape import escape_commands
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 
@@ -186,8 +186,8 @@ def test_names_are_no_commands_in_the_log() -> None:
 
 def test_harmless_leaves_everything_else_alone() -> None:
     text = "a::b\n  std::string ## heading\n: x\n"
-    assert harmless(text) == text
-    assert harmless("  ::error::x") == "  \\x3a:error::x"
+    assert escape_commands(text) == text
+    assert escape_commands("  ::error::x") == "  \\x3a:error::x"
 
 
 def test_a_summary_stays_below_what_github_takes(tmp_path: Path) -> None:

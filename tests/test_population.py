@@ -15,10 +15,10 @@ from PIL import Image
 
 import bnfold
 from bnfold.cli.main import main
-from bnfold.runtime.synthetic_inputs import InputSpec, specs
-from bnfold.tuning.data_statistics import Data, recalibrate, stats
+from bnfold.runtime.synthetic_inputs import InputSpec, input_specs
+from bnfold.tuning.data_statistics import Dataset, recalibrate, stats
 from bnfold.tuning.drift import Fit
-from bnfold.tuning.worker.dataset import Dataset, Pictures
+from bnfold.tuning.worker.dataset import DatasetReader, Pictures
 from tests.support import Array, bn, numbers, parse
 from tests.test_certificate import norm, real
 
@@ -45,10 +45,10 @@ def saved(tmp_path: Path, model: ModelProto | None = None) -> Path:
     return tmp_path / "net.onnx"
 
 
-def data(tmp_path: Path, samples: int = 50, **arrays: Array) -> Data:
+def data(tmp_path: Path, samples: int = 50, **arrays: Array) -> Dataset:
     x = np.random.default_rng(0).normal(1, 2, (samples, 3, 6, 6)).astype(np.float32)
     np.savez(tmp_path / "data.npz", **({"x": x} | arrays))  # type: ignore[arg-type]
-    return Data(tmp_path / "data.npz", batch=7)
+    return Dataset(tmp_path / "data.npz", batch=7)
 
 
 def constant(path: Path, name: str) -> Array:
@@ -163,12 +163,12 @@ def test_one_sample_is_no_population(tmp_path: Path) -> None:
     }
 
 
-def spoiled_digits(tmp_path: Path, **more: Any) -> tuple[Path, Data]:
+def spoiled_digits(tmp_path: Path, **more: Any) -> tuple[Path, Dataset]:
     """The trained classifier, and dim images of little contrast."""
     with np.load(SAMPLES / "digits_test.npz") as archive:
         x = archive["image"].astype(np.float32) / 16 * np.float32(0.3) + np.float32(0.2)
         np.savez(tmp_path / "dim.npz", image=x, y=archive["label"])
-    return SAMPLES / "digits_mlp.onnx", Data(tmp_path / "dim.npz", **more)
+    return SAMPLES / "digits_mlp.onnx", Dataset(tmp_path / "dim.npz", **more)
 
 
 def test_the_accuracy_on_what_was_held_out_comes_back(tmp_path: Path) -> None:
@@ -237,12 +237,12 @@ def test_several_rows_of_a_value_may_belong_to_one_sample(tmp_path: Path) -> Non
     x = np.random.default_rng(0).normal(size=(20, 6, 4)).astype(np.float32)
     np.savez(tmp_path / "data.npz", x=x)
     result = recalibrate(
-        saved(tmp_path, model), Data(tmp_path / "data.npz", 8), tmp_path / "o.onnx"
+        saved(tmp_path, model), Dataset(tmp_path / "data.npz", 8), tmp_path / "o.onnx"
     )
     flat = x.astype(np.float64).reshape(-1, 4)
     np.testing.assert_allclose(constant(result.model, "m"), flat.mean(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(constant(result.model, "v"), flat.var(0), rtol=1e-5)
-    assert stats(result.model, Data(tmp_path / "data.npz", 8)).drifts[0].samples == 20
+    assert stats(result.model, Dataset(tmp_path / "data.npz", 8)).drifts[0].samples == 20
 
 
 def test_a_batch_norm_in_a_body_is_left_alone_and_said(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_batch_norm_in_a_body_is_left_alone_and_said(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=real(4, 4, 3, 3), cond=np.array([True] * 4))
     model = parse(text, **norm(4))
     model.graph.input[1].type.tensor_type.shape.dim.add().dim_param = "N"
-    result = stats(saved(tmp_path, model), Data(tmp_path / "data.npz"))
+    result = stats(saved(tmp_path, model), Dataset(tmp_path / "data.npz"))
     assert [drift.node for drift in result.drifts] == ["outer"]
     assert [left.node for left in result.left] == ["inner"]
 
@@ -266,10 +266,10 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     block = rng.normal(size=(1000, 3, 6, 6)).astype(np.float32)
     np.savez(tmp_path / "big.npz", x=np.tile(block, (460, 1, 1, 1)))
-    own = Data(tmp_path / "big.npz", batch=2000, memory_limit=1_300_000_000)
+    own = Dataset(tmp_path / "big.npz", batch=2000, memory_limit=1_300_000_000)
     assert stats(source, own).drifts[0].samples == 460_000
-    with pytest.raises(bnfold.ChildError, match="memory limit"):
-        stats(source, Data(tmp_path / "big.npz", batch=460_000, memory_limit=1_300_000_000))
+    with pytest.raises(bnfold.WorkerError, match="memory limit"):
+        stats(source, Dataset(tmp_path / "big.npz", batch=460_000, memory_limit=1_300_000_000))
 
 
 # --- what data can be ----------------------------------------------------------------------------
@@ -329,14 +329,14 @@ FORMS = (
 def test_data_is_found_by_its_kind_and_cut_into_batches(
     form: Any, size: int, tmp_path: Path
 ) -> None:
-    batches = list(Dataset(form(tmp_path), (X,)).batches(size))
+    batches = list(DatasetReader(form(tmp_path), (X,)).batches(size))
     assert [batch.rows for batch in batches] == [min(size, 9 - k) for k in range(0, 9, size)]
     np.testing.assert_array_equal(np.concatenate([b.feed["x"] for b in batches]), x)
 
 
 def test_the_last_batch_of_a_fixed_size_is_filled_up(tmp_path: Path) -> None:
     fixed = InputSpec("x", np.dtype(np.float32), (4, 3, 4, 5))
-    batches = list(Dataset(as_npz(tmp_path), (fixed,)).batches(4))
+    batches = list(DatasetReader(as_npz(tmp_path), (fixed,)).batches(4))
     assert [(len(b.feed["x"]), b.rows) for b in batches] == [(4, 4), (4, 4), (4, 1)]
 
 
@@ -346,7 +346,7 @@ def test_images_are_scaled_and_resized(layout: str, shape: tuple[int, ...], tmp_
         Image.new("RGB", (20 + number, 30), colour).save(tmp_path / f"{number}.png")
     spec = InputSpec("x", np.dtype(np.float32), ("N", *shape))
     pictures = Pictures((0.5, 0.5, 0.5), (0.5, 0.25, 1.0), layout)
-    (batch,) = Dataset(tmp_path, (spec,), pictures).batches(8)
+    (batch,) = DatasetReader(tmp_path, (spec,), pictures).batches(8)
     images = batch.feed["x"] if layout == "NCHW" else np.moveaxis(batch.feed["x"], 3, 1)
     assert images.shape == (2, 3, 8, 6)
     np.testing.assert_allclose(images[0, :, 0, 0], [1, -2, -0.3], rtol=1e-6)
@@ -355,7 +355,7 @@ def test_images_are_scaled_and_resized(layout: str, shape: tuple[int, ...], tmp_
 def test_grey_images_of_integers(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4), (7, 7, 7)).save(tmp_path / "a.png")
     spec = InputSpec("x", np.dtype(np.uint8), ("N", 1, 4, 5))
-    (batch,) = Dataset(tmp_path, (spec,)).batches(1)
+    (batch,) = DatasetReader(tmp_path, (spec,)).batches(1)
     assert np.all(batch.feed["x"] == 7)
 
 
@@ -379,27 +379,27 @@ def test_grey_images_of_integers(tmp_path: Path) -> None:
 def test_data_that_cannot_be_used(write: Any, message: str, tmp_path: Path) -> None:
     write(tmp_path)
     with pytest.raises(bnfold.UsageError, match=message):
-        list(Dataset(tmp_path / "in.npz", (X,)).batches(4))
+        list(DatasetReader(tmp_path / "in.npz", (X,)).batches(4))
 
 
 def test_a_file_of_an_unknown_kind(tmp_path: Path) -> None:
     (tmp_path / "in.csv").write_text("1,2")
     with pytest.raises(bnfold.UsageError, match="of no kind that can be read"):
-        list(Dataset(tmp_path / "in.csv", (X,)).batches(4))
+        list(DatasetReader(tmp_path / "in.csv", (X,)).batches(4))
 
 
 def test_an_image_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "in.png").write_text("no image")
     with pytest.raises(bnfold.UsageError, match="is no image that can be read"):
-        list(Dataset(tmp_path / "in.png", (X,)).batches(4))
+        list(DatasetReader(tmp_path / "in.png", (X,)).batches(4))
 
 
 def test_one_array_is_not_enough_for_two_inputs(tmp_path: Path) -> None:
     text = "g (float[N,2] a, float[N,2] b) => (float[N,2] y) { y = Add (a, b) }"
     np.save(tmp_path / "a.npy", np.ones((3, 2), np.float32))
-    inputs = tuple(specs(parse(text), {}))
+    inputs = tuple(input_specs(parse(text), {}))
     with pytest.raises(bnfold.UsageError, match="is one array, and the model has the inputs a, b"):
-        list(Dataset(tmp_path / "a.npy", inputs).batches(4))
+        list(DatasetReader(tmp_path / "a.npy", inputs).batches(4))
 
 
 # --- the commands --------------------------------------------------------------------------------
@@ -506,7 +506,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     own = data(tmp_path, samples=3000)
     recalibrate(
-        saved(tmp_path), Data(own.path, batch=1), tmp_path / "out.onnx",
+        saved(tmp_path), Dataset(own.path, batch=1), tmp_path / "out.onnx",
         progress=lambda done, total: seen.append((done, total)),
     )  # fmt: skip
     assert seen
@@ -517,7 +517,7 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_data_is_not_overwritten(tmp_path: Path) -> None:
     source, own = saved(tmp_path), data(tmp_path)
     before = Path(own.path).read_bytes()
-    for where in (own, Data(tmp_path)):
+    for where in (own, Dataset(tmp_path)):
         with pytest.raises(bnfold.UsageError, match="is the data itself"):
             recalibrate(source, where, tmp_path / "data.npz")
     assert Path(own.path).read_bytes() == before

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 import bnfold
 from bnfold.cli.main import _interrupted, main
 from bnfold.onnx_io import atomic_output
-from bnfold.text.escape import harmless
+from bnfold.text.escape import escape_commands
 from bnfold.text.formatting import plain
 from bnfold.text.json_encoding import dumps
 from tests.support import CONV_NORM, bn, numbers, parse
@@ -80,7 +80,7 @@ def test_names_of_millions_of_letters_are_cut() -> None:
 def test_commands_of_ci_services_are_none(prefix: str) -> None:
     save(norm=f"{prefix}setProgress 1]")
     assert prefix not in bnfold_("inspect", "model.onnx").output
-    assert prefix not in harmless(f"a {prefix}b]")
+    assert prefix not in escape_commands(f"a {prefix}b]")
     said = dumps({"a": f"{prefix}b]"})
     assert prefix not in said
     assert json.loads(said) == {"a": f"{prefix}b]"}

@@ -19,11 +19,11 @@ from typing import Any
 
 from bnfold.errors import UsageError
 from bnfold.graph.index import Index
-from bnfold.graph.node_counts import Counts
+from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.options import RunOptions
-from bnfold.runtime.process import Progress, ask
+from bnfold.runtime.process import Progress, run_worker
 
 _SURE = 0.95
 
@@ -103,7 +103,7 @@ def bench(
         )
     trial = trial or RunOptions()
     files = [model_file.read(Path(path)) for path in (original, folded)]
-    counts = [Counts.of(Index(file.model, file.storage)) for file in files]
+    counts = [NodeCounts.of(Index(file.model, file.storage)) for file in files]
     request = asdict(trial) | {
         "original": os.path.abspath(original), "folded": os.path.abspath(folded),
         "inputs": os.path.abspath(trial.inputs) if trial.inputs else None, "check": 1,
@@ -155,7 +155,7 @@ def _mode(
 
 
 def _ask(request: dict[str, Any], timeout: float) -> dict[str, Any]:
-    return ask(request, timeout, lambda answer, _: answer)
+    return run_worker(request, timeout, lambda answer, _: answer)
 
 
 class _Counting:

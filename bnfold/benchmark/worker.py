@@ -17,7 +17,7 @@ from onnx import helper
 from bnfold.errors import UsageError, first_line
 from bnfold.onnx_io import model_file
 from bnfold.runtime import feeding
-from bnfold.runtime.sessions import Feed, Opener, check_memory, load_error, run
+from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, load_error, run
 from bnfold.verification.worker import interface
 
 _WARM_UP = 3  # runs of each model that do not count
@@ -93,18 +93,18 @@ def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"original": seconds[0], "folded": seconds[1], "graphs": graphs, "inputs": inputs}
 
 
-def _feed(opener: Opener, original: model_file.ModelFile, request: dict[str, Any]) -> Feed:
+def _feed(opener: SessionFactory, original: model_file.ModelFile, request: dict[str, Any]) -> Feed:
     """The first set of inputs on which the original runs, in a session that goes again."""
     session = _opened(opener, str(original.path), request)
     sets, _ = feeding.first_that_runs(request, original.model, lambda feed: run(session, feed))
     return sets[0].feed
 
 
-def _opener(request: dict[str, Any]) -> Opener:
-    return Opener.of(request["providers"], request["threads"])
+def _opener(request: dict[str, Any]) -> SessionFactory:
+    return SessionFactory.of(request["providers"], request["threads"])
 
 
-def _opened(opener: Opener, path: str, request: dict[str, Any]) -> Any:
+def _opened(opener: SessionFactory, path: str, request: dict[str, Any]) -> Any:
     try:
         return opener.open(path, optimised=request["optimised"])
     except Exception as error:
@@ -135,7 +135,9 @@ def _timer(session: Any, feed: Feed) -> Callable[[], float]:
     return timed
 
 
-def _graph(opener: Opener, path: str, request: dict[str, Any], folder: Path) -> list[int] | None:
+def _graph(
+    opener: SessionFactory, path: str, request: dict[str, Any], folder: Path
+) -> list[int] | None:
     """How many nodes, and BatchNormalizations, onnxruntime runs; None where it cannot say."""
     saved = folder / "optimised.onnx"
     with contextlib.suppress(Exception):  # above 2 GiB, or for compiled parts

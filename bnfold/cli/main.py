@@ -18,7 +18,7 @@ from bnfold.cli.options import debug_option
 from bnfold.cli.tuning import COMMANDS
 from bnfold.cli.verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
-from bnfold.text.escape import harmless
+from bnfold.text.escape import escape_commands
 from bnfold.text.formatting import plain
 from bnfold.verification.comparison import NotEqualError
 from bnfold.version import __version__
@@ -97,7 +97,7 @@ def _complain(message: str, remedy: str) -> None:
         if text:
             clean = "".join(c if c.isprintable() else " " for c in text)
             with contextlib.suppress(OSError):  # the exit code says it as well
-                click.echo(harmless(head + plain(clean)), err=True)
+                click.echo(escape_commands(head + plain(clean)), err=True)
 
 
 @click.group(cls=Commands, epilog=EXIT_CODES)

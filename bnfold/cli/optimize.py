@@ -150,7 +150,7 @@ def _one(model: str, output: str | None, given: dict[str, Any], reporting: Repor
         result = bnfold.optimize(source, target, **given)
     if output == stdio.STREAM:
         result = replace(result, model=Path(stdio.STREAM))
-    reporting.give(lambda: content.of_optimize([bnfold.Done(Path(model), result)], 0))
+    reporting.give(lambda: content.of_optimize([bnfold.ModelOutcome(Path(model), result)], 0))
     console(err=output == stdio.STREAM).print(folds.of_optimize(result, model))
 
 

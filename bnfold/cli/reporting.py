@@ -12,7 +12,7 @@ from bnfold.cli.options import with_options
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.reporting import files as report_writer
 from bnfold.reporting import github
-from bnfold.text.escape import harmless, on_github
+from bnfold.text.escape import escape_commands, on_github
 from bnfold.text.formatting import plain
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Reporting:
                 report_writer.save(report, file)
             except UsageError as error:
                 self._failed = True
-                click.echo(harmless(f"error: {plain(error.message)}"), err=True)
+                click.echo(escape_commands(f"error: {plain(error.message)}"), err=True)
         if self._announces:
             for line in github.announce(report):
                 click.echo(line, err=True)

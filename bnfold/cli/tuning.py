@@ -17,7 +17,7 @@ from bnfold.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from bnfold.tuning.data_statistics import Data
+    from bnfold.tuning.data_statistics import Dataset
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -79,11 +79,11 @@ def data_options(command: F, *, required: bool = True) -> F:
 def make_data(
     inputs: str, batch: int, mean: str | None, std: str | None, layout: str, resize: str | None,
     providers: str, timeout: float, memory_limit: int | None,
-) -> Data:  # fmt: skip
+) -> Dataset:  # fmt: skip
     """What the options of `data_options` were given, as Data."""
-    from bnfold.tuning.data_statistics import Data
+    from bnfold.tuning.data_statistics import Dataset
 
-    return Data(
+    return Dataset(
         inputs,
         batch,
         _floats(mean),
@@ -222,11 +222,11 @@ def stats(
     from bnfold.cli.render.console import console
     from bnfold.tuning import data_statistics
     from bnfold.tuning import drift_plot as plots
-    from bnfold.tuning.drift import Limits
+    from bnfold.tuning.drift import DriftLimits
 
     if plot is not None:
         plots.require_drawable(Path(plot))
-    limits = Limits(shift, ratio, training_batch)
+    limits = DriftLimits(shift, ratio, training_batch)
     from bnfold.cli.render.progress import Bar
 
     with Bar("running the data") as bar:

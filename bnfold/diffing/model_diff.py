@@ -23,7 +23,7 @@ from onnx import (
     helper,
 )
 
-from bnfold.diffing.tensor_diff import Sided, differences, settled, type_of
+from bnfold.diffing.tensor_diff import StoredTensor, differences, settled, type_of
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.protos import bodies, is_set
@@ -150,7 +150,7 @@ class _Comparing:
         for field in ("name", "op_type", "domain", "overload", "doc_string"):
             one, two = getattr(old, field), getattr(new, field)
             if one != two:
-                yield f"{field}: {_told(one)} → {_told(two)}"
+                yield f"{field}: {_value_text(one)} → {_value_text(two)}"
         for field in ("input", "output"):
             yield from _slots(field, list(getattr(old, field)), list(getattr(new, field)))
         one, two = ({a.name: a for a in node.attribute} for node in (old, new))
@@ -193,7 +193,7 @@ class _Comparing:
                 yield from self._named(field, one, two, scope)
             else:
                 plain = isinstance(one, str | int)
-                details = (f"{_told(one)} → {_told(two)}",) if plain else ()
+                details = (f"{_value_text(one)} → {_value_text(two)}",) if plain else ()
                 yield Change(field, CHANGED, "", scope, details)
         if not self._same_but(old, new, [field.name for field in old.DESCRIPTOR.fields]):
             yield Change("unknown fields", CHANGED, "", scope)
@@ -249,7 +249,7 @@ class _Comparing:
             yield Change("order", CHANGED, "tensors", scope)
 
     def _tensor(self, old: TensorProto, new: TensorProto) -> Iterator[str]:
-        return differences(Sided(old, self.one), Sided(new, self.two))
+        return differences(StoredTensor(old, self.one), StoredTensor(new, self.two))
 
 
 def _partners(old: list[NodeProto], new: list[NodeProto]) -> dict[int, int]:
@@ -306,7 +306,7 @@ def _shown(entry: Any) -> str:
         return helper.printable_value_info(entry).removeprefix(f"%{entry.name}")
     parts = [(field.name, value) for field, value in entry.ListFields()][1:]
     return ", ".join(
-        _told(value) if len(parts) == 1 else f"{n} {_told(value)}" for n, value in parts
+        _value_text(value) if len(parts) == 1 else f"{n} {_value_text(value)}" for n, value in parts
     )
 
 
@@ -314,12 +314,12 @@ def _value(attribute: AttributeProto) -> str:
     if attribute.HasField("t"):
         return f"tensor {type_of(attribute.t)}"
     try:
-        return _told(helper.get_attribute_value(attribute))
+        return _value_text(helper.get_attribute_value(attribute))
     except ValueError:
         return "a value of an unknown type"
 
 
-def _told(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, bytes):
         value = value.decode(errors="replace")
     text = (

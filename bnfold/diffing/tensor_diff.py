@@ -18,7 +18,7 @@ from onnx import TensorProto, helper
 from bnfold.errors import ModelError
 from bnfold.onnx_io.data_files import FileRange
 from bnfold.onnx_io.protos import Array, is_external, plain_dtype
-from bnfold.onnx_io.tensor_storage import Storage, gathered
+from bnfold.onnx_io.tensor_storage import Storage, joined_bytes
 
 M = TypeVar("M", bound=Message)
 
@@ -26,7 +26,7 @@ _PIECE = 1 << 20  # elements that are compared at a time
 
 
 @dataclass(frozen=True)
-class Sided:
+class StoredTensor:
     """A tensor, and the storage that knows where its bytes are."""
 
     tensor: TensorProto
@@ -42,7 +42,7 @@ def type_of(tensor: TensorProto) -> str:
     return f"{name}{list(tensor.dims)}"
 
 
-def differences(one: Sided, two: Sided) -> Iterator[str]:
+def differences(one: StoredTensor, two: StoredTensor) -> Iterator[str]:
     """In what two tensors differ, in words; nothing where they are the same."""
     if type_of(one.tensor) != type_of(two.tensor):
         yield f"{type_of(one.tensor)} → {type_of(two.tensor)}"
@@ -61,7 +61,7 @@ def differences(one: Sided, two: Sided) -> Iterator[str]:
     yield from _of_values(one, two)
 
 
-def _of_values(one: Sided, two: Sided) -> Iterator[str]:
+def _of_values(one: StoredTensor, two: StoredTensor) -> Iterator[str]:
     try:
         pieces = list(_pieces(one, two))
     except ModelError:  # values that cannot be read: as they are stored
@@ -73,10 +73,10 @@ def _of_values(one: Sided, two: Sided) -> Iterator[str]:
     elif found := [_Apart.of(a, b) for a, b in pieces]:
         differing = sum(part.differing for part in found)
         if differing:
-            yield _told(found, differing, sum(a.size for a, _ in pieces))
+            yield _sentence(found, differing, sum(a.size for a, _ in pieces))
 
 
-def _pieces(one: Sided, two: Sided) -> Iterator[tuple[Array, Array]]:
+def _pieces(one: StoredTensor, two: StoredTensor) -> Iterator[tuple[Array, Array]]:
     """The values of both, as vectors; what stands in files is not read as a whole."""
     sources = [side.storage.source(side.tensor) for side in (one, two)]
     plain = plain_dtype(one.tensor.data_type) is not None
@@ -131,7 +131,7 @@ def _range(values: Array) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (np.nan, np.nan)
 
 
-def _told(found: list[_Apart], differing: int, total: int) -> str:
+def _sentence(found: list[_Apart], differing: int, total: int) -> str:
     if all(part.ranges is None and not part.largest for part in found):
         return f"{differing} of {total} values differ"
     said = f"{differing} of {total} numbers differ, by up to {max(p.largest for p in found):.3g}"
@@ -185,7 +185,7 @@ def _hash(tensor: TensorProto, storage: Storage) -> bytes:
             source = storage.source(tensor)
         except ModelError:  # there are no such bytes
             source = None
-        data = _bytes(tensor) if source is None else bytes(gathered(source))
+        data = _bytes(tensor) if source is None else bytes(joined_bytes(source))
     return hashlib.sha256(data).digest()
 
 

@@ -35,17 +35,17 @@ def apply(index: Index, plan: Plan) -> int:
 
     Returns the bytes of the copies that were made of shared weights.
     """
-    surgery = _Surgery(index, plan)
+    surgery = _ModelEditor(index, plan)
     surgery.run()
     return surgery.copied
 
 
-class _Surgery:
+class _ModelEditor:
     def __init__(self, index: Index, plan: Plan) -> None:
         self.index = index
         self.edits = plan.edits
         self.constants = plan.constants
-        self.makers: dict[tuple[Scope, str], Node] = {}  # of values that were renamed
+        self.new_producers: dict[tuple[Scope, str], Node] = {}  # of values that were renamed
         self.readers: dict[tuple[Scope, str], list[tuple[Node | None, int]]] = {}  # as they are now
         self.dropped = {edit.node for edit in plan.edits if isinstance(edit, Drop)}
         self.bypassed = {edit.node: edit.slot for edit in plan.edits if isinstance(edit, Remove)}
@@ -102,10 +102,10 @@ class _Surgery:
                 stored[constant.scope, constant.name].append((node, slot, constant, recipe))
                 continue
             self._release(node.scope, constant.name)
-            unread = self._uses_left(constant.scope, constant.name) == 0
-            if unread and self._home(node.scope) is constant.scope:
+            unread = self._remaining_uses(constant.scope, constant.name) == 0
+            if unread and self._scope_for_constant(node.scope) is constant.scope:
                 # what computed it had no other reader and is gone: the value keeps its name
-                self._hold(node, self._tensor(recipe, constant.name))
+                self._add_constant(node, self._tensor(recipe, constant.name))
             else:
                 self._read_new(node, slot, recipe, constant.name)
         # the rest last: exporters compute a bias from the shape of the weight, and only when that
@@ -125,7 +125,7 @@ class _Surgery:
             key = recipe.key() if len(changes) > 1 else b""
             alike.setdefault(key, (recipe, []))[1].append((node, slot))
         for recipe, readers in alike.values():
-            left = self._uses_left(constant.scope, constant.name)
+            left = self._remaining_uses(constant.scope, constant.name)
             if left == len(readers) and recipe.shape == constant.shape:
                 self._store(constant, recipe)
                 continue
@@ -151,10 +151,10 @@ class _Surgery:
 
     def _read_new(self, node: Node, slot: int, recipe: Recipe, wanted: str) -> None:
         """Have the node read a new constant, or one that was made like it."""
-        home = self._home(node.scope)
+        home = self._scope_for_constant(node.scope)
         if home.is_function:  # where a constant would have to stand before both readers
             name = self.index.fresh_name(wanted)
-            self._hold(node, self._tensor(recipe, name))
+            self._add_constant(node, self._tensor(recipe, name))
         else:
             key = (home, wanted, recipe.key())
             name = self.made.get(key, "")
@@ -162,21 +162,21 @@ class _Surgery:
                 self.new[name] += 1
             else:
                 name = self.made[key] = self.index.fresh_name(wanted)
-                self._hold(node, self._tensor(recipe, name))
+                self._add_constant(node, self._tensor(recipe, name))
         while len(node.proto.input) <= slot:
             node.proto.input.append("")
         node.proto.input[slot] = name
 
-    def _hold(self, node: Node, tensor: TensorProto) -> None:
+    def _add_constant(self, node: Node, tensor: TensorProto) -> None:
         """Make a place for a constant that `node` reads."""
-        home = self._home(node.scope)
+        home = self._scope_for_constant(node.scope)
         self.new[tensor.name] += 1
         if home.is_function:  # functions have no initializers
             self.added.append((node, tensor))
         else:
             self.initializers[home].append(tensor)
 
-    def _home(self, scope: Scope) -> Scope:
+    def _scope_for_constant(self, scope: Scope) -> Scope:
         """The scope whose initializers a new constant joins."""
         if self.index.ir_version < 4:  # where bodies have no inputs to list initializers among
             while scope.parent is not None:
@@ -194,12 +194,12 @@ class _Surgery:
                 self._release(scope, node.input(slot))
         owner = scope.owner(value)
         assert owner is not None
-        maker = self.makers.get((owner, value)) or owner.producers.get(value)
+        producer = self.new_producers.get((owner, value)) or owner.producers.get(value)
         self.gone[scope].update(filter(None, node.proto.output[1:]))  # the mask of a Dropout
         others = [entry for entry in self._readers(owner, value) if entry != (node, edit.slot)]
-        if owner is scope and maker is not None and not others:
-            maker.proto.output[list(maker.proto.output).index(value)] = result
-            self.makers[scope, result] = maker
+        if owner is scope and producer is not None and not others:
+            producer.proto.output[list(producer.proto.output).index(value)] = result
+            self.new_producers[scope, result] = producer
             self.gone[scope].add(value)
             return
         for reader, slot in self._readers(scope, result):
@@ -214,11 +214,11 @@ class _Surgery:
             self.readers[owner, name] = [
                 (use.node, use.slot)
                 for use in owner.uses[name]
-                if use.node is None or self._reads_on(use.node, use.slot)
+                if use.node is None or self._still_reads(use.node, use.slot)
             ]
         return self.readers[owner, name]
 
-    def _reads_on(self, node: Node, slot: int) -> bool:
+    def _still_reads(self, node: Node, slot: int) -> bool:
         """Whether the node, or what takes its place, still reads this input."""
         return node not in self.dropped and self.bypassed.get(node, slot) == slot
 
@@ -238,14 +238,14 @@ class _Surgery:
         node, constant = edit.node, edit.constant
         recipe = Recipe(None, (constant,), constant.dtype)
         tensor = self._tensor(recipe, self.index.fresh_name(constant.name))
-        self._hold(node, tensor)
+        self._add_constant(node, tensor)
         output = self.index.fresh_name(f"{edit.name}_output")
         inputs = [node.input(edit.slot), tensor.name]
         inserted = helper.make_node(edit.op_type, inputs, [output], edit.name)
         node.proto.input[edit.slot] = output
         self.inserted.append((node, inserted))
 
-    def _uses_left(self, scope: Scope, name: str) -> int:
+    def _remaining_uses(self, scope: Scope, name: str) -> int:
         return len(scope.uses[name]) - self.released[scope, name]
 
     def _release(self, scope: Scope, name: str) -> None:
@@ -262,7 +262,7 @@ class _Surgery:
         if owner is None:
             return
         self.released[owner, name] += 1
-        if self._uses_left(owner, name) > 0:
+        if self._remaining_uses(owner, name) > 0:
             return
         node = owner.producers.get(name)
         if name in owner.initializers:

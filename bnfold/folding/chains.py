@@ -44,7 +44,7 @@ def chains_of(draft: Draft, index: Index) -> Iterator[Chain]:
     yield from (chain for chain, _ in chains.values())
 
 
-def still_one(draft: Draft, chain: Chain) -> Iterator[Chain]:
+def recut(draft: Draft, chain: Chain) -> Iterator[Chain]:
     """The chain, cut where sites behind it have made its constants vary along another axis."""
     part: Chain = []
     total: Affine | None = None

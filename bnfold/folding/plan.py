@@ -19,12 +19,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bnfold.folding.candidate import Site
-from bnfold.folding.chains import Chain, chains_of, still_one
+from bnfold.folding.chains import Chain, chains_of, recut
+from bnfold.folding.site import Site
 from bnfold.folding.weights.constants import Constants
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit
-from bnfold.folding.weights.weight_copies import Copy, too_dear
+from bnfold.folding.weights.weight_copies import Copy, not_worth_copying
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.options import Options
 from bnfold.verdict import Verdict
@@ -57,10 +57,10 @@ def plan(index: Index, options: Options | None = None) -> Plan:
         planning.computed = False
         found = planning.run()
     for _ in range(_ROUNDS):  # without a copy, another one may become dear, or not needed
-        dear = too_dear(planning.draft, planning.owners, planning.norms)
-        if dear.keys() <= planning.dear.keys():
+        too_costly = not_worth_copying(planning.draft, planning.owners, planning.norms)
+        if too_costly.keys() <= planning.too_costly.keys():
             break
-        planning.dear |= dear
+        planning.too_costly |= too_costly
         found = planning.run()
     return found
 
@@ -72,14 +72,18 @@ class _Planning:
         self.index = index
         self.options = options
         self.computed = True
-        self.dear: dict[Node, Copy] = {}  # sites, by their last nodes, that stay for their copies
+        self.too_costly: dict[
+            Node, Copy
+        ] = {}  # sites, by their last nodes, that stay for their copies
         self.norms: set[Node] = set()  # those in which there is a BatchNormalization
         self.owners: dict[int, Node] = {}  # of edits, by their identity
 
     def run(self) -> Plan:
         """Plan all."""
         index = self.index
-        self.draft = draft = Draft(index, self.options, computed=self.computed, dear=self.dear)
+        self.draft = draft = Draft(
+            index, self.options, computed=self.computed, too_costly=self.too_costly
+        )
         self.owners.clear()
         verdicts: list[Verdict] = []
         if draft.options.merge_branches:
@@ -88,10 +92,10 @@ class _Planning:
             for merge in merges(draft, index):
                 verdicts.extend(_of_merge(merge))
         for chain in reversed(list(chains_of(draft, index))):
-            while chain and (parts := list(still_one(draft, chain))):
+            while chain and (parts := list(recut(draft, chain))):
                 verdicts.extend(self._site(parts[-1]))
                 chain = chain[: chain.index(parts[-1][0])]
-        order = {(v.scope, v.output): k for k, v in enumerate(_places(index))}
+        order = {(v.scope, v.output): k for k, v in enumerate(_graph_order(index))}
         verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
         return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
 
@@ -116,6 +120,6 @@ def _of_merge(merge: Merge) -> Iterator[Verdict]:
         )  # fmt: skip
 
 
-def _places(index: Index) -> Iterator[Verdict]:
+def _graph_order(index: Index) -> Iterator[Verdict]:
     for node in index.nodes():
         yield Verdict(node.label, node.op, node.scope.label, node.output)

@@ -6,7 +6,7 @@ fixed number of steps, so that planning is linear in the number of sites.
 
 from __future__ import annotations
 
-from bnfold.folding.rules.base import Step, beside, refuse
+from bnfold.folding.rules.base import Step, broadcast_along, refuse
 from bnfold.folding.rules.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
@@ -17,19 +17,19 @@ from bnfold.reasons import Reason, Refusal
 LONGEST = 100  # steps of one walk
 
 
-class Walk:
+class Propagation:
     """Moves maps; `into` are the labels of the nodes that absorbed them."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
-        self.into: list[str] = []
+        self.absorbed_by: list[str] = []
         self.steps = 0
         self._start = len(draft.edits)
 
     def undo(self) -> None:
         """Take back whatever this walk has planned."""
         self.draft.undo_to(self._start)
-        self.into.clear()
+        self.absorbed_by.clear()
 
     def changed_operators(self) -> bool:
         """Whether this walk made another operator of a node: a Gemm of a MatMul."""
@@ -53,7 +53,7 @@ class Walk:
 
     # --- up --------------------------------------------------------------------------------------
 
-    def raise_(self, reader: Node, slot: int, a: Affine) -> Refusal | None:
+    def push_up(self, reader: Node, slot: int, a: Affine) -> Refusal | None:
         """Have what `reader` reads at `slot` made as a(value) instead; None means it is."""
         if a.is_identity:
             return None
@@ -62,51 +62,56 @@ class Walk:
         if isinstance(operand, Operand) and not operand.quantized:
             return self._into_constant(reader, slot, operand, a)
         name = draft.origin(scope, reader.input(slot))
-        if (refusal := self._unfit(reader, scope, name, a)) is not None:
+        if (refusal := self._shape_mismatch(reader, scope, name, a)) is not None:
             return refusal
         producer = scope.producers.get(name)
         rule = UP.get(draft.op(producer)) if producer else None
         if producer is None or rule is None:
-            return Refusal(Reason.NOT_LINEAR, reader.label, _what_stands_there(scope, name))
+            return Refusal(Reason.NOT_LINEAR, reader.label, _describe_producer(scope, name))
         for use in draft.uses(scope, name):
             mine = use.node is reader and use.slot == slot and use.role is Role.READ
-            if not (mine or _asks_for_shape(use)):
+            if not (mine or _reads_only_the_shape(use)):
                 return _other_use(producer, name, use)
-        if (refusal := self._step_to(producer)) is not None:
+        if (refusal := self._count_step(producer)) is not None:
             return refusal
         output = list(producer.proto.output).index(name)
         if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
             return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
-        return self._take(producer, rule(draft, producer, output, a), up=True)
+        return self._apply_rule(producer, rule(draft, producer, output, a), up=True)
 
     def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
         rank = len(operand.shape)
-        scale, shift = beside(a.scale, a.axis, rank), beside(a.shift, a.axis, rank)
+        scale, shift = (
+            broadcast_along(a.scale, a.axis, rank),
+            broadcast_along(a.shift, a.axis, rank),
+        )
         edit = Rescale(node, slot, operand.shape, scale, shift)
-        return self._take(node, Step((edit,)), up=True)
+        return self._apply_rule(node, Step((edit,)), up=True)
 
     # --- down ------------------------------------------------------------------------------------
 
-    def lower_(self, maker: Node, name: str, a: Affine) -> Refusal | None:
+    def push_down(self, producer: Node, name: str, a: Affine) -> Refusal | None:
         """Have every reader of `name` make up for a map that is not made any more."""
         if a.is_identity or not name:  # an output without a name has no readers
             return None
-        if (refusal := self._unfit(maker, maker.scope, name, a)) is not None:
+        if (refusal := self._shape_mismatch(producer, producer.scope, name, a)) is not None:
             return refusal
-        uses = [use for use in self.draft.uses(maker.scope, name) if not _asks_for_shape(use)]
+        uses = [
+            use for use in self.draft.uses(producer.scope, name) if not _reads_only_the_shape(use)
+        ]
         readers = [use.node for use in uses]
         for use in uses:
             node = use.node
             if node is None or use.role is not Role.READ:
-                return _other_use(maker, name, use, behind=True)
+                return _other_use(producer, name, use, behind=True)
             rule = DOWN.get(self.draft.op(node))
             if rule is None:
                 return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
             if readers.count(node) > 1:
                 return refuse(Reason.NOT_TRANSPARENT, node, f"{node.op} of a value with itself")
-            if (refusal := self._step_to(node)) is not None:
+            if (refusal := self._count_step(node)) is not None:
                 return refusal
-            refusal = self._take(node, rule(self.draft, node, use.slot, a), up=False)
+            refusal = self._apply_rule(node, rule(self.draft, node, use.slot, a), up=False)
             if refusal is not None:
                 return refusal
         return None
@@ -115,7 +120,7 @@ class Walk:
 
     def edit(self, edit: Edit) -> Refusal | None:
         """Plan an edit. One of a constant out of a DequantizeLinear is owed by that node."""
-        if (refusal := self.draft.objection(edit)) is not None:
+        if (refusal := self.draft.refusal_of(edit)) is not None:
             return refusal
         if isinstance(edit, Rescale):
             operand = self.draft.operand(edit.node, edit.slot)
@@ -125,17 +130,17 @@ class Walk:
                 if a is None:
                     detail = f"{operand.name} would change along more than one axis"
                     return refuse(Reason.QUANTIZED, edit.node, detail)
-                if (refusal := self.raise_(edit.node, edit.slot, a)) is not None:
+                if (refusal := self.push_up(edit.node, edit.slot, a)) is not None:
                     return refusal
         self.draft.add(edit)  # also a quantised one: the draft knows its values by it
         return None
 
-    def _unfit(self, node: Node, scope: Scope, name: str, a: Affine) -> Refusal | None:
+    def _shape_mismatch(self, node: Node, scope: Scope, name: str, a: Affine) -> Refusal | None:
         """Why no map of so many channels along that axis can stand on a value.
 
         What the shapes of a model say may contradict its constants.
         """
-        if not self.draft.budget.for_map(a.channels):
+        if not self.draft.budget.spend_on_map(a.channels):
             detail = f"more maps for {name} than a model of this size needs"
             return refuse(Reason.TOO_LARGE, node, detail)
         shape = self.draft.inferred.shape(scope, name)
@@ -147,7 +152,7 @@ class Walk:
             return refuse(Reason.SHAPE_MISMATCH, node, detail)
         return None
 
-    def _step_to(self, node: Node) -> Refusal | None:
+    def _count_step(self, node: Node) -> Refusal | None:
         self.steps += 1
         if self.steps > LONGEST:
             return refuse(Reason.TOO_FAR, node, str(LONGEST))
@@ -155,31 +160,31 @@ class Walk:
             return refuse(Reason.ATTRIBUTE_FROM_CALL, node, from_call)
         return self.draft.malformed(node)
 
-    def _take(self, node: Node, step: Step | Refusal | None, *, up: bool) -> Refusal | None:
+    def _apply_rule(self, node: Node, step: Step | Refusal | None, *, up: bool) -> Refusal | None:
         """Plan a step and meet its demands; where that fails, what it offers otherwise."""
         refusal: Refusal | None = step if isinstance(step, Refusal) else None
         while isinstance(step, Step):
-            edits, absorbed = len(self.draft.edits), len(self.into)
-            failed = self._plan(node, step, up=up)
+            edits, absorbed = len(self.draft.edits), len(self.absorbed_by)
+            failed = self._plan_step(node, step, up=up)
             if failed is None:
                 return None
             refusal = refusal or failed
             self.draft.undo_to(edits)
-            del self.into[absorbed:]
+            del self.absorbed_by[absorbed:]
             step = step.otherwise() if step.otherwise is not None else None
         return refusal
 
-    def _plan(self, node: Node, step: Step, *, up: bool) -> Refusal | None:
+    def _plan_step(self, node: Node, step: Step, *, up: bool) -> Refusal | None:
         for edit in step.edits:
             if (refusal := self.edit(edit)) is not None:
                 return refusal
         if step.edits or not step.demands:
-            self.into.append(node.label)
+            self.absorbed_by.append(node.label)
         for demand in step.demands:
             if up:
-                refusal = self.raise_(node, demand.place, demand.affine)
+                refusal = self.push_up(node, demand.place, demand.affine)
             else:
-                refusal = self.lower_(node, node.proto.output[demand.place], demand.affine)
+                refusal = self.push_down(node, node.proto.output[demand.place], demand.affine)
             if refusal is not None:
                 return refusal
         return None
@@ -197,12 +202,12 @@ def _other_use(producer: Node, name: str, use: Use, *, behind: bool = False) -> 
     return refuse(Reason.ANOTHER_READER, producer, use.node.label)
 
 
-def _asks_for_shape(use: Use) -> bool:
+def _reads_only_the_shape(use: Use) -> bool:
     """Whether the reader wants to know how many elements there are, and not which."""
     return use.node is not None and use.node.op in ("Shape", "Size")
 
 
-def _what_stands_there(scope: Scope, name: str) -> str:
+def _describe_producer(scope: Scope, name: str) -> str:
     if (producer := scope.producers.get(name)) is not None:
         return f"{producer.op} {producer.label}"
     owner = scope.owner(name)

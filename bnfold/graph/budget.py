@@ -21,7 +21,7 @@ MAPS_PER_STORED = 64
 WIDEST = 1 << 20  # channels of one map, or as many as the file stores elements
 
 
-class TooMuchError(Exception):
+class BudgetExceededError(Exception):
     """A constant that would take more than is left. Never leaves the engine."""
 
 
@@ -45,10 +45,10 @@ class Budget:
         """Spend so many elements on a constant. Raises TooMuchError where they are not left."""
         if elements > self.constants:
             self.exceeded = True
-            raise TooMuchError
+            raise BudgetExceededError
         self.constants -= elements
 
-    def for_map(self, channels: int) -> bool:
+    def spend_on_map(self, channels: int) -> bool:
         """Spend so many entries on a map; whether they were left."""
         self.maps -= channels
         return self.maps >= 0

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto
 
-from bnfold.graph.budget import Budget, TooMuchError
+from bnfold.graph.budget import Budget, BudgetExceededError
 from bnfold.onnx_io.protos import Array
 
 MOVES = frozenset(
@@ -56,7 +56,7 @@ def evaluate(
     largest = max((operand.size for operand in given), default=0)
     size = _size(node.op_type, given)
     if size > max(_LEAST, _GROWTH * largest):
-        raise TooMuchError
+        raise BudgetExceededError
     budget.spend_on_constant(int(size))
     from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
 

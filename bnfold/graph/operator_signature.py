@@ -21,7 +21,7 @@ _INTEGERS = {"tensor(int32)", "tensor(int64)"}  # sizes, axes, indices; floats r
 _NAMES = {number: name.lower() for name, number in TensorProto.DataType.items()}
 
 
-def objection(node: Node, element_type: Callable[[str], int | None]) -> str:
+def signature_fault(node: Node, element_type: Callable[[str], int | None]) -> str:
     """What is wrong with the inputs and outputs of a node, "" for nothing.
 
     `element_type` tells the ONNX element type of a value, None where that is not known.

@@ -23,7 +23,7 @@ Shape = tuple[int | str | None, ...]
 _LARGE = 1024  # elements; no shape operand has as many
 
 
-class Inferred:
+class InferredShapes:
     """What shape inference knows of a model's values, by scope and name.
 
     The values of initializers that are also graph inputs say nothing, as callers may replace them,

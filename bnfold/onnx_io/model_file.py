@@ -25,7 +25,7 @@ from bnfold.onnx_io import data_files, data_layout, wire_format
 from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.data_files import DataFile, DataFolder, FileRange
 from bnfold.onnx_io.protos import external_entry, is_external, tensors
-from bnfold.onnx_io.tensor_storage import INLINE, Storage, gathered
+from bnfold.onnx_io.tensor_storage import INLINE, Storage, joined_bytes
 
 SUFFIXES = (".onnx", ".pb", ".model")  # of files that are looked into for models
 KEEP, INTO_MODEL = "keep", "inline"  # instead of the name of a data file
@@ -164,7 +164,7 @@ def loaded(model: ModelProto, storage: Storage) -> ModelProto:
     copy.CopyFrom(model)
     for tensor in tensors(copy):
         if (source := storage.source(tensor)) is not None:
-            tensor.raw_data = bytes(gathered(source))
+            tensor.raw_data = bytes(joined_bytes(source))
             tensor.ClearField("data_location")
             del tensor.external_data[:]
     return copy

@@ -29,16 +29,16 @@ def require_own_data(file: model_file.ModelFile, target: Path) -> None:
             )
 
 
-def place_of(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
+def folded_path(source: Path, path_out: PathLike | None, in_place: bool) -> Path:
     """Where the folded form of a model goes. Raises UsageError."""
     if in_place:
         if path_out is not None:
             raise UsageError("--in-place and -o exclude each other", "give one of them")
         return Path(os.path.realpath(source))  # a link stays a link to the new file
-    return target_of(source, path_out, ".folded.onnx", or_in_place=True)
+    return output_path(source, path_out, ".folded.onnx", or_in_place=True)
 
 
-def target_of(
+def output_path(
     source: Path, path_out: PathLike | None, suffix: str, *, or_in_place: bool = False
 ) -> Path:
     """Where to write: `path_out`, a file in that folder, or the source's name with the suffix.

@@ -36,7 +36,7 @@ class Payload(Protocol):
         ...
 
 
-def gathered(payload: Payload) -> bytearray:
+def joined_bytes(payload: Payload) -> bytearray:
     """All bytes of a payload."""
     data = bytearray(len(payload))
 
@@ -140,7 +140,7 @@ class Storage:
         data = (
             source.read(0, len(source))
             if isinstance(source, FileRange)
-            else np.frombuffer(gathered(source), np.uint8)
+            else np.frombuffer(joined_bytes(source), np.uint8)
         )
         dtype = plain_dtype(tensor.data_type)
         if dtype is not None and len(data) == math.prod(tensor.dims) * dtype.itemsize:
@@ -162,7 +162,7 @@ class Storage:
         `new` tensors stand where the model has the rest of its large ones.
         """
         later = self.lazy and len(values) > INLINE
-        data = self.token(values) if later else bytes(gathered(values))
+        data = self.token(values) if later else bytes(joined_bytes(values))
         if later and new:
             self._new.add(len(self._payloads) - 1)
         for field in _DATA_FIELDS:

@@ -43,7 +43,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Done:
+class ModelOutcome:
     """What became of one model: its result, or the error."""
 
     source: Path
@@ -154,9 +154,9 @@ def optimize_many(
     recursive: bool = False,
     jobs: int = 1,
     executor: Executor | None = None,
-    on_done: Callable[[Done], None] | None = None,
+    on_done: Callable[[ModelOutcome], None] | None = None,
     **options: Any,
-) -> tuple[Done, ...]:
+) -> tuple[ModelOutcome, ...]:
     """Optimize many models; the results in the order of the models.
 
     `paths` are files, patterns and folders. `options` are those of `optimize`, but for where to
@@ -170,7 +170,7 @@ def optimize_many(
     if executor is not None:
         return _together(todo, executor, options, on_done, limit=None)
     if jobs == 1 or len(todo) == 1:
-        return tuple(_told(_optimize(job, options), on_done) for job in todo)
+        return tuple(_report(_optimize(job, options), on_done) for job in todo)
     return _in_processes(todo, jobs, options, on_done)
 
 
@@ -183,29 +183,29 @@ def _make(folder: Path) -> None:
 
 def _in_processes(
     todo: Sequence[Job], jobs: int, options: dict[str, Any],
-    on_done: Callable[[Done], None] | None,
-) -> tuple[Done, ...]:  # fmt: skip
+    on_done: Callable[[ModelOutcome], None] | None,
+) -> tuple[ModelOutcome, ...]:  # fmt: skip
     """All in a pool of processes. Where one of these dies, those that it took along start again.
 
     Each alone then, so that only the one that kills its process is lost.
     """
-    lost: dict[Path, Done] = {}
+    lost: dict[Path, ModelOutcome] = {}
 
-    def tell(done: Done) -> None:
-        if isinstance(done.error, WorkerDiedError):
+    def tell(done: ModelOutcome) -> None:
+        if isinstance(done.error, PoolProcessDiedError):
             lost[done.source] = done
         else:
             if done.result is not None:
                 atomic_output.WRITTEN.append(done.result.model)
-            _told(done, on_done)
+            _report(done, on_done)
 
     with _pool(min(jobs, len(todo))) as pool:
         found = _together(todo, pool, options, tell, limit=_TOGETHER)
-    again: dict[Path, Done] = {}
+    again: dict[Path, ModelOutcome] = {}
     for job in todo:
         if job.source in lost:
             with _pool(1) as pool:
-                again[job.source] = _told(_result(_submitted(pool, job, options), job), on_done)
+                again[job.source] = _report(_result(_submitted(pool, job, options), job), on_done)
     return tuple(again.get(done.source, done) for done in found)
 
 
@@ -223,22 +223,22 @@ def _begin(folder: Path) -> None:
     os.chdir(folder)
 
 
-def _optimize(job: Job, options: dict[str, Any]) -> Done:
+def _optimize(job: Job, options: dict[str, Any]) -> ModelOutcome:
     try:
-        return Done(job.source, optimize(job.source, job.target, **options))
+        return ModelOutcome(job.source, optimize(job.source, job.target, **options))
     except BnfoldError as error:
-        return Done(job.source, error=error)
+        return ModelOutcome(job.source, error=error)
     except Exception as error:
-        return Done(job.source, error=unexpected(error))
+        return ModelOutcome(job.source, error=unexpected(error))
 
 
 def _together(
     todo: Sequence[Job], executor: Executor, options: dict[str, Any],
-    on_done: Callable[[Done], None] | None, limit: int | None,
-) -> tuple[Done, ...]:  # fmt: skip
+    on_done: Callable[[ModelOutcome], None] | None, limit: int | None,
+) -> tuple[ModelOutcome, ...]:  # fmt: skip
     """All in an executor; at most `limit` bytes of models at a time, but one in any case."""
-    results: dict[int, Done] = {}
-    running: dict[Future[Done], int] = {}
+    results: dict[int, ModelOutcome] = {}
+    running: dict[Future[ModelOutcome], int] = {}
     sizes = [0 if limit is None else _size(job.source) for job in todo]
     waiting = list(range(len(todo)))
     while waiting or running:
@@ -249,37 +249,37 @@ def _together(
             load += sizes[number]
         for future in wait(running, return_when=FIRST_COMPLETED).done:
             number = running.pop(future)
-            results[number] = _told(_result(future, todo[number]), on_done)
+            results[number] = _report(_result(future, todo[number]), on_done)
     return tuple(results[number] for number in range(len(todo)))
 
 
-class WorkerDiedError(BnfoldError):
+class PoolProcessDiedError(BnfoldError):
     """The process that worked on a model ended before it was done."""
 
 
-def _submitted(executor: Executor, job: Job, options: dict[str, Any]) -> Future[Done]:
+def _submitted(executor: Executor, job: Job, options: dict[str, Any]) -> Future[ModelOutcome]:
     """The job's future, also where the executor takes no more."""
     try:
         return executor.submit(_optimize, job, options)
     except BrokenExecutor as error:
-        failed: Future[Done] = Future()
+        failed: Future[ModelOutcome] = Future()
         failed.set_exception(error)
         return failed
 
 
-def _result(future: Future[Done], job: Job) -> Done:
+def _result(future: Future[ModelOutcome], job: Job) -> ModelOutcome:
     try:
         return future.result()
     except Exception as error:  # the worker died
         told = f"{type(error).__name__}: {error}"
-        failure = WorkerDiedError(
+        failure = PoolProcessDiedError(
             f"the process that worked on it ended: {told}",
             "it may have run out of memory: fewer --jobs, or a lower --memory-limit",
         )
-        return Done(job.source, error=failure)
+        return ModelOutcome(job.source, error=failure)
 
 
-def _told(done: Done, on_done: Callable[[Done], None] | None) -> Done:
+def _report(done: ModelOutcome, on_done: Callable[[ModelOutcome], None] | None) -> ModelOutcome:
     if on_done is not None:
         on_done(done)
     return done

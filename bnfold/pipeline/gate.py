@@ -17,8 +17,8 @@ from bnfold.graph.index import BATCH_NORM
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.replace_file import Kind, write_whole
 from bnfold.options import Options
-from bnfold.tuning.data_statistics import Data, StatsResult, stats
-from bnfold.tuning.drift import Limits
+from bnfold.tuning.data_statistics import Dataset, StatsResult, stats
+from bnfold.tuning.drift import DriftLimits
 
 FAIL_ON = ("foldable", "any", "drifted")
 
@@ -26,7 +26,7 @@ Baseline = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Fault:
+class CheckFault:
     """What should not be there: a site, and what is wrong with it."""
 
     site: str
@@ -34,15 +34,15 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Checked:
+class CheckResult:
     """One model: its faults, those that the baseline accepts, or the error why it was not checked.
 
     `stale` are entries of the baseline that nothing fits any more.
     """
 
     path: str
-    faults: tuple[Fault, ...] = ()
-    accepted: tuple[Fault, ...] = ()
+    faults: tuple[CheckFault, ...] = ()
+    accepted: tuple[CheckFault, ...] = ()
     stale: tuple[str, ...] = ()
     error: BnfoldError | None = None
 
@@ -54,9 +54,9 @@ class Checked:
 
 def check(
     models: Sequence[PathLike], *, fail_on: str = "foldable", options: Options | None = None,
-    baseline: Baseline | None = None, data: Data | None = None, limits: Limits | None = None,
-    assume_inference: bool = False,
-) -> tuple[Checked, ...]:  # fmt: skip
+    baseline: Baseline | None = None, data: Dataset | None = None,
+    limits: DriftLimits | None = None, assume_inference: bool = False,
+) -> tuple[CheckResult, ...]:  # fmt: skip
     """Check models one by one; one that cannot be read does not stop the others.
 
     `fail_on` is "foldable" (something would fold), "any" (there is a BatchNormalization at all) or
@@ -69,7 +69,7 @@ def check(
         raise UsageError("--fail-on drifted needs data", "give it with --inputs")
     accepted = baseline or {}
 
-    def faults(model: PathLike) -> Iterable[Fault]:
+    def faults(model: PathLike) -> Iterable[CheckFault]:
         if fail_on != "drifted":
             return _left(model, fail_on, options)
         assert data is not None
@@ -79,16 +79,16 @@ def check(
 
 
 def _checked(
-    model: PathLike, look: Callable[[PathLike], Iterable[Fault]], accepted: Sequence[str]
-) -> Checked:  # fmt: skip
+    model: PathLike, look: Callable[[PathLike], Iterable[CheckFault]], accepted: Sequence[str]
+) -> CheckResult:  # fmt: skip
     try:
         faults = list(look(model))
     except BnfoldError as error:
-        return Checked(str(model), error=error)
+        return CheckResult(str(model), error=error)
     except Exception as error:
-        return Checked(str(model), error=unexpected(error))
+        return CheckResult(str(model), error=unexpected(error))
     own = set(accepted)
-    return Checked(
+    return CheckResult(
         str(model),
         tuple(fault for fault in faults if fault.site not in own),
         tuple(fault for fault in faults if fault.site in own),
@@ -96,19 +96,19 @@ def _checked(
     )
 
 
-def _left(model: PathLike, fail_on: str, options: Options | None) -> Iterable[Fault]:
+def _left(model: PathLike, fail_on: str, options: Options | None) -> Iterable[CheckFault]:
     for verdict in inspect(model, options=options).verdicts:
         site = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
         if verdict.refusal is None:
             into = ", ".join(verdict.into)
-            yield Fault(site, f"would fold into {into}" if into else "does nothing")
+            yield CheckFault(site, f"would fold into {into}" if into else "does nothing")
         elif fail_on == "any" and verdict.op == BATCH_NORM:
-            yield Fault(site, verdict.refusal.sentence)
+            yield CheckFault(site, verdict.refusal.sentence)
 
 
-def _of_drift(result: StatsResult) -> Iterable[Fault]:
+def _of_drift(result: StatsResult) -> Iterable[CheckFault]:
     for drift in result.drifted:
-        yield Fault(
+        yield CheckFault(
             drift.node,
             f"{drift.drifted} of {drift.channels - drift.dead} channels have drifted: mean by up "
             f"to {drift.worst_shift:.2f} σ, variance × {drift.worst_ratio:.3g}",
@@ -134,7 +134,7 @@ def read_baseline(path: Path) -> Baseline:
     return found
 
 
-def write_baseline(path: Path, checked: Iterable[Checked]) -> None:
+def write_baseline(path: Path, checked: Iterable[CheckResult]) -> None:
     """Accept whatever was found. Raises UsageError."""
     accepted = {
         one.path: sorted({fault.site for fault in (*one.faults, *one.accepted)})
@@ -145,7 +145,7 @@ def write_baseline(path: Path, checked: Iterable[Checked]) -> None:
     write_whole(path, text, Kind.BASELINE)
 
 
-def accepting(checked: Iterable[Checked]) -> tuple[Checked, ...]:
+def accepting(checked: Iterable[CheckResult]) -> tuple[CheckResult, ...]:
     """The same with every fault accepted."""
     return tuple(
         replace(one, faults=(), accepted=(*one.accepted, *one.faults), stale=()) for one in checked

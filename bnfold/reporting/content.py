@@ -15,9 +15,9 @@ from typing import Any
 from bnfold.api import Inspection
 from bnfold.errors import BnfoldError
 from bnfold.folding.layer_details import Layer
-from bnfold.graph.node_counts import Counts
-from bnfold.pipeline.batch import Done
-from bnfold.pipeline.gate import Checked, Fault
+from bnfold.graph.node_counts import NodeCounts
+from bnfold.pipeline.batch import ModelOutcome
+from bnfold.pipeline.gate import CheckFault, CheckResult
 from bnfold.reasons import Refusal
 from bnfold.reporting.comparison_json import comparison_data
 from bnfold.reporting.summary import closing, would_fold
@@ -93,8 +93,8 @@ class ModelReport:
     before: Amounts | None = None
     after: Amounts | None = None
     sites: tuple[SiteReport, ...] = ()
-    faults: tuple[Fault, ...] = ()
-    accepted: tuple[Fault, ...] = ()
+    faults: tuple[CheckFault, ...] = ()
+    accepted: tuple[CheckFault, ...] = ()
     stale: tuple[str, ...] = ()
     comparison: dict[str, Any] | None = None
 
@@ -135,7 +135,7 @@ def _status(exit_code: int) -> str:
 # --- from results to reports ---------------------------------------------------------------------
 
 
-def of_optimize(done: Iterable[Done], exit_code: int) -> Report:
+def of_optimize(done: Iterable[ModelOutcome], exit_code: int) -> Report:
     """The report of `bnfold optimize`, of one model or many."""
     return Report("optimize", exit_code, tuple(_optimized(one) for one in done))
 
@@ -151,7 +151,7 @@ def of_inspect(inspection: Inspection, source: str) -> Report:
     return Report("inspect", 0, (model,))
 
 
-def of_check(checked: Iterable[Checked], exit_code: int) -> Report:
+def of_check(checked: Iterable[CheckResult], exit_code: int) -> Report:
     """The report of `bnfold check`."""
     return Report("check", exit_code, tuple(_checked(one) for one in checked))
 
@@ -180,7 +180,7 @@ def _failed(source: str, error: BnfoldError) -> ModelReport:
     )  # fmt: skip
 
 
-def _optimized(done: Done) -> ModelReport:
+def _optimized(done: ModelOutcome) -> ModelReport:
     if done.error is not None:
         return _failed(str(done.source), done.error)
     result = done.result
@@ -196,11 +196,11 @@ def _optimized(done: Done) -> ModelReport:
     )  # fmt: skip
 
 
-def _amounts(counts: Counts, size: int) -> Amounts:
+def _amounts(counts: NodeCounts, size: int) -> Amounts:
     return Amounts(counts.nodes, counts.batch_norms, size)
 
 
-def _checked(checked: Checked) -> ModelReport:
+def _checked(checked: CheckResult) -> ModelReport:
     if checked.error is not None:
         return _failed(checked.path, checked.error)
     told = "; ".join(f"{fault.site}: {fault.sentence}" for fault in checked.faults)

@@ -11,7 +11,7 @@ ANSWER = "answer.json"
 FALLBACK = "fallback.json"  # an answer that holds as long as it is there, should the process crash
 
 
-def leave(answer: dict[str, Any], folder: Path, name: str = ANSWER) -> None:
+def write_answer(answer: dict[str, Any], folder: Path, name: str = ANSWER) -> None:
     """Write an answer, which is there whole or not at all."""
     (folder / "answer.tmp").write_text(
         json.dumps(answer, default=lambda verdict: verdict.value), encoding="utf-8"

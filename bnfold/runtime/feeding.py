@@ -12,26 +12,33 @@ from onnx import ModelProto
 from bnfold.errors import UndecidedError
 from bnfold.onnx_io import model_file
 from bnfold.runtime import input_files, synthetic_inputs
-from bnfold.runtime.input_files import Set
-from bnfold.runtime.sessions import Feed, Opener, check_memory, load_error, run, tensors
-from bnfold.runtime.synthetic_inputs import Drawing, InputSpec
+from bnfold.runtime.input_files import InputSet
+from bnfold.runtime.sessions import (
+    Feed,
+    SessionFactory,
+    check_memory,
+    load_error,
+    require_tensors,
+    run,
+)
+from bnfold.runtime.synthetic_inputs import InputSpec, SyntheticInputs
 
 T = TypeVar("T")
 
 
 def first_that_runs(
     request: dict[str, Any], model: ModelProto, run: Callable[[Feed], T]
-) -> tuple[list[Set], list[T]]:
+) -> tuple[list[InputSet], list[T]]:
     """The sets of inputs that a request asks for, and what `run` makes of each.
 
     Raises UsageError for a request that does not fit the model, and UndecidedError where it runs
     on nothing.
     """
-    specs = synthetic_inputs.specs(
+    input_specs = synthetic_inputs.input_specs(
         model, request["input_shapes"], given=request["inputs"] is not None
     )
     refused: Exception | None = None
-    for sets in _candidates(request, model, specs):
+    for sets in _candidates(request, model, input_specs):
         try:
             return sets, [run(one.feed) for one in sets]
         except UndecidedError:
@@ -41,7 +48,7 @@ def first_that_runs(
             refused = refused or error
     raise UndecidedError(
         f"the original does not run on any input that bnfold can make up: {refused}",
-        synthetic_inputs.flags(specs),
+        synthetic_inputs.remedy_for_guesses(input_specs),
     )
 
 
@@ -50,23 +57,25 @@ def run_once(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     (folder / "stage").write_text("running the model", encoding="utf-8")
     file = model_file.read(Path(request["original"]))
     try:
-        session = Opener.of(request["providers"]).open(str(file.path))
+        session = SessionFactory.of(request["providers"]).open(str(file.path))
     except Exception as error:
         raise load_error(error) from error
-    _, results = first_that_runs(request, file.model, lambda feed: tensors(run(session, feed)))
+    _, results = first_that_runs(
+        request, file.model, lambda feed: require_tensors(run(session, feed))
+    )
     arrays = {f"a{number}": array for number, array in enumerate(results[0].values())}
     np.savez(folder / "outputs.npz", **arrays)  # type: ignore[arg-type]
     return {"names": list(results[0])}
 
 
 def _candidates(
-    request: dict[str, Any], model: ModelProto, specs: list[InputSpec]
-) -> Iterator[list[Set]]:
+    request: dict[str, Any], model: ModelProto, input_specs: list[InputSpec]
+) -> Iterator[list[InputSet]]:
     if request["inputs"] is not None:
         outputs = [value.name for value in model.graph.output]
-        yield input_files.read(Path(request["inputs"]), specs, outputs)
+        yield input_files.read(Path(request["inputs"]), input_specs, outputs)
         return
     ranges = {name: (low, high) for name, (low, high) in request["val_range"].items()}
-    drawing = Drawing(request["seed"], request["check"], request["fill"], ranges)
-    for feeds in synthetic_inputs.feeds(model, specs, request["dims"], drawing):
-        yield [Set(feed) for feed in feeds]
+    drawing = SyntheticInputs(request["seed"], request["check"], request["fill"], ranges)
+    for feeds in synthetic_inputs.synthetic_feeds(model, input_specs, request["dims"], drawing):
+        yield [InputSet(feed) for feed in feeds]

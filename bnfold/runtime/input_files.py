@@ -24,7 +24,7 @@ from onnx import TensorProto, numpy_helper
 from bnfold.errors import UsageError
 from bnfold.onnx_io.protos import Array
 from bnfold.runtime.sessions import Feed
-from bnfold.runtime.synthetic_inputs import InputSpec, shown
+from bnfold.runtime.synthetic_inputs import InputSpec, dims_text
 
 _REMEDY = (
     "give an .npz file with one array for each input, a folder of .npy files named after them, "
@@ -33,14 +33,14 @@ _REMEDY = (
 
 
 @dataclass(frozen=True)
-class Set:
+class InputSet:
     """One set of inputs, and the outputs that are expected of it, if any are known."""
 
     feed: Feed
     expected: Feed = field(default_factory=dict)
 
 
-def read(path: Path, inputs: list[InputSpec], outputs: list[str]) -> list[Set]:
+def read(path: Path, inputs: list[InputSpec], outputs: list[str]) -> list[InputSet]:
     """All sets of inputs at `path`, in the model's own types, for a model with these outputs.
 
     Raises UsageError where they cannot be read or do not fit the model.
@@ -53,28 +53,28 @@ def read(path: Path, inputs: list[InputSpec], outputs: list[str]) -> list[Set]:
         raise UsageError(f"cannot read the inputs in {path}: {error}", _REMEDY) from error
     if not sets:
         raise UsageError(f"there are no inputs in {path}", _REMEDY)
-    return [Set(_fitted(where, s.feed, inputs), s.expected) for where, s in sets]
+    return [InputSet(_fitted(where, s.feed, inputs), s.expected) for where, s in sets]
 
 
 def _sets(
     path: Path, inputs: list[InputSpec], outputs: list[str]
-) -> Iterator[tuple[Path, Set]]:  # fmt: skip
+) -> Iterator[tuple[Path, InputSet]]:  # fmt: skip
     if not path.is_dir():
         reader = _from_json if path.suffix == ".json" else _from_npz
         for arrays in reader(path):
-            yield path, Set(arrays)
+            yield path, InputSet(arrays)
         return
     sets = sorted(path.glob("test_data_set_*"), key=_number) or [path]
     for folder in sets:
         if any(folder.glob("input_*.pb")):
             names = [spec.name for spec in inputs]
             feed = _from_protos(folder, "input", names)
-            yield folder, Set(feed, _from_protos(folder, "output", outputs))
+            yield folder, InputSet(feed, _from_protos(folder, "output", outputs))
     for archive in sorted(path.glob("*.npz")):
         for arrays in _from_npz(archive):
-            yield archive, Set(arrays)
+            yield archive, InputSet(arrays)
     if arrays := {file.stem: _load(file) for file in sorted(path.glob("*.npy"))}:
-        yield path, Set(arrays)
+        yield path, InputSet(arrays)
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -134,7 +134,7 @@ def _fitting(where: Path, spec: InputSpec, array: Array) -> Array:
     )
     if not fits:
         raise UsageError(
-            f"the array {spec.name!r} in {where} has shape {shown(array.shape)}, "
-            f"the model wants {shown(spec.dims)}"
+            f"the array {spec.name!r} in {where} has shape {dims_text(array.shape)}, "
+            f"the model wants {dims_text(spec.dims)}"
         )
     return array.astype(spec.dtype)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bnfold import errors, system
-from bnfold.errors import ChildError
+from bnfold.errors import WorkerError
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.runtime.answer_file import ANSWER, FALLBACK
 
@@ -29,7 +29,7 @@ _GRACE = 5.0  # seconds by which the child's own clock is behind ours
 _PERIOD = 0.1  # seconds between two looks at the progress
 
 
-def ask(
+def run_worker(
     request: dict[str, Any], timeout: float, read: Callable[[dict[str, Any], Path], T],
     progress: Progress | None = None,
 ) -> T:  # fmt: skip
@@ -73,7 +73,7 @@ def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
             system.kill(child)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
-            raise ChildError(
+            raise WorkerError(
                 f"onnxruntime had not finished {_stage(folder)} after {timeout:g} s",
                 "give it longer with --timeout, or smaller inputs with --input-shape",
             ) from error
@@ -109,11 +109,11 @@ def _answer(path: Path) -> dict[str, Any] | None:
     return answer
 
 
-def _crash(code: int, folder: Path) -> ChildError:
+def _crash(code: int, folder: Path) -> WorkerError:
     text = (folder / _STDERR).read_text(encoding="utf-8", errors="replace")
     lines = text.strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
-    return ChildError(
+    return WorkerError(
         f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",
         "nothing was decided; try another onnxruntime version or a higher --memory-limit",
     )

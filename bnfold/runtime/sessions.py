@@ -35,7 +35,7 @@ class NotLoadedError(Exception):
 
 
 @dataclass(frozen=True)
-class Opener:
+class SessionFactory:
     """How sessions are opened: on which execution providers, the first that can do it first.
 
     `threads` for each operator; 0 is onnxruntime's own choice.
@@ -45,7 +45,7 @@ class Opener:
     threads: int = 0
 
     @classmethod
-    def of(cls, names: Sequence[str], threads: int = 0) -> Opener:
+    def of(cls, names: Sequence[str], threads: int = 0) -> SessionFactory:
         """With these providers. Raises UsageError for one that this onnxruntime has not."""
         for name in names:
             if name not in ort.get_available_providers():
@@ -144,7 +144,7 @@ def is_float(array: Array) -> bool:
     return np.issubdtype(array.dtype, np.floating)
 
 
-def tensors(outputs: dict[str, Any]) -> Run:
+def require_tensors(outputs: dict[str, Any]) -> Run:
     """The outputs, which must be tensors. Raises UndecidedError."""
     for name, value in outputs.items():
         if not isinstance(value, np.ndarray):

@@ -41,7 +41,7 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class Drawing:
+class SyntheticInputs:
     """How inputs are drawn: from which seed, how many, and what.
 
     `fill` is "mixed" (normal and uniform in [0, 1) in turn), "normal", "uniform", "zeros", "ones"
@@ -54,7 +54,7 @@ class Drawing:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def specs(
+def input_specs(
     model: ModelProto, shapes: Mapping[str, Shape], *, given: bool = False
 ) -> list[InputSpec]:
     """The inputs a caller must give: those without an initializer behind them.
@@ -91,15 +91,15 @@ def _spec(value: ValueInfoProto, shape: Shape | None, *, given: bool) -> InputSp
         )
         if not fits:
             raise UsageError(
-                f"--input-shape {value.name}:{shown(shape)} does not fit the model, which "
-                f"declares {shown(declared)}"
+                f"--input-shape {value.name}:{dims_text(shape)} does not fit the model, which "
+                f"declares {dims_text(declared)}"
             )
     dims = tuple(shape) if shape is not None else tuple(declared)
     return InputSpec(value.name, dtype, dims)
 
 
-def feeds(
-    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int], drawing: Drawing
+def synthetic_feeds(
+    model: ModelProto, inputs: list[InputSpec], dims: Mapping[str, int], drawing: SyntheticInputs
 ) -> Iterator[list[Feed]]:
     """Lists of feeds, one list for each guess at the open dimensions, the likeliest first."""
     symbols = {
@@ -112,7 +112,7 @@ def feeds(
         yield [_draw(inputs, assignment, drawing, k) for k in range(drawing.runs)]
 
 
-def flags(inputs: list[InputSpec]) -> str:
+def remedy_for_guesses(inputs: list[InputSpec]) -> str:
     """Which options settle what had to be guessed."""
     dims = [
         f"--dim {spec.symbol(axis)}=N"
@@ -181,7 +181,7 @@ def _read_by_weights(graph: GraphProto, inputs: list[InputSpec]) -> dict[str, in
 
 
 def _draw(
-    inputs: list[InputSpec], assignment: Mapping[str, int], drawing: Drawing, run: int
+    inputs: list[InputSpec], assignment: Mapping[str, int], drawing: SyntheticInputs, run: int
 ) -> Feed:
     rng = np.random.default_rng([drawing.seed, run])
     fill = ("normal", "uniform")[run % 2] if drawing.fill == "mixed" else drawing.fill
@@ -193,7 +193,7 @@ def _draw(
         )
         if math.prod(shape) > _MOST_ELEMENTS:
             raise UndecidedError(
-                f"the input {spec.name!r} of shape {shown(shape)} is too large to make up",
+                f"the input {spec.name!r} of shape {dims_text(shape)} is too large to make up",
                 "give a smaller one with --input-shape or --dim",
             )
         given = drawing.ranges.get(spec.name, drawing.ranges.get(""))
@@ -230,6 +230,6 @@ def _reject_unknown(given: Mapping[str, object], known: list[str], option: str, 
             )
 
 
-def shown(dims: object) -> str:
+def dims_text(dims: object) -> str:
     """Dimensions as the command line takes them."""
     return ",".join(str(dim) or "?" for dim in dims)  # type: ignore[attr-defined]

@@ -69,7 +69,7 @@ def on_github(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("GITHUB_ACTIONS") == "true"
 
 
-def harmless(text: str) -> str:
+def escape_commands(text: str) -> str:
     """Output that no CI service takes for its commands, whatever names are in it.
 
     GitHub obeys lines that begin with "::", and "##[" anywhere; Azure obeys "##vso[", TeamCity

@@ -26,7 +26,7 @@ from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.protos import Array
 from bnfold.options import Options, RunOptions
-from bnfold.runtime.process import ask
+from bnfold.runtime.process import run_worker
 from bnfold.torch.module import (
     Call,
     ModuleDifference,
@@ -201,4 +201,4 @@ def _run(model: Path, trial: RunOptions) -> dict[str, Array]:
         with np.load(folder / "outputs.npz", allow_pickle=False) as archive:
             return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
 
-    return ask(request, trial.timeout, read)
+    return run_worker(request, trial.timeout, read)

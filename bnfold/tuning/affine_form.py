@@ -33,7 +33,7 @@ _ATTRIBUTES = ("consumed_inputs", "epsilon", "is_test", "momentum", "spatial", "
 
 
 @dataclass(frozen=True)
-class Frozen:
+class FrozenNode:
     """One BatchNormalization that was frozen, and what its γ′ and β′ are called."""
 
     site: str
@@ -62,7 +62,7 @@ def plan_freezing(index: Index, form: str) -> Plan:
     return Plan(tuple(edits), tuple(verdicts), draft.constants)
 
 
-def frozen(plan: Plan) -> Iterator[Frozen]:
+def frozen(plan: Plan) -> Iterator[FrozenNode]:
     """What was frozen, with the names that γ′ and β′ have got. To be asked after it was applied."""
     inserted = {edit.node for edit in plan.edits if isinstance(edit, Insert)}
     makers = {
@@ -76,7 +76,7 @@ def frozen(plan: Plan) -> Iterator[Frozen]:
         gamma, beta = node.input(1), node.input(2)
         if node in inserted:
             gamma, beta = makers[node.input(0)].input[1], node.input(1)
-        yield Frozen(site, gamma, beta)
+        yield FrozenNode(site, gamma, beta)
 
 
 def _edits(draft: Draft, node: Node, form: str) -> list[Edit] | Refusal:
@@ -90,7 +90,7 @@ def _edits(draft: Draft, node: Node, form: str) -> list[Edit] | Refusal:
         return edits
     for edit in edits:
         values = edit.constant if isinstance(edit, Insert) else edit
-        if (objection := draft.objection(values)) is not None:
+        if (objection := draft.refusal_of(values)) is not None:
             return objection
     return edits
 

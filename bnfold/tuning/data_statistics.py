@@ -18,15 +18,15 @@ from bnfold.errors import NotBetterError, UndecidedError, UsageError
 from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.atomic_output import Output
-from bnfold.onnx_io.output_paths import PathLike, target_of
-from bnfold.runtime.process import Progress, ask
-from bnfold.tuning.drift import ChannelDrift, Fit, Limits
+from bnfold.onnx_io.output_paths import PathLike, output_path
+from bnfold.runtime.process import Progress, run_worker
+from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
 from bnfold.tuning.stored_statistics import assign_statistics
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 
 
 @dataclass(frozen=True)
-class Data:
+class Dataset:
     """Data for a model: what, and how it is read.
 
     `path` is an .npz file with an array [N, …] for each input (and `y`, labels), a folder of .npz
@@ -47,7 +47,7 @@ class Data:
 
 
 @dataclass(frozen=True)
-class LeftAlone:
+class SkippedNode:
     """A BatchNormalization that was not looked at, and why."""
 
     node: str
@@ -59,7 +59,7 @@ class StatsResult:
     """How the stored statistics fit the data, a BatchNormalization each, the worst first."""
 
     drifts: tuple[ChannelDrift, ...]
-    left: tuple[LeftAlone, ...]
+    left: tuple[SkippedNode, ...]
 
     @property
     def drifted(self) -> tuple[ChannelDrift, ...]:
@@ -79,14 +79,14 @@ class RecalibrateResult:
     norms: int
     layers: int
     samples: int
-    left: tuple[LeftAlone, ...]
+    left: tuple[SkippedNode, ...]
     before: float | None = None
     after: float | None = None
 
 
 def stats(
-    model: PathLike, data: Data, *, limits: Limits | None = None, assume_inference: bool = False,
-    progress: Progress | None = None,
+    model: PathLike, data: Dataset, *, limits: DriftLimits | None = None,
+    assume_inference: bool = False, progress: Progress | None = None,
 ) -> StatsResult:  # fmt: skip
     """Compare what a file's BatchNormalizations have stored with what they see of the data.
 
@@ -94,8 +94,8 @@ def stats(
     UndecidedError (onnxruntime has no kernel) and ChildError.
     """
     request = _request("stats", model, data, assume_inference=assume_inference)
-    request["limits"] = asdict(limits or Limits())
-    return ask(request, data.timeout, _stats, progress)
+    request["limits"] = asdict(limits or DriftLimits())
+    return run_worker(request, data.timeout, _stats, progress)
 
 
 def _stats(answer: dict[str, Any], folder: Path) -> StatsResult:
@@ -105,11 +105,11 @@ def _stats(answer: dict[str, Any], folder: Path) -> StatsResult:
     for number, plain in enumerate(answer["drifts"]):
         own = {n.partition("/")[2]: a for n, a in arrays.items() if n.startswith(f"{number}/")}
         drifts.append(ChannelDrift(**(plain | own | {"fit": Fit(plain["fit"])})))
-    return StatsResult(tuple(drifts), _left(answer))
+    return StatsResult(tuple(drifts), _skipped(answer))
 
 
 def recalibrate(
-    path_in: PathLike, data: Data, path_out: PathLike | None = None, *, momentum: float = 0.0,
+    path_in: PathLike, data: Dataset, path_out: PathLike | None = None, *, momentum: float = 0.0,
     holdout: float = 0.0, require_improvement: bool = False, assume_inference: bool = False,
     progress: Progress | None = None,
 ) -> RecalibrateResult:  # fmt: skip
@@ -130,11 +130,11 @@ def recalibrate(
     if require_improvement and not holdout:
         raise UsageError("--require-improvement needs --holdout, to measure it on")
     source = Path(path_in)
-    target = target_of(source, path_out, ".recalibrated.onnx")
+    target = output_path(source, path_out, ".recalibrated.onnx")
     _require_not_data(target, Path(data.path))
     request = _request("recalibrate", source, data, assume_inference=assume_inference)
     request |= {"momentum": momentum, "holdout": holdout}
-    answer, estimates = ask(request, data.timeout, _estimates, progress)
+    answer, estimates = run_worker(request, data.timeout, _estimates, progress)
     before, after = answer["before"], answer["after"]
     if answer["samples"] < 2:
         raise UsageError(
@@ -155,7 +155,7 @@ def recalibrate(
         model_file.write(file.model, file.storage, output, origin=source.name)
         output.publish()
     return RecalibrateResult(
-        target, len(estimates), answer["layers"], answer["samples"], _left(answer), before, after
+        target, len(estimates), answer["layers"], answer["samples"], _skipped(answer), before, after
     )
 
 
@@ -175,12 +175,12 @@ def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], An
     return answer, {o: (flat[f"{o}/mean"], flat[f"{o}/variance"]) for o in outputs}
 
 
-def _left(answer: dict[str, Any]) -> tuple[LeftAlone, ...]:
-    return tuple(LeftAlone(**entry) for entry in answer["left"])
+def _skipped(answer: dict[str, Any]) -> tuple[SkippedNode, ...]:
+    return tuple(SkippedNode(**entry) for entry in answer["left"])
 
 
 def _request(
-    task: str, model: PathLike, data: Data, *, assume_inference: bool
+    task: str, model: PathLike, data: Dataset, *, assume_inference: bool
 ) -> dict[str, Any]:  # fmt: skip
     if data.layout not in ("NCHW", "NHWC"):
         raise UsageError(f"layout {data.layout!r} is neither NCHW nor NHWC")

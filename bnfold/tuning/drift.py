@@ -33,7 +33,7 @@ class Fit(Enum):
 
 
 @dataclass(frozen=True)
-class Limits:
+class DriftLimits:
     """From where on a channel has drifted, and what the stored statistics were estimated on.
 
     `shift` is in units of √(σ² + ε), `ratio` a factor of the variance either way, `batch` the size
@@ -75,7 +75,7 @@ class ChannelDrift:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredStatistics:
     """The parameters of one BatchNormalization, in float64, and its momentum."""
 
     node: str
@@ -86,7 +86,7 @@ class Stored:
     momentum: float
 
 
-def drift(stored: Stored, data: Moments, limits: Limits) -> ChannelDrift:
+def drift(stored: StoredStatistics, data: Moments, limits: DriftLimits) -> ChannelDrift:
     """Compare the statistics of the data with the stored ones."""
     scale = stored.variance + stored.epsilon
     dead = (stored.gamma == 0) | (stored.variance <= _DEAD * stored.epsilon)

@@ -19,7 +19,7 @@ from bnfold.errors import UsageError
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.text.formatting import plain
 from bnfold.text.svg import Box, Label, cut, svg
-from bnfold.tuning.drift import ChannelDrift, Fit, Limits
+from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
 
 _ROW, _TOP, _NAME, _PANEL, _GAP = 20, 46, 300, 300, 30
 _WIDTH = _NAME + 2 * _PANEL + 3 * _GAP
@@ -39,7 +39,7 @@ def require_drawable(path: Path) -> None:
     require_replaceable(path, kind)
 
 
-def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
+def save(drifts: Sequence[ChannelDrift], limits: DriftLimits, path: Path) -> None:
     """Draw all BatchNormalizations into an .svg or .png file. Raises UsageError."""
     require_drawable(path)
     height = _TOP + _ROW * len(drifts) + 48
@@ -51,7 +51,7 @@ def save(drifts: Sequence[ChannelDrift], limits: Limits, path: Path) -> None:
 
 
 def _shapes(
-    drifts: Sequence[ChannelDrift], limits: Limits, height: int
+    drifts: Sequence[ChannelDrift], limits: DriftLimits, height: int
 ) -> Iterator[Box | Label]:  # fmt: skip
     yield Box(0, 0, _WIDTH, height, "#ffffff")
     yield Label(12, 20, "Do the stored statistics fit the data?")

@@ -17,12 +17,12 @@ from bnfold.folding.apply import apply
 from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.atomic_output import Output
-from bnfold.onnx_io.output_paths import PathLike, target_of
+from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.options import RunOptions
 from bnfold.text.json_encoding import dumps
-from bnfold.tuning.affine_form import FORMS, MUL_ADD, Frozen, frozen, plan_freezing
+from bnfold.tuning.affine_form import FORMS, MUL_ADD, FrozenNode, frozen, plan_freezing
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 from bnfold.verdict import Verdict
 from bnfold.verification.client import compare
@@ -39,7 +39,7 @@ class FreezeResult:
     """
 
     model: Path
-    frozen: tuple[Frozen, ...]
+    frozen: tuple[FrozenNode, ...]
     verdicts: tuple[Verdict, ...]
     comparison: Comparison | None
     learnable: Path | None = None
@@ -88,7 +88,7 @@ def freeze(
             "marked as learnable",
             "save the model with ir_version 4 or newer",
         )
-    target = target_of(source, path_out, ".frozen.onnx")
+    target = output_path(source, path_out, ".frozen.onnx")
     listed = target.with_suffix(".learnable.json") if learnable else None
     if listed is not None:
         require_replaceable(listed, Kind.PARAMETERS, [source, target])
@@ -123,7 +123,7 @@ def freeze(
 # --- learnable parameters ------------------------------------------------------------------------
 
 
-def _make_learnable(model: ModelProto, done: tuple[Frozen, ...]) -> None:
+def _make_learnable(model: ModelProto, done: tuple[FrozenNode, ...]) -> None:
     """Graph inputs with the initializers as their defaults, and a list in metadata_props.
 
     What an earlier freeze has listed stays.
@@ -142,7 +142,7 @@ def _make_learnable(model: ModelProto, done: tuple[Frozen, ...]) -> None:
     entry.key, entry.value = LEARNABLE, json.dumps([*earlier, *names])
 
 
-def _list(model: ModelProto, done: tuple[Frozen, ...], target: Path, path: Path) -> None:
+def _list(model: ModelProto, done: tuple[FrozenNode, ...], target: Path, path: Path) -> None:
     """A JSON file with what a training loop needs to know of each parameter."""
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
     sites = {name: one.site for one in done for name in (one.gamma_prime, one.beta_prime)}
@@ -211,7 +211,7 @@ def assign(path_in: PathLike, params: PathLike, path_out: PathLike) -> AssignRes
     kept = [entry for entry in file.model.metadata_props if entry.key != LEARNABLE]
     _replace(file.model.graph.input, inputs)
     _replace(file.model.metadata_props, kept)
-    target = target_of(source, path_out, "")
+    target = output_path(source, path_out, "")
     if target.exists() and target.samefile(params):
         raise UsageError(f"the output {target} is {params} itself", "choose another name")
     with Output(target, [source, *(data.path for data in file.data_files)]) as output:

@@ -14,7 +14,7 @@ from bnfold.folding.weights.edits import Edit, Rescale, Supply
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
-from bnfold.tuning.drift import Stored
+from bnfold.tuning.drift import StoredStatistics
 from bnfold.tuning.moments import FloatArray
 
 _MOMENTUM = 0.9  # the default of ONNX
@@ -22,7 +22,7 @@ _MOMENTUM = 0.9  # the default of ONNX
 Estimates = Mapping[str, tuple[FloatArray, FloatArray]]  # mean and variance by the node's output
 
 
-def norms(index: Index) -> tuple[list[tuple[Node, int, Stored]], list[Refusal]]:
+def norms(index: Index) -> tuple[list[tuple[Node, int, StoredStatistics]], list[Refusal]]:
     """The inference BatchNormalizations of the main graph with the rank of what they read.
 
     And why others are left alone.
@@ -40,7 +40,7 @@ def norms(index: Index) -> tuple[list[tuple[Node, int, Stored]], list[Refusal]]:
     return found, refused
 
 
-def _norm(draft: Draft, node: Node) -> tuple[Node, int, Stored] | Refusal:
+def _norm(draft: Draft, node: Node) -> tuple[Node, int, StoredStatistics] | Refusal:
     own = batch_norm(draft, node)
     if isinstance(own, Refusal):
         return own
@@ -52,7 +52,7 @@ def _norm(draft: Draft, node: Node) -> tuple[Node, int, Stored] | Refusal:
     gamma, _, mean, variance = (draft.values(node, slot) for slot in range(1, 5))
     epsilon = float(node.attribute("epsilon", DEFAULT_EPSILON))
     momentum = float(node.attribute("momentum", _MOMENTUM))
-    return node, len(shape), Stored(node.label, gamma, mean, variance, epsilon, momentum)
+    return node, len(shape), StoredStatistics(node.label, gamma, mean, variance, epsilon, momentum)
 
 
 def assign_statistics(index: Index, estimates: Estimates) -> list[Refusal]:
@@ -66,7 +66,7 @@ def assign_statistics(index: Index, estimates: Estimates) -> list[Refusal]:
     for node in index.nodes():
         if node.op == BATCH_NORM and node.scope.is_main and node.output in estimates:
             own = list(_edits(draft, node, *estimates[node.output]))
-            objection = next(filter(None, map(draft.objection, own)), None)
+            objection = next(filter(None, map(draft.refusal_of, own)), None)
             if objection is not None:
                 refused.append(objection)
             else:

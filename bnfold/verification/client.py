@@ -10,7 +10,7 @@ from typing import Any
 from bnfold.errors import UsageError
 from bnfold.options import RunOptions
 from bnfold.proof.outcome import Certificate, CertifiedFold, Finding, Frame, Outcome
-from bnfold.runtime.process import ask
+from bnfold.runtime.process import run_worker
 from bnfold.verification.comparison import (
     Comparison,
     Deployed,
@@ -46,7 +46,9 @@ def compare(
         "inputs": os.path.abspath(trial.inputs) if trial.inputs else None,
         "counterexample": _new_folder(trial.counterexample),
     }
-    return ask(request, trial.timeout, lambda answer, _: _comparison(answer, foreign=foreign))
+    return run_worker(
+        request, trial.timeout, lambda answer, _: _comparison(answer, foreign=foreign)
+    )
 
 
 def _comparison(answer: dict[str, Any], *, foreign: bool) -> Comparison:

@@ -45,12 +45,12 @@ def of_bench(result: BenchResult) -> RenderableType:
     ran += ", ".join(map(plain, result.providers))
     gone = result.batch_norms[0] - result.batch_norms[1]
     sentences = (
-        Text(sentence, style="bold") for mode in result.modes for sentence in told(mode, gone)
+        Text(sentence, style="bold") for mode in result.modes for sentence in conclusion(mode, gone)
     )
     return Group(table, Text(ran + "\n"), *sentences)
 
 
-def told(mode: Mode, gone: int) -> Iterator[str]:
+def conclusion(mode: Mode, gone: int) -> Iterator[str]:
     """What the model gets of folding `gone` BatchNormalizations, and what not."""
     folds_itself = mode.optimised and gone > 0
     head = f"with optimisations {'on' if mode.optimised else 'off'}"

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from bnfold.pipeline.gate import Checked
+from bnfold.pipeline.gate import CheckResult
 from bnfold.text.formatting import count, plain
 
 
-def of_check(checked: Sequence[Checked]) -> RenderableType:
+def of_check(checked: Sequence[CheckResult]) -> RenderableType:
     """The report of `bnfold check`: what is wrong, model by model, and a summary."""
     parts: list[RenderableType] = []
     for one in checked:
@@ -27,7 +27,7 @@ def of_check(checked: Sequence[Checked]) -> RenderableType:
     return Group(*parts, Text(_summary(checked), style="bold"))
 
 
-def _summary(checked: Sequence[Checked]) -> str:
+def _summary(checked: Sequence[CheckResult]) -> str:
     failed = sum(bool(one.faults) for one in checked)
     errors = sum(one.error is not None for one in checked)
     accepted = sum(len(one.accepted) for one in checked)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bnfold.text.escape import harmless, on_github
+from bnfold.text.escape import escape_commands, on_github
 
 _WIDE = 200  # columns where the output is no terminal: nothing is cut, and lines stay greppable
 
@@ -30,4 +30,4 @@ class _Console(Console):
             return
         with self.capture() as captured:
             super().print(*objects, **how)
-        self.file.write(harmless(captured.get()))
+        self.file.write(escape_commands(captured.get()))

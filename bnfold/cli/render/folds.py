@@ -15,7 +15,7 @@ from rich.text import Text
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.graph.index import BATCH_NORM
-from bnfold.pipeline.batch import Done
+from bnfold.pipeline.batch import ModelOutcome
 from bnfold.reporting.summary import closing, would_fold
 from bnfold.text.formatting import count, plain, size
 from bnfold.verdict import Verdict
@@ -35,7 +35,7 @@ def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
     return Group(*parts)
 
 
-def of_done(done: Done) -> RenderableType:
+def of_done(done: ModelOutcome) -> RenderableType:
     """One of several models, in one line."""
     where = plain(str(done.source))
     if done.error is not None:
@@ -44,7 +44,7 @@ def of_done(done: Done) -> RenderableType:
     return Text(f"{where} → {plain(str(done.result.model))}: {closing(done.result)}")
 
 
-def of_many(done: Sequence[Done]) -> RenderableType:
+def of_many(done: Sequence[ModelOutcome]) -> RenderableType:
     """What became of several models, all together."""
     results = [one.result for one in done if one.result is not None]
     folded = sum(bool(result.folded) for result in results)

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bnfold.cli.render.console import console
 from bnfold.cli.render.folds import of_done
-from bnfold.pipeline.batch import Done
+from bnfold.pipeline.batch import ModelOutcome
 
 
 class Batch:
@@ -37,7 +37,7 @@ class Batch:
         """Take it away."""
         self._bar.stop()
 
-    def tell(self, done: Done) -> None:
+    def tell(self, done: ModelOutcome) -> None:
         """One more."""
         try:
             if self._unshown is None and (done.error is not None or not self._quiet):

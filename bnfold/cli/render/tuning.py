@@ -13,7 +13,7 @@ from bnfold.cli.render.comparison import of_comparison
 from bnfold.graph.index import BATCH_NORM
 from bnfold.text.formatting import count, plain
 from bnfold.text.json_encoding import dumps
-from bnfold.tuning.data_statistics import LeftAlone, RecalibrateResult, StatsResult
+from bnfold.tuning.data_statistics import RecalibrateResult, SkippedNode, StatsResult
 from bnfold.tuning.drift import ChannelDrift, Fit
 from bnfold.tuning.frozen_models import AssignResult, FreezeResult
 
@@ -93,7 +93,7 @@ def of_recalibrate(result: RecalibrateResult, source: str) -> RenderableType:
     return Group(*parts)
 
 
-def _left(left: Sequence[LeftAlone]) -> list[RenderableType]:
+def _left(left: Sequence[SkippedNode]) -> list[RenderableType]:
     return [Text(f"left alone: {plain(one.sentence)}", style="yellow") for one in left]
 
 

@@ -70,7 +70,7 @@ def of_conv(draft: Draft, node: Node, weight: Sequence[int]) -> Kernel | None:
     return Kernel(group, size, strides, dilations, pads[:axes], pads[axes:])
 
 
-def united(kernels: Sequence[Kernel]) -> Kernel | str:
+def union(kernels: Sequence[Kernel]) -> Kernel | str:
     """The smallest kernel that has the taps of all, or what makes that impossible."""
     first = kernels[0]
     if len({kernel.strides for kernel in kernels}) > 1:
@@ -97,7 +97,7 @@ def united(kernels: Sequence[Kernel]) -> Kernel | str:
     )  # fmt: skip
 
 
-def laid_over(weight: FloatArray, own: Kernel, whole: Kernel) -> FloatArray:
+def embedded(weight: FloatArray, own: Kernel, whole: Kernel) -> FloatArray:
     """A weight of the kernel `own`, [M, C/group, …], as one of `whole`, with zeros in between."""
     places: list[slice] = [slice(None)] * 3  # group, outputs and inputs come first
     for axis, size in enumerate(own.size):

@@ -32,7 +32,7 @@ class LinearSum:
         """How many channels there are, by each of the vectors; a vector of 1 serves any number."""
         return {len(vector) for vector in (*self.scales.values(), self.shift)} - {1}
 
-    def mapped(self, a: Affine) -> LinearSum | None:
+    def then(self, a: Affine) -> LinearSum | None:
         """The sum with a map behind it; None where the numbers of channels disagree."""
         if len(self.channels | ({a.channels} - {1})) > 1:
             return None
@@ -142,7 +142,7 @@ class Tree:
             sign = -1.0 if node.op == "Sub" and slot == 1 else 1.0
             total = branch if slot == 0 else total.plus(branch, sign) if total else None
         own = self.survey.maps.get(node)
-        return total.mapped(own) if total is not None and own is not None else total
+        return total.then(own) if total is not None and own is not None else total
 
     def path(self, conv: Node) -> list[tuple[Node, int]]:
         """A way from the root down to `conv`: nodes, each with the slot that leads on."""

@@ -22,8 +22,8 @@ from bnfold.folding.branches import kernel_geometry
 from bnfold.folding.branches.kernel_geometry import Kernel
 from bnfold.folding.branches.linear_sums import JOINS, LinearSum, Survey, Tree, source_of
 from bnfold.folding.rules import kernel_layout
-from bnfold.folding.rules.base import beside, refuse
-from bnfold.folding.rules.conv_and_matmul import odd_weight, supplied_bias
+from bnfold.folding.rules.base import broadcast_along, refuse
+from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight, supplied_bias
 from bnfold.folding.weights.affine import FloatArray
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Drop, Edit, Guard, Remove, Rescale, SetOperator, Supply
@@ -69,7 +69,7 @@ class _Merger:
         if isinstance(edits, Refusal):
             return Merge(self.root, count, refusal=edits)
         for edit in edits:
-            if (refusal := self.draft.objection(edit)) is not None:
+            if (refusal := self.draft.refusal_of(edit)) is not None:
                 self.draft.undo_to(planned)
                 return Merge(self.root, count, refusal=refusal)
             self.draft.add(edit)
@@ -117,9 +117,9 @@ class _Merger:
         assert isinstance(weight, Operand)
         group = draft.attribute(conv, "group", 1)
         if kernel_layout.conv(weight.shape, group) is None:
-            return odd_weight(conv, weight)
+            return refuse_misshapen_weight(conv, weight)
         if isinstance(bias, Operand) and bias.shape != weight.shape[:1]:
-            return odd_weight(conv, bias)
+            return refuse_misshapen_weight(conv, bias)
         kernel = kernel_geometry.of_conv(draft, conv, weight.shape)
         if kernel is None:
             return refuse(Reason.BRANCHES, self.root, f"the padding of {conv.label} is not settled")
@@ -127,7 +127,7 @@ class _Merger:
         return _Branch(conv, kernel, draft.values(conv, 1), shift, weight.dtype)
 
     def _edits(self, branches: list[_Branch]) -> list[Edit] | Refusal:
-        whole = kernel_geometry.united([branch.kernel for branch in branches])
+        whole = kernel_geometry.union([branch.kernel for branch in branches])
         if isinstance(whole, str):
             return refuse(Reason.BRANCHES, self.root, whole)
         outputs, inputs = len(branches[0].weight), branches[0].inputs
@@ -140,8 +140,8 @@ class _Merger:
         # Σ sⱼ·(Kⱼ∗x + bⱼ) + t  =  (Σ sⱼ·Kⱼ)∗x + (Σ sⱼ·bⱼ + t)
         for branch in branches:
             scale = np.broadcast_to(self.total.scales[branch.conv], outputs)
-            laid = kernel_geometry.laid_over(branch.weight, branch.kernel, whole)
-            weight += beside(scale, 0, laid.ndim) * laid
+            laid = kernel_geometry.embedded(branch.weight, branch.kernel, whole)
+            weight += broadcast_along(scale, 0, laid.ndim) * laid
             bias = bias + scale * branch.bias
         kept = _largest(branches)
         assert kept.conv is not None

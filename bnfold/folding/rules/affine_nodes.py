@@ -21,7 +21,7 @@ def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
 
     A BatchNormalization that is not an inference one, or not constant, gives the Refusal why.
     """
-    return draft.remembered(node, _affine_map)
+    return draft.cached(node, _affine_map)
 
 
 def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:

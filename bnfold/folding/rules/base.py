@@ -55,7 +55,7 @@ def refuse(reason: Reason, node: Node, detail: str = "") -> Refusal:
 def channels(a: Affine, node: Node, axis: int, count: int) -> Affine | Refusal:
     """The map with one entry for each of `count` channels along `axis`."""
     if a.axis is None:
-        return a.over(axis, count)
+        return a.uniform_along(axis, count)
     if a.axis != axis:
         return refuse(Reason.CHANNEL_AXIS, node, f"{axis}, the map along axis {a.axis}")
     if a.channels != count:
@@ -65,40 +65,40 @@ def channels(a: Affine, node: Node, axis: int, count: int) -> Affine | Refusal:
     return a
 
 
-def too_wide(draft: Draft, node: Node, count: int) -> Refusal | None:
+def refuse_too_wide(draft: Draft, node: Node, count: int) -> Refusal | None:
     """Refuses a map of more channels than a model of this size could hold anywhere."""
     if count <= draft.budget.widest:
         return None
     return refuse(Reason.TOO_LARGE, node, f"a map of {count:,} channels")
 
 
-def sign_kept(node: Node, a: Affine) -> Refusal | None:
+def refuse_negative_scale(node: Node, a: Affine) -> Refusal | None:
     """Refuses a map that turns the order of numbers around."""
     if negative := int(np.count_nonzero(a.scale < 0)):
         return refuse(Reason.NEGATIVE_SCALE, node, f"{negative} of {a.channels} scales are < 0")
     return None
 
 
-def no_shift(node: Node, a: Affine, reason: Reason = Reason.SHIFT) -> Refusal | None:
+def refuse_shift(node: Node, a: Affine, reason: Reason = Reason.SHIFT) -> Refusal | None:
     """Refuses a map that adds anything."""
     if shifted := int(np.count_nonzero(a.shift)):
         return refuse(reason, node, f"{shifted} of {a.channels} shifts are not 0")
     return None
 
 
-def beside(vector: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
+def broadcast_along(vector: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
     """A vector along `axis` of a value of `rank` axes, so that it broadcasts against the value."""
     return vector.reshape(()) if axis is None else vector.reshape((-1,) + (1,) * (rank - axis - 1))
 
 
-def known(dims: Sequence[int | str | None]) -> bool:
+def all_known(dims: Sequence[int | str | None]) -> bool:
     """Whether each dimension has a number or a symbol."""
     return None not in dims
 
 
 def same_size(one: Sequence[int | str | None], other: Sequence[int | str | None]) -> bool:
     """Whether two products of dimensions are certainly equal, symbols included."""
-    if not (known(one) and known(other)):
+    if not (all_known(one) and all_known(other)):
         return False
 
     def size(dims: Sequence[int | str | None]) -> tuple[int, list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.folding.rules import kernel_layout
-from bnfold.folding.rules.base import Demand, Step, channels, no_shift, refuse
+from bnfold.folding.rules.base import Demand, Step, channels, refuse, refuse_shift
 from bnfold.folding.rules.kernel_layout import Layout
 from bnfold.folding.weights.affine import Affine, FloatArray
 from bnfold.folding.weights.draft import Draft, Operand
@@ -49,7 +49,7 @@ def conv_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     if isinstance(weight, Refusal):
         return weight
     if _reads_padding(draft, node, weight[0]):
-        padded = no_shift(node, a, Reason.ZERO_PADDING)
+        padded = refuse_shift(node, a, Reason.ZERO_PADDING)
         if padded is not None:
             return padded
     return _from_inputs(draft, node, weight, a, 1, _into_bias)
@@ -60,7 +60,7 @@ def conv_transpose_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step 
     if slot != 0:
         return refuse(Reason.RUN_TIME_WEIGHT, node)
     weight = _kernel(draft, node, kernel_layout.conv_transpose)
-    shifted = no_shift(node, a, Reason.BORDER)
+    shifted = refuse_shift(node, a, Reason.BORDER)
     return shifted or _from_inputs(draft, node, weight, a, 1, _into_bias)
 
 
@@ -69,7 +69,7 @@ def _kernel(draft: Draft, node: Node, kernel: Kernel) -> Weight | Refusal:
     if isinstance(operand, Refusal):
         return operand
     layout = kernel(operand.shape, draft.attribute(node, "group", 1))
-    return (operand, layout) if layout is not None else odd_weight(node, operand)
+    return (operand, layout) if layout is not None else refuse_misshapen_weight(node, operand)
 
 
 def _reads_padding(draft: Draft, node: Node, weight: Operand) -> bool:
@@ -113,7 +113,7 @@ def _gemm_weight(draft: Draft, node: Node) -> Weight | Refusal:
     if isinstance(operand, Refusal):
         return operand
     layout = kernel_layout.right_matrix(operand.shape, bool(draft.attribute(node, "transB", 0)))
-    return (operand, layout) if layout is not None else odd_weight(node, operand)
+    return (operand, layout) if layout is not None else refuse_misshapen_weight(node, operand)
 
 
 def _into_c(draft: Draft, node: Node, weight: Operand, a: Affine) -> list[Edit] | Refusal:
@@ -189,7 +189,7 @@ def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int]
         return right if isinstance(right, Refusal) else operand
     layout = (kernel_layout.right_matrix if slot else kernel_layout.left_matrix)(operand.shape)
     if layout is None:
-        return odd_weight(node, operand)
+        return refuse_misshapen_weight(node, operand)
     shape = draft.shape(node, 1 - slot)
     if shape is None:
         return refuse(Reason.UNKNOWN_RANK, node)
@@ -303,7 +303,7 @@ def supplied_bias(node: Node, weight: Operand, values: FloatArray) -> Supply:
     return Supply(node, 2, values, weight.dtype, name)
 
 
-def odd_weight(node: Node, operand: Operand) -> Refusal:
+def refuse_misshapen_weight(node: Node, operand: Operand) -> Refusal:
     """The refusal of a constant whose shape does not fit its node."""
     detail = f"its weight {operand.name} has shape {list(operand.shape)}, which does not fit it"
     return refuse(Reason.SHAPE_MISMATCH, node, detail)

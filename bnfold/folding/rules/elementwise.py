@@ -11,7 +11,14 @@ from dataclasses import replace
 import numpy as np
 
 from bnfold.folding.rules.affine_nodes import constant_slot, per_channel
-from bnfold.folding.rules.base import Demand, Step, beside, no_shift, refuse, sign_kept
+from bnfold.folding.rules.base import (
+    Demand,
+    Step,
+    broadcast_along,
+    refuse,
+    refuse_negative_scale,
+    refuse_shift,
+)
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit, Rescale, SetOperator, Supply
@@ -59,12 +66,12 @@ def relu_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """s·Relu(x) = Relu(s·x) for s ≥ 0; with `allow_max`, Relu(x) + t = Max(x + t, t)."""
     shape = draft.shape(node, 0)
     if not (draft.options.allow_max and a.shifts and not a.scales) or node.scope.opset < 8:
-        refusal = sign_kept(node, a) or no_shift(node, a)
+        refusal = refuse_negative_scale(node, a) or refuse_shift(node, a)
         return refusal or Step(demands=(Demand(0, a),))
     dtype = draft.inferred.element_type(node.scope, node.input(0))
     if shape is None or dtype is None:
         return refuse(Reason.UNKNOWN_RANK, node)
-    floor = beside(a.shift, a.axis, len(shape))
+    floor = broadcast_along(a.shift, a.axis, len(shape))
     edits = (SetOperator(node, "Max"), Supply(node, 1, floor, dtype, f"{node.output}_floor"))
     return Step(edits, (Demand(0, a),))
 
@@ -104,7 +111,9 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
             return Step(_into_constant(draft, node, constant, inverse))
     if constant is not None and (own := per_channel(draft, node, constant)) is not None:
         if divides and (constant == 0 or not np.all(own.scale)):
-            return no_shift(node, a) or refuse(Reason.NOT_TRANSPARENT, node, "the divisor of Div")
+            return refuse_shift(node, a) or refuse(
+                Reason.NOT_TRANSPARENT, node, "the divisor of Div"
+            )
         factor = own.scale if not divides else 1 / own.scale
         shift = Affine(own.axis, factor, np.zeros_like(factor)).then(a.shift_only())
         before = shift.shift_first() if shift is not None else None
@@ -116,7 +125,7 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         if merged is None:
             return refuse(Reason.CHANNEL_AXIS, node, f"{own.axis}, the map along axis {a.axis}")
         return Step(demands=(Demand(1 - constant, merged),))
-    if (shifted := no_shift(node, a)) is not None:
+    if (shifted := refuse_shift(node, a)) is not None:
         return shifted
     found = [_of_branch(draft, node, slot, a) for slot in ((0,) if divides else (0, 1))]
     steps = [Step((), (Demand(slot, branch),)) for slot, branch in enumerate(found)
@@ -136,14 +145,14 @@ def mul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
         return placed
     constant = constant_slot(draft, node)
     if constant is None or (divides and not np.all(a.scale)):
-        return no_shift(node, a) or Step(demands=(Demand(0, placed),))
+        return refuse_shift(node, a) or Step(demands=(Demand(0, placed),))
     taken = placed.scale_only()
     if divides:
         taken = replace(taken, scale=1 / taken.scale)
     edits = _into_constant(draft, node, constant, taken)
     own = per_channel(draft, node, constant)
     if own is None or not a.shifts or (divides and not np.all(own.scale)):
-        return no_shift(node, a) or Step(edits)
+        return refuse_shift(node, a) or Step(edits)
     factor = replace(own, scale=1 / own.scale) if divides else own
     passed = placed.shift_only().then(factor)
     if passed is None:
@@ -159,7 +168,7 @@ def _into_constant(draft: Draft, node: Node, slot: int, a: Affine) -> tuple[Edit
     rank = len(out or ())
     if a.is_identity:
         return ()
-    scale, shift = beside(a.scale, a.axis, rank), beside(a.shift, a.axis, rank)
+    scale, shift = broadcast_along(a.scale, a.axis, rank), broadcast_along(a.shift, a.axis, rank)
     return (Rescale(node, slot, operand.shape, scale, shift if a.shifts else None),)
 
 

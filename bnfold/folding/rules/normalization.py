@@ -8,8 +8,8 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.folding.rules.affine_nodes import batch_norm
-from bnfold.folding.rules.base import Step, beside, channels, refuse
-from bnfold.folding.rules.conv_and_matmul import odd_weight
+from bnfold.folding.rules.base import Step, broadcast_along, channels, refuse
+from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit, Rescale, Supply
@@ -64,7 +64,10 @@ def layer_norm_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal
     first = draft.attribute(node, "axis", -1) % len(shape)
     if a.axis is not None and (a.axis < first or gamma.shape != shape[first:]):
         return refuse(Reason.CHANNEL_AXIS, node, f"{first} and behind, the map along {a.axis}")
-    scale, shift = beside(a.scale, a.axis, len(shape)), beside(a.shift, a.axis, len(shape))
+    scale, shift = (
+        broadcast_along(a.scale, a.axis, len(shape)),
+        broadcast_along(a.shift, a.axis, len(shape)),
+    )
     edits: list[Edit] = [Rescale(node, 1, gamma.shape, scale)]
     if draft.has(node, 2):
         beta = draft.operand(node, 2)
@@ -85,7 +88,7 @@ def _per_channel_norm_up(draft: Draft, node: Node, a: Affine) -> Step | Refusal:
     assert isinstance(gamma, Operand)
     assert isinstance(beta, Operand)
     if len(gamma.shape) != 1 or gamma.shape != beta.shape:
-        return odd_weight(node, gamma)
+        return refuse_misshapen_weight(node, gamma)
     return _into_scale_and_bias(node, a, gamma.shape[0])
 
 

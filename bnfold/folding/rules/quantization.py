@@ -12,8 +12,8 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.folding.rules.base import Step, beside, refuse
-from bnfold.folding.rules.conv_and_matmul import odd_weight
+from bnfold.folding.rules.base import Step, broadcast_along, refuse
+from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
 from bnfold.folding.weights.affine import Affine, FloatArray
 from bnfold.folding.weights.constants import in_range
 from bnfold.folding.weights.draft import Draft, Operand
@@ -45,11 +45,11 @@ def dequantize_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal
         return Step(tuple(scaled))
     if a.shifts and q.dtype != TensorProto.INT32:
         return refuse(Reason.QUANTIZED, node, f"{q.name} has no room for a shift")
-    f, sigma, shift = (beside(v, a.axis, len(q.shape)) for v in (f, sigma, a.shift))
+    f, sigma, shift = (broadcast_along(v, a.axis, len(q.shape)) for v in (f, sigma, a.shift))
     if a.shifts:
         with np.errstate(divide="ignore", over="ignore"):  # what overflows is refused by name
-            shift = shift / (sigma * _beside_integers(draft, node, 1, q, k))
-    shift = shift if z is None else shift + (1 - f) * _beside_integers(draft, node, 2, q, z)
+            shift = shift / (sigma * _broadcast_to_weight(draft, node, 1, q, k))
+    shift = shift if z is None else shift + (1 - f) * _broadcast_to_weight(draft, node, 2, q, z)
     edit = Rescale(node, 0, q.shape, f, shift)
     return _without_opposite(draft, q, edit, a) or Step((*scaled, edit))
 
@@ -71,7 +71,7 @@ def _operands(draft: Draft, node: Node) -> Operands | Refusal:
     if isinstance(z, Refusal):
         return z
     if z is not None and math.prod(z.shape) != math.prod(k.shape):
-        return odd_weight(node, z)
+        return refuse_misshapen_weight(node, z)
     return q, k, z
 
 
@@ -100,7 +100,7 @@ def _into_scale(
         ]
         return edits if z is None else [*edits, Rescale(node, 2, (1,), np.ones_like(sigma))]
     if blocked:  # of blocks along its own axis, and of single rows along the others
-        factor = beside(sigma, axis, rank)
+        factor = broadcast_along(sigma, axis, rank)
         fits = k.shape[axis] == len(sigma)
     else:
         factor, fits = sigma, axis == own
@@ -114,7 +114,7 @@ def _axis(draft: Draft, node: Node, q: Operand) -> int:
     return int(draft.attribute(node, "axis", 1)) % max(len(q.shape), 1)
 
 
-def _beside_integers(
+def _broadcast_to_weight(
     draft: Draft, node: Node, slot: int, q: Operand, parameter: Operand
 ) -> FloatArray:
     """The scale or the zero point, so that it broadcasts against q."""
@@ -124,7 +124,7 @@ def _beside_integers(
         return values.repeat(block, axis).take(range(q.shape[axis]), axis)
     if values.size == 1:
         return values.reshape((1,) * rank)
-    return beside(values, axis, rank)
+    return broadcast_along(values, axis, rank)
 
 
 def _without_opposite(draft: Draft, q: Operand, edit: Rescale, a: Affine) -> Refusal | None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from bnfold.folding.rules.base import Demand, Step, refuse, too_wide
+from bnfold.folding.rules.base import Demand, Step, refuse, refuse_too_wide
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.constants import Constant
 from bnfold.folding.weights.draft import Draft
@@ -26,10 +26,10 @@ def concat_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     slots = range(len(node.proto.input))
     if _along_joined(draft, node, a) is None:
         return Step(demands=tuple(Demand(slot, a) for slot in slots))
-    ends = draft.ends(node, a.axis or 0)
+    ends = draft.join_offsets(node, a.axis or 0)
     if ends is None or ends[-1] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
-    pieces = (a.picked(slice(ends[slot], ends[slot + 1])) for slot in slots)
+    pieces = (a.select(slice(ends[slot], ends[slot + 1])) for slot in slots)
     return Step(
         demands=tuple(Demand(slot, piece) for slot, piece in zip(slots, pieces, strict=True))
     )
@@ -39,12 +39,12 @@ def concat_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     """The other branches get the identity; not to be had where they share the channels."""
     if _along_joined(draft, node, a) is None:
         return refuse(Reason.OTHER_BRANCH, node, "another axis than the channels'")
-    ends = draft.ends(node, a.axis or 0)
+    ends = draft.join_offsets(node, a.axis or 0)
     if ends is None or ends[slot + 1] - ends[slot] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
-    if (wide := too_wide(draft, node, ends[-1])) is not None:
+    if (wide := refuse_too_wide(draft, node, ends[-1])) is not None:
         return wide
-    return Step(demands=(Demand(0, a.placed(ends[slot], ends[-1])),))
+    return Step(demands=(Demand(0, a.embed(ends[slot], ends[-1])),))
 
 
 def _along_joined(draft: Draft, node: Node, a: Affine) -> int | None:
@@ -69,9 +69,9 @@ def split_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal
     pieces = _pieces(draft, node, a.axis)
     if pieces is None or pieces[output] != a.channels:
         return refuse(Reason.UNKNOWN_RANK, node)
-    if (wide := too_wide(draft, node, sum(pieces))) is not None:
+    if (wide := refuse_too_wide(draft, node, sum(pieces))) is not None:
         return wide
-    return Step(demands=(Demand(0, a.placed(sum(pieces[:output]), sum(pieces))),))
+    return Step(demands=(Demand(0, a.embed(sum(pieces[:output]), sum(pieces))),))
 
 
 def split_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
@@ -84,7 +84,7 @@ def split_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal
         return refuse(Reason.UNKNOWN_RANK, node)
     starts = np.cumsum([0, *pieces])
     return Step(
-        demands=tuple(Demand(k, a.picked(slice(starts[k], starts[k + 1]))) for k in outputs)
+        demands=tuple(Demand(k, a.select(slice(starts[k], starts[k + 1]))) for k in outputs)
     )
 
 
@@ -193,7 +193,7 @@ def _selected_up(
     size = _size(draft, node, 0, a.axis)
     if size is None or len(indices) != a.channels or len(set(indices.tolist())) != len(indices):
         return refuse(Reason.AXIS_LOST, node)
-    if (wide := too_wide(draft, node, size)) is not None:
+    if (wide := refuse_too_wide(draft, node, size)) is not None:
         return wide
     scale, shift = np.ones(size), np.zeros(size)
     scale[indices], shift[indices] = a.scale, a.shift
@@ -211,7 +211,7 @@ def _selected_down(
         return Step(demands=(Demand(0, a),))
     if not len(indices):
         return refuse(Reason.AXIS_LOST, node)
-    return Step(demands=(Demand(0, a.picked(indices)),))
+    return Step(demands=(Demand(0, a.select(indices)),))
 
 
 # --- Expand and Tile ----------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bnfold.folding.rules.base import Demand, Step, refuse, too_wide
+from bnfold.folding.rules.base import Demand, Step, refuse, refuse_too_wide
 from bnfold.folding.rules.transparent import agreeing
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.constants import Constant
@@ -135,9 +135,9 @@ def _regrouped(
         return refuse(Reason.CHANNEL_AXIS, node, f"1, the map along axis {a.axis}")
     if spread:
         count = a.channels
-        if (wide := too_wide(draft, node, count * blocks)) is not None:
+        if (wide := refuse_too_wide(draft, node, count * blocks)) is not None:
             return wide
-        return a.picked(
+        return a.select(
             np.tile(np.arange(count), blocks) if dcr else np.arange(count).repeat(blocks)
         )
     count = a.channels // blocks

@@ -13,7 +13,13 @@ import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
 
-from bnfold.folding.rules.base import no_shift, refuse, same_size, sign_kept, too_wide
+from bnfold.folding.rules.base import (
+    refuse,
+    refuse_negative_scale,
+    refuse_shift,
+    refuse_too_wide,
+    same_size,
+)
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.constants import Constant
 from bnfold.folding.weights.draft import Draft
@@ -42,7 +48,7 @@ def dropout(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
 
 def positive_homogeneous(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """Relu, LeakyRelu: f(s·x) = s·f(x) for s ≥ 0."""
-    return sign_kept(node, a) or no_shift(node, a) or a
+    return refuse_negative_scale(node, a) or refuse_shift(node, a) or a
 
 
 def prelu(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
@@ -57,7 +63,7 @@ def max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusa
     """max(s·x + t) = s·max(x) + t for s ≥ 0; padding is −∞, and channels are never mixed."""
     if any(node.proto.output[1:]):
         return refuse(Reason.NOT_TRANSPARENT, node, "MaxPool with indices")
-    return sign_kept(node, a) or _on_channels(node, a)
+    return refuse_negative_scale(node, a) or _on_channels(node, a)
 
 
 def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
@@ -68,7 +74,7 @@ def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Re
     exact = not (padded and node.attribute("count_include_pad", 0)) and not node.attribute(
         "ceil_mode", 0
     )
-    shifted = None if exact else no_shift(node, a, Reason.ZERO_PADDING)
+    shifted = None if exact else refuse_shift(node, a, Reason.ZERO_PADDING)
     return shifted or _on_channels(node, a)
 
 
@@ -79,7 +85,7 @@ def global_average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affi
 
 def global_max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """max(s·x + t) = s·max(x) + t for s ≥ 0."""
-    return sign_kept(node, a) or _on_channels(node, a)
+    return refuse_negative_scale(node, a) or _on_channels(node, a)
 
 
 def _on_channels(node: Node, a: Affine) -> Affine | Refusal:
@@ -95,12 +101,12 @@ def reduce_mean(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refus
 
 def reduce_max(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """max(s·x + t) = s·max(x) + t for s ≥ 0; likewise min."""
-    return sign_kept(node, a) or _reduced(draft, node, a, up)
+    return refuse_negative_scale(node, a) or _reduced(draft, node, a, up)
 
 
 def reduce_sum(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """Σ s·x = s·Σ x."""
-    return no_shift(node, a) or _reduced(draft, node, a, up)
+    return refuse_shift(node, a) or _reduced(draft, node, a, up)
 
 
 def _reduced(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
@@ -197,7 +203,7 @@ def reshape(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
         in_front = same_size(here[:axis], there[:place])
         behind = same_size(here[axis + 1 :], there[place + 1 :])
         if (in_front or behind) and dim % size == 0:
-            if (wide := too_wide(draft, node, dim)) is not None:
+            if (wide := refuse_too_wide(draft, node, dim)) is not None:
                 return wide
             spread = a.repeated if in_front else a.tiled
             return spread(dim // size).along(place)
@@ -214,7 +220,7 @@ def agreeing(node: Node, a: Affine, members: npt.NDArray[np.int64]) -> Affine | 
     for vector in (a.scale, a.shift):
         if np.any(vector[members] != vector[members[:, :1]]):
             return refuse(Reason.AXIS_LOST, node)
-    return a.picked(members[:, 0])
+    return a.select(members[:, 0])
 
 
 _EXACT_CASTS = {

@@ -114,7 +114,7 @@ class Affine:
         """The same vectors along another axis."""
         return replace(self, axis=axis)
 
-    def over(self, axis: int, channels: int) -> Affine:
+    def uniform_along(self, axis: int, channels: int) -> Affine:
         """A uniform map, written out for each of `channels` along `axis`."""
         return Affine(
             axis, np.broadcast_to(self.scale, channels), np.broadcast_to(self.shift, channels)
@@ -128,11 +128,11 @@ class Affine:
         """All channels in a row, `times` over, as Flatten does where they come last."""
         return replace(self, scale=np.tile(self.scale, times), shift=np.tile(self.shift, times))
 
-    def picked(self, channels: npt.NDArray[np.int64] | slice) -> Affine:
+    def select(self, channels: npt.NDArray[np.int64] | slice) -> Affine:
         """The map of some of the channels, in the order given."""
         return replace(self, scale=self.scale[channels], shift=self.shift[channels])
 
-    def placed(self, start: int, channels: int) -> Affine:
+    def embed(self, start: int, channels: int) -> Affine:
         """The map as that of channels `start`… of `channels`, with the identity for the others."""
         scale, shift = np.ones(channels), np.zeros(channels)
         scale[start : start + self.channels] = self.scale

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from bnfold.folding.weights.affine import FloatArray
-from bnfold.graph.budget import Budget, TooMuchError
+from bnfold.graph.budget import Budget, BudgetExceededError
 from bnfold.graph.constant_evaluation import SUPPORTED, evaluate
 from bnfold.graph.index import Index, Node, Scope
-from bnfold.graph.shape_inference import Inferred
+from bnfold.graph.shape_inference import InferredShapes
 from bnfold.onnx_io.protos import FLOAT8_TYPES, FLOAT_TYPES, INTEGER_TYPES, bodies, size_in_bytes
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.options import Options
@@ -81,7 +81,9 @@ class Constant:
 class Constants:
     """Finds constants, and remembers those it had to compute."""
 
-    def __init__(self, index: Index, inferred: Inferred, options: Options, budget: Budget) -> None:
+    def __init__(
+        self, index: Index, inferred: InferredShapes, options: Options, budget: Budget
+    ) -> None:
         self._index = index
         self._options = options
         self._inferred = inferred
@@ -163,7 +165,7 @@ class Constants:
             arrays.append(None if operand is None else operand.array())
         try:
             result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
-        except TooMuchError:
+        except BudgetExceededError:
             return Refusal(Reason.TOO_LARGE, reader, f"{what}, which is too large to be computed")
         if result is None or result.dtype.kind in "OSU":
             return Refusal(Reason.NOT_EVALUATED, reader, what)

@@ -20,8 +20,8 @@ from bnfold.folding.weights.range_checks import exceeded
 from bnfold.folding.weights.recipe import Recipe
 from bnfold.graph.budget import Budget
 from bnfold.graph.index import Index, Node, Role, Scope, Use
-from bnfold.graph.operator_signature import objection
-from bnfold.graph.shape_inference import Inferred, Shape
+from bnfold.graph.operator_signature import signature_fault
+from bnfold.graph.shape_inference import InferredShapes, Shape
 from bnfold.onnx_io.protos import size_in_bytes
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
@@ -46,16 +46,18 @@ class Draft:
 
     def __init__(
         self, index: Index, options: Options, *, computed: bool = True,
-        dear: Mapping[Node, object] | None = None,
+        too_costly: Mapping[Node, object] | None = None,
     ) -> None:  # fmt: skip
         """`computed`: constants may be computed, as far as the budget goes.
 
-        `dear` are nodes behind which a site must stay, and what its fold would cost.
+        `too_costly` are nodes behind which a site must stay, and what its fold would cost.
         """
-        self.dear = dear or {}
+        self.too_costly = too_costly or {}
         self._index = index
         self.options = options
-        self.inferred = Inferred(index.model, index.storage, freeze=options.freeze_initializers)
+        self.inferred = InferredShapes(
+            index.model, index.storage, freeze=options.freeze_initializers
+        )
         self.budget = Budget.of(index, computed=computed)
         self.constants = Constants(index, self.inferred, options, self.budget)
         self.edits: list[Edit] = []
@@ -63,7 +65,7 @@ class Draft:
         self._operators: dict[Node, list[SetOperator]] = {}
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
-        self._objections: dict[Node, str] = {}
+        self._signature_faults: dict[Node, str] = {}
         self._ends: dict[tuple[Node, int], list[int] | None] = {}
         self._remembered: dict[Node, tuple[int, Any]] = {}
 
@@ -128,11 +130,11 @@ class Draft:
 
     def malformed(self, node: Node) -> Refusal | None:
         """Refuses a node that breaks the specification of its operator, in the model as it is."""
-        if node not in self._objections:
+        if node not in self._signature_faults:
             scope = node.scope
-            found = objection(node, lambda name: self.inferred.element_type(scope, name))
-            self._objections[node] = found
-        if not (wrong := self._objections[node]):
+            found = signature_fault(node, lambda name: self.inferred.element_type(scope, name))
+            self._signature_faults[node] = found
+        if not (wrong := self._signature_faults[node]):
             return None
         return Refusal(Reason.MALFORMED, node.label, wrong)
 
@@ -194,7 +196,7 @@ class Draft:
         """The shape of an output of `node`."""
         return self.inferred.shape(node.scope, node.proto.output[output])
 
-    def ends(self, node: Node, axis: int) -> list[int] | None:
+    def join_offsets(self, node: Node, axis: int) -> list[int] | None:
         """Where along `axis` of a Concat's result its inputs begin, and where the last one ends.
 
         None where the size of one is not known.
@@ -209,7 +211,7 @@ class Draft:
 
     # --- planning --------------------------------------------------------------------------------
 
-    def objection(self, edit: Edit) -> Refusal | None:
+    def refusal_of(self, edit: Edit) -> Refusal | None:
         """Why the edit must not be made: values that overflow, vanish or were never finite.
 
         Or the node is to stay as it is.
@@ -237,7 +239,7 @@ class Draft:
             return Refusal(reason, edit.node.label, f"{name} would not fit into them")
         return Refusal(reason, edit.node.label, name) if reason else None
 
-    def remembered(self, node: Node, function: Callable[[Draft, Node], T]) -> T:
+    def cached(self, node: Node, function: Callable[[Draft, Node], T]) -> T:
         """What `function` says of a node and its constants, asked again after each edit of it.
 
         There is room for one function.

@@ -18,7 +18,7 @@ from bnfold.folding.weights.affine import FloatArray
 from bnfold.folding.weights.blocks import Block, in_order
 from bnfold.folding.weights.constants import in_range, rounded
 from bnfold.folding.weights.edits import Guard, Rescale, Supply
-from bnfold.folding.weights.recipe import Blockwise, Recipe, idle_axes
+from bnfold.folding.weights.recipe import Blockwise, Recipe, broadcast_axes
 from bnfold.onnx_io.protos import INTEGER_TYPES
 from bnfold.reasons import Reason
 
@@ -108,7 +108,7 @@ def _examine(cut: Blockwise, block: Block, edit: Rescale, dtype: int, *, quick: 
     own = block.of(scale)
     if quick:
         # rounding keeps order: the largest element of each channel decides for all of them
-        stored, idle = cut.stored(block), idle_axes(own.shape)
+        stored, idle = cut.stored(block), broadcast_axes(own.shape)
         largest = np.maximum(
             stored.max(axis=idle, keepdims=True), -stored.min(axis=idle, keepdims=True)
         ).astype(np.float64)
@@ -146,7 +146,7 @@ def _compared(
     finite_before, finite = bool(np.isfinite(before).all()), bool(np.isfinite(stored).all())
     if edit.guard is None:
         return _Found(finite_before, finite, np.zeros(channels), np.ones(channels, bool))
-    idle = idle_axes(channels)
+    idle = broadcast_axes(channels)
     vanished = np.zeros(exact.shape, bool)
     if scale is not None:
         vanished = (exact == 0) & (before != 0) & (scale != 0)

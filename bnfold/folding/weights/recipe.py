@@ -57,12 +57,12 @@ class Recipe:
         cut = self.base and Blockwise.of(self.base, (*self.edits, times), total)
         if not cut:
             values = times.of(self.values()).reshape(times.view)
-            return np.asarray(values.sum(axis=idle_axes(onto), keepdims=True))
+            return np.asarray(values.sum(axis=broadcast_axes(onto), keepdims=True))
         (flat,) = cut.beside
 
         def part(block: Block) -> tuple[FloatArray, FloatArray]:
             own = block.of(flat)
-            return own, cut.values(block).sum(axis=idle_axes(own.shape), keepdims=True)
+            return own, cut.values(block).sum(axis=broadcast_axes(own.shape), keepdims=True)
 
         for own, values in in_order(part, cut):
             own += values  # a part of `total`
@@ -172,7 +172,7 @@ class Blockwise:
         )
 
 
-def idle_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+def broadcast_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
     """The axes along which one entry of an array of this shape stands for many elements."""
     return tuple(axis for axis, size in enumerate(shape) if size == 1)
 

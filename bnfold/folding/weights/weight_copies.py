@@ -36,9 +36,9 @@ class Copy:
         return f"a copy of {self.name}, which others read as it is, of {size(self.bytes)}"
 
 
-def too_dear(draft: Draft, owners: Owners, norms: Collection[Node]) -> dict[Node, Copy]:
+def not_worth_copying(draft: Draft, owners: Owners, norms: Collection[Node]) -> dict[Node, Copy]:
     """The sites that need copies which are not worth it; in `norms` are BatchNormalizations."""
-    dear: dict[Node, Copy] = {}
+    too_costly: dict[Node, Copy] = {}
     for_norms: list[Copy] = []
     for copy in _copies(draft, owners):
         if copy.bytes <= CHEAP:
@@ -46,13 +46,13 @@ def too_dear(draft: Draft, owners: Owners, norms: Collection[Node]) -> dict[Node
         if not copy.sites.isdisjoint(norms):
             for_norms.append(copy)
         else:
-            dear.update(dict.fromkeys(copy.sites, copy))
+            too_costly.update(dict.fromkeys(copy.sites, copy))
     left = max(PER_NORM, SHARE * draft.stored_bytes())
     for copy in sorted(for_norms, key=lambda c: c.bytes):
         left -= copy.bytes
         if left < 0:
-            dear.update(dict.fromkeys(copy.sites, copy))
-    return dear
+            too_costly.update(dict.fromkeys(copy.sites, copy))
+    return too_costly
 
 
 def _copies(draft: Draft, owners: Owners) -> Iterator[Copy]:

@@ -230,9 +230,9 @@ def _kept_axes(view: View, node: Node) -> dict[int, int]:
     if not before or second is None or after is None:
         return {}
     if node.op == "Gather":  # the axis that it gathers along becomes those of the indices
-        gathered, more = node.attribute("axis", 0) % len(before), len(second) - 1
-        axes = (axis for axis in range(len(before)) if axis != gathered)
-        return {axis: axis if axis < gathered else axis + more for axis in axes}
+        joined_bytes, more = node.attribute("axis", 0) % len(before), len(second) - 1
+        axes = (axis for axis in range(len(before)) if axis != joined_bytes)
+        return {axis: axis if axis < joined_bytes else axis + more for axis in axes}
     added = len(after) - len(before)
     if node.op != "Expand" or added < 0:
         return {}

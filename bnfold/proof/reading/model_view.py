@@ -8,10 +8,10 @@ import numpy as np
 from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
 
 from bnfold.errors import ModelError
-from bnfold.graph.budget import Budget, TooMuchError
+from bnfold.graph.budget import Budget, BudgetExceededError
 from bnfold.graph.constant_evaluation import SUPPORTED, evaluate
 from bnfold.graph.index import Index, Node, Scope
-from bnfold.graph.shape_inference import Inferred, Shape
+from bnfold.graph.shape_inference import InferredShapes, Shape
 from bnfold.onnx_io.protos import Array
 from bnfold.onnx_io.tensor_storage import Storage
 
@@ -38,7 +38,7 @@ class View:
         self.storage = storage
         self.index = Index(model, storage)
         self._budget = Budget.of(self.index)
-        self._inferred = Inferred(model, storage, freeze=freeze)
+        self._inferred = InferredShapes(model, storage, freeze=freeze)
         self._freeze = freeze
         self._known: dict[tuple[Scope, str], Any] = {}
         self._quantized: set[tuple[Scope | None, str]] = set()
@@ -163,7 +163,7 @@ class View:
             arrays.append(value)
         try:
             result = evaluate(node.proto, node.scope.opset, arrays, self._budget)
-        except TooMuchError:
+        except BudgetExceededError:
             return None
         if result is None or result.dtype.kind in "OSU":
             return None

@@ -23,7 +23,7 @@ from onnx import TensorProto, numpy_helper
 from bnfold.errors import UsageError
 from bnfold.onnx_io.protos import Array
 from bnfold.runtime.sessions import Feed
-from bnfold.runtime.synthetic_inputs import InputSpec, shown
+from bnfold.runtime.synthetic_inputs import InputSpec, dims_text
 
 LABELS = "y"
 _IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -53,7 +53,7 @@ class Pictures:
 
 
 @dataclass(frozen=True)
-class Dataset:
+class DatasetReader:
     """What is at `path`, for a model with these inputs."""
 
     path: Path
@@ -224,8 +224,8 @@ class Dataset:
         if not fits or not array.ndim:
             wanted: tuple[object, ...] = ("N", *spec.dims[1:])
             raise UsageError(
-                f"the array {spec.name!r} in {where} has shape {shown(array.shape)}, the model "
-                f"wants {shown(wanted)}"
+                f"the array {spec.name!r} in {where} has shape {dims_text(array.shape)}, the model "
+                f"wants {dims_text(wanted)}"
             )
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             bad = first + int(np.argwhere(~np.isfinite(array))[0][0])

@@ -16,12 +16,12 @@ from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import Array
 from bnfold.reasons import Refusal
 from bnfold.runtime import synthetic_inputs as model_inputs
-from bnfold.runtime.sessions import Opener, check_memory, load_error, run
-from bnfold.tuning.drift import Limits, drift, severity
+from bnfold.runtime.sessions import SessionFactory, check_memory, load_error, run
+from bnfold.tuning.drift import DriftLimits, drift, severity
 from bnfold.tuning.moments import FloatArray, Moments
 from bnfold.tuning.stored_statistics import assign_statistics, norms
 from bnfold.tuning.training_mode import assume_inference
-from bnfold.tuning.worker.dataset import Batch, Dataset, Pictures
+from bnfold.tuning.worker.dataset import Batch, DatasetReader, Pictures
 from bnfold.tuning.worker.moment_probes import levels, probed, sample_moments
 
 Request = dict[str, Any]
@@ -39,17 +39,17 @@ class _Runner:
             index = Index(self.file.model, self.file.storage)
             dummies = request["task"] == "recalibrate"
             self.refused = assume_inference(index, even_dummies=dummies)
-        self.specs = tuple(model_inputs.specs(self.file.model, {}, given=True))
+        self.input_specs = tuple(model_inputs.input_specs(self.file.model, {}, given=True))
         pictures = Pictures(**request["pictures"])
-        self.data = Dataset(Path(request["inputs"]), self.specs, pictures)
-        self.opener = Opener.of(request["providers"])
+        self.data = DatasetReader(Path(request["inputs"]), self.input_specs, pictures)
+        self.opener = SessionFactory.of(request["providers"])
         self.size = self._batch_size()
         self.done = 0
         self.total = 0
 
     def _batch_size(self) -> int:
-        fixed = {s.dims[0] for s in self.specs if s.dims and isinstance(s.dims[0], int)}
-        if not self.specs or len(fixed) > 1:
+        fixed = {s.dims[0] for s in self.input_specs if s.dims and isinstance(s.dims[0], int)}
+        if not self.input_specs or len(fixed) > 1:
             raise UsageError("the model's inputs have no common batch axis in front")
         return int(next(iter(fixed))) if fixed else int(self.request["batch"])
 
@@ -160,7 +160,7 @@ def stats(request: Request, folder: Path) -> dict[str, Any]:
     found, refused = norms(Index(runner.file.model, runner.file.storage))
     _require_some(found, refused)
     data = runner.moments([(node, rank) for node, rank, _ in found])
-    limits = Limits(**request["limits"])
+    limits = DriftLimits(**request["limits"])
     drifts = [drift(stored, data[node.input(0)], limits) for node, _, stored in found]
     drifts.sort(key=severity, reverse=True)
     arrays = {f"{i}/{k}": v for i, d in enumerate(drifts) for k, v in asdict(d).items()
@@ -177,7 +177,7 @@ def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
     runner = _Runner(request, folder)
     found, refused = norms(Index(runner.file.model, runner.file.storage))
     _require_some(found, refused)
-    before = _of_accuracy(runner)
+    before = _accuracy_sentence(runner)
     ranks = {node.output: rank for node, rank, _ in found}
     layers = levels(Index(runner.file.model, runner.file.storage), ranks.keys())
     estimates: dict[str, tuple[FloatArray, FloatArray]] = {}
@@ -204,7 +204,7 @@ def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
             done = runner.done if before is None else runner.done // 2
             passes = len(layers) + (2 if before is not None else 0)
             runner.total = done * passes
-    after = _of_accuracy(runner)
+    after = _accuracy_sentence(runner)
     flat = {f"{name}/{what}": value for name, both in estimates.items()
             for what, value in zip(("mean", "variance"), both, strict=True)}  # fmt: skip
     _save(folder, {f"a{i}": v for i, v in enumerate(flat.values())})
@@ -217,7 +217,7 @@ def _save(folder: Path, arrays: dict[str, Any]) -> None:
     np.savez(folder / "result.npz", **arrays)
 
 
-def _of_accuracy(runner: _Runner) -> float | None:
+def _accuracy_sentence(runner: _Runner) -> float | None:
     if not runner.request["holdout"]:
         return None
     runner.stage("measuring the accuracy")

@@ -24,7 +24,7 @@ Noise: TypeAlias = npt.NDArray[np.float64]  # one number for each group of an ou
 Exact: TypeAlias = tuple[Array, Array]  # by one evaluator in the model's precision and in float64
 
 
-class SaysNothingError(UndecidedError):
+class MeaninglessOutputError(UndecidedError):
     """Rounding may change an output by as much as it holds."""
 
 
@@ -102,20 +102,20 @@ class Differences:
         size = _entry(_magnitude(array), group) if is_float(array) else float(array.size)
         silent = 0 < apart <= bound and not self._tells(bounds)
         if silent and not (self.note or may_say_nothing):
-            raise SaysNothingError(
+            raise MeaninglessOutputError(
                 f"rounding alone may change the output {self.name!r} by {bound:.3g}, which is as "
                 f"much as it holds ({size:.3g}): equality would mean nothing",
                 "give inputs with --inputs on which the model's own results are stable",
             )
         errors = self.errors[run]
-        return self._told(
+        return self._difference_of(
             run, None if len(self.distances[run]) == 1 else group, apart, size, bound,
             equal=not self.note and not self.beyond(moved), noise=_entry(moved, group),
             error_original=None if errors is None else _entry(errors[0], group),
             error_folded=None if errors is None else _entry(errors[1], group),
         )  # fmt: skip
 
-    def _told(
+    def _difference_of(
         self, run: int, group: int | None, apart: float, size: float, bound: float, *,
         equal: bool, **figures: Any,
     ) -> OutputDifference:  # fmt: skip
@@ -170,7 +170,7 @@ class Differences:
             apart = max(apart, float(np.max(distances, initial=0.0)))
             size = max(size, float(np.max(np.abs(wide), initial=0.0)))
         bound = atol + rtol * size
-        return self._told(
+        return self._difference_of(
             run, None, apart, size, bound, equal=within and not self.note, noise=0.0
         )  # fmt: skip
 

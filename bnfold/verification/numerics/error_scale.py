@@ -37,7 +37,7 @@ class UnfitError(Exception):
     """A node for which no A(x) is known."""
 
 
-class Sizes:
+class ErrorScale:
     """Nodes that compute A(x), part by part, for one model that holds them all.
 
     Starts must be fed under their own names. A value that is computed in one part and a start of
@@ -194,7 +194,7 @@ class Sizes:
         yield helper.make_node("Mul", [copy.input[0], f"{name}/slope"], [name])
 
 
-def gate(view: View, part: Part, spatial: int) -> float:
+def fold_tolerance(view: View, part: Part, spatial: int) -> float:
     """How many units u·A(x) two evaluations of a part may lie apart: 2√n + 8 for each operator.
 
     n is the length of its sums. Roundings are taken for independent (Higham & Mary 2019); the bound

@@ -56,7 +56,7 @@ class Evaluator:
         return {name: array for name, array in named if isinstance(array, np.ndarray)}
 
 
-class Both:
+class BothPrecisions:
     """One model in both precisions."""
 
     def __init__(self, load: Callable[[], ModelProto]) -> None:

@@ -30,7 +30,7 @@ _CARRYING = frozenset({"Cast", "Identity", "Reshape", "Squeeze", "Transpose", "U
 
 
 @dataclass(frozen=True)
-class _Moved:
+class _PerturbedPayload:
     """The bytes of a tensor after a random move, made when they are written."""
 
     tensor: TensorProto
@@ -46,7 +46,7 @@ class _Moved:
         sink(0, numpy_helper.from_array(values).raw_data)
 
 
-def jiggled(model: ModelProto, storage: Storage, rng: np.random.Generator) -> ModelProto:
+def perturbed(model: ModelProto, storage: Storage, rng: np.random.Generator) -> ModelProto:
     """A copy whose weights are one ulp up or down at random, quantised biases one step.
 
     Weights are what linear and normalising operators read. Scales of a Resize, exponents and the
@@ -62,19 +62,19 @@ def jiggled(model: ModelProto, storage: Storage, rng: np.random.Generator) -> Mo
     biases = {node.input[0] for node in nodes if node.op_type == "DequantizeLinear"}
     for tensor in _named_tensors(copy, read | biases):
         if tensor.data_type in FLOAT_TYPES and tensor.name in read:
-            move = jiggle
+            move = perturb
         elif tensor.data_type == TensorProto.INT32 and tensor.name in biases:
-            move = step
+            move = perturb_integers
         else:
             continue
         before = TensorProto()
         before.CopyFrom(tensor)
-        storage.fill(tensor, _Moved(before, storage, move, int(rng.integers(1 << 62))))
-    _jiggle_scales(copy.graph, storage, rng)
+        storage.fill(tensor, _PerturbedPayload(before, storage, move, int(rng.integers(1 << 62))))
+    _perturb_scales(copy.graph, storage, rng)
     return copy
 
 
-def _jiggle_scales(graph: GraphProto, storage: Storage, rng: np.random.Generator) -> None:
+def _perturb_scales(graph: GraphProto, storage: Storage, rng: np.random.Generator) -> None:
     """The scales of dequantised weights, each in a copy: a QuantizeLinear may read it as well."""
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     quantized = {n.output[0] for n in graph.node if n.op_type == "QuantizeLinear"}
@@ -84,17 +84,17 @@ def _jiggle_scales(graph: GraphProto, storage: Storage, rng: np.random.Generator
         if node.input[0] in tensors or node.input[0] in quantized:
             values = storage.array(tensors[node.input[1]])
             name = f"{node.input[1]}_{number}_jiggled"
-            graph.initializer.append(numpy_helper.from_array(jiggle(values, rng), name))
+            graph.initializer.append(numpy_helper.from_array(perturb(values, rng), name))
             node.input[1] = name
 
 
-def jiggled_feed(feed: Feed, rng: np.random.Generator) -> Feed:
+def perturbed_feed(feed: Feed, rng: np.random.Generator) -> Feed:
     """The same inputs, each floating-point number one ulp up or down at random.
 
     An input of whole numbers stays: it stands for pixels or indices, which carry no rounding.
     """
     return {
-        name: jiggle(array, rng) if _is_rounded(array) else array for name, array in feed.items()
+        name: perturb(array, rng) if _is_rounded(array) else array for name, array in feed.items()
     }
 
 
@@ -103,7 +103,7 @@ def _is_rounded(array: Array) -> bool:
     return bool(floating and np.any(array != np.rint(array.astype(np.float64))))
 
 
-def jiggle(values: Array, rng: np.random.Generator) -> Array:
+def perturb(values: Array, rng: np.random.Generator) -> Array:
     """Each number moved to its neighbour above or below at random; 0 and ±∞ stay."""
     up = rng.random(values.shape) < 0.5
     towards = np.where(up, np.inf, -np.inf).astype(values.dtype)
@@ -111,11 +111,11 @@ def jiggle(values: Array, rng: np.random.Generator) -> Array:
     return np.where((values == 0) | ~np.isfinite(moved), values, moved)
 
 
-def step(values: Array, rng: np.random.Generator) -> Array:
+def perturb_integers(values: Array, rng: np.random.Generator) -> Array:
     """Each integer one up or down at random: the rounding of biases that are 32-bit integers."""
-    ends = np.iinfo(values.dtype)
+    output_judge = np.iinfo(values.dtype)
     moved = values.astype(np.int64) + rng.choice([-1, 1], values.shape)
-    return np.asarray(np.clip(moved, ends.min, ends.max).astype(values.dtype))
+    return np.asarray(np.clip(moved, output_judge.min, output_judge.max).astype(values.dtype))
 
 
 def _scopes(model: ModelProto) -> Iterator[list[NodeProto]]:

@@ -55,7 +55,7 @@ class AveragePool(OpRun):
         windows = _Windows.of(x.shape[2:], attributes)
         ones = np.ones((1, 1, *x.shape[2:]), x.dtype)
         if attributes.get("count_include_pad"):
-            wide = [(0, 0), (0, 0), *zip(windows.begins, windows.ends, strict=True)]
+            wide = [(0, 0), (0, 0), *zip(windows.begins, windows.output_judge, strict=True)]
             counted = _Windows(**{**vars(windows), "begins": [0] * len(windows.begins)})
             count = counted.padded(np.pad(ones, wide, constant_values=1), 0)
         else:
@@ -81,7 +81,7 @@ class ConvTranspose(OpRun):
             (n - 1) * s + (k - 1) * d + 1
             for n, s, k, d in zip(x.shape[2:], strides, w.shape[2:], dilations, strict=True)
         ]
-        ends = [max(0, o - p) for o, p in zip(more, pads[axes:], strict=True)]
+        output_judge = [max(0, o - p) for o, p in zip(more, pads[axes:], strict=True)]
         grouped = x.reshape(x.shape[0], group, -1, *x.shape[2:])
         kernels = w.reshape(group, -1, *w.shape[1:])
         whole = np.zeros((x.shape[0], group, w.shape[1], *sizes), x.dtype)
@@ -95,7 +95,7 @@ class ConvTranspose(OpRun):
             )  # fmt: skip
             whole[(slice(None), slice(None), slice(None), *place)] += product
         y = whole.reshape(x.shape[0], -1, *sizes)
-        y = np.pad(y, [(0, 0), (0, 0), *((0, end) for end in ends)])
+        y = np.pad(y, [(0, 0), (0, 0), *((0, end) for end in output_judge)])
         cut = [
             slice(begin, size + o - end)
             for begin, size, o, end in zip(pads[:axes], sizes, more, pads[axes:], strict=True)
@@ -125,9 +125,9 @@ class QuantizeLinear(OpRun):
         if attributes.get("output_dtype") or (zero is not None and zero.dtype.kind not in "iu"):
             raise NotImplementedError("another type")
         kind = np.dtype(np.uint8) if zero is None else zero.dtype
-        ends = np.iinfo(kind)
+        output_judge = np.iinfo(kind)
         rounded = np.rint(x / scale.astype(x.dtype)) + (0 if zero is None else zero.astype(x.dtype))
-        return (np.clip(rounded, ends.min, ends.max).astype(kind),)
+        return (np.clip(rounded, output_judge.min, output_judge.max).astype(kind),)
 
 
 def _beside(x: Array, scale: Array, zero: Array | None, attributes: Any) -> tuple[Array, Any]:
@@ -147,10 +147,10 @@ class _Windows:
 
     def __init__(
         self, sizes: Sequence[int], kernel: Sequence[int], strides: Sequence[int],
-        dilations: Sequence[int], begins: Sequence[int], ends: Sequence[int],
+        dilations: Sequence[int], begins: Sequence[int], output_judge: Sequence[int],
     ) -> None:  # fmt: skip
         self.sizes, self.kernel, self.strides = sizes, kernel, strides  # sizes: of the output
-        self.dilations, self.begins, self.ends = dilations, begins, ends
+        self.dilations, self.begins, self.output_judge = dilations, begins, output_judge
 
     @classmethod
     def of(cls, shape: Sequence[int], attributes: Any) -> _Windows:

@@ -19,7 +19,7 @@ from bnfold.runtime.sessions import Feed
 _FED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
 
 
-def common(original: ModelFile, folded: ModelFile) -> dict[str, str]:
+def common_roundings(original: ModelFile, folded: ModelFile) -> dict[str, str]:
     """The values that both models round alike, and what they make them from.
 
     Alike: by one name, of one name, with the same scale, zero point and attributes to the byte.
@@ -96,15 +96,15 @@ def _type(node: NodeProto, constants: dict[str, TensorProto]) -> int:
 SATURATING = frozenset({"Clip", "HardSigmoid", "LogSoftmax", "Sigmoid", "Softmax", "Tanh"})
 
 
-def behind(original: ModelProto, folded: ModelProto) -> dict[str, str]:
+def before_saturation(original: ModelProto, folded: ModelProto) -> dict[str, str]:
     """The outputs that the last operator of both models flattens, and what it makes them from."""
-    theirs = _flattened(folded)
+    theirs = _saturated(folded)
     return {
-        name: source for name, source in _flattened(original).items() if theirs.get(name) == source
+        name: source for name, source in _saturated(original).items() if theirs.get(name) == source
     }
 
 
-def _flattened(model: ModelProto) -> dict[str, str]:
+def _saturated(model: ModelProto) -> dict[str, str]:
     """Outputs of the graph that a saturating operator makes, and what it makes them from."""
     makers = {name: node for node in model.graph.node for name in node.output}
     found = {}

@@ -21,11 +21,11 @@ from bnfold.onnx_io.protos import Array
 from bnfold.proof.numbers.correct_rounding import unit_roundoff
 from bnfold.proof.reading.model_view import View
 from bnfold.proof.regions import Part, Region, Regions
-from bnfold.runtime.sessions import Feed, Opener, check_memory, run
+from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, run
 from bnfold.verification.comparison import FoldRun
 from bnfold.verification.numerics import float64
 from bnfold.verification.numerics.differences import Differences
-from bnfold.verification.numerics.error_scale import Sizes, UnfitError, gate
+from bnfold.verification.numerics.error_scale import ErrorScale, UnfitError, fold_tolerance
 from bnfold.verification.worker import submodels
 
 _AT_ONCE = 32  # regions whose values are in memory together
@@ -41,7 +41,7 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Each:
+class FoldRuns:
     """What became of every fold; `beyond` says of which nothing, and why."""
 
     runs: tuple[FoldRun, ...]
@@ -49,36 +49,40 @@ class Each:
     failure: Failure | None
 
 
-def judged(regions: Regions, feeds: Sequence[Feed], opener: Opener, folder: Path) -> Each:
+def run_folds(
+    regions: Regions, feeds: Sequence[Feed], sessions: SessionFactory, folder: Path
+) -> FoldRuns:
     """Run every fold on the values that the original computes there from each feed."""
-    judge = _Judge(regions, opener, folder)
+    compare_by_running = _FoldRunner(regions, sessions, folder)
     beyond = [f"{label}: it stands where no values can be compared" for label in regions.beyond]
     if not regions.found:
-        return Each((), tuple(beyond), None)
-    names = {name for region in regions.found for name in judge.names(region)}
+        return FoldRuns((), tuple(beyond), None)
+    names = {name for region in regions.found for name in compare_by_running.names(region)}
     made = {name for node in regions.views[0].main.nodes for name in node.proto.output}
-    session = opener.open(str(submodels.exposed(regions.views[0], names & made, folder)))
+    session = sessions.open(str(submodels.exposed(regions.views[0], names & made, folder)))
     for start in range(0, len(regions.found), _AT_ONCE):
         some = regions.found[start : start + _AT_ONCE]
         try:
-            judge.run(session, some, feeds)
+            compare_by_running.run(session, some, feeds)
         except Exception as error:
             check_memory(error)
             why = f"onnxruntime does not run it alone: {first_line(error, 800)}"
             beyond += [f"{label(region)}: {why}" for region in some]
-    failed = [best for best in judge.worst.values() if not best.run.valid]
+    failed = [best for best in compare_by_running.worst.values() if not best.run.valid]
     worst = max(failed, key=lambda best: best.run.c / best.run.gate, default=None)
     if worst is not None:
-        worst = judge.worst[worst.region.original.end] = _with_truth(regions, worst, folder)
-    runs = tuple(best.run for best in judge.worst.values())
-    return Each(runs, tuple(beyond + judge.unfit), worst)
+        worst = compare_by_running.worst[worst.region.original.end] = _with_truth(
+            regions, worst, folder
+        )
+    runs = tuple(best.run for best in compare_by_running.worst.values())
+    return FoldRuns(runs, tuple(beyond + compare_by_running.unfit), worst)
 
 
-class _Judge:
-    def __init__(self, regions: Regions, opener: Opener, folder: Path) -> None:
+class _FoldRunner:
+    def __init__(self, regions: Regions, sessions: SessionFactory, folder: Path) -> None:
         self.regions = regions
         self.original, self.folded = regions.views
-        self.opener = opener
+        self.sessions = sessions
         self.folder = folder
         self.worst: dict[str, Failure] = {}  # by the end
         self.unfit: list[str] = []
@@ -90,8 +94,8 @@ class _Judge:
 
     def run(self, session: Any, found: Sequence[Region], feeds: Sequence[Feed]) -> None:
         """Run some regions on all feeds."""
-        sizes = Sizes(self.original)
-        fit = [region for region in found if self._fits(sizes, region)]
+        error_scale = ErrorScale(self.original)
+        fit = [region for region in found if self._fits(error_scale, region)]
         if not fit:
             return
         wanted = {name for region in fit for name in self.names(region)}
@@ -100,17 +104,17 @@ class _Judge:
         for feed in feeds:
             values = self._given(wanted) | feed | run(session, feed, outputs)
             if sessions is None:
-                sessions = self._sessions(sizes, fit, values)
+                sessions = self._sessions(error_scale, fit, values)
             got = run(sessions[0], self._starts(fit, values))
             bounds = run(sessions[1], {n: values[n] for r in fit for n in r.original.starts})
             for region in fit:
                 end = region.folded.end
                 result = got[end if region.folded.nodes else submodels.passed(end)]
-                self._compare(region, values, result, bounds[sizes.of(region.original.end)])
+                self._compare(region, values, result, bounds[error_scale.of(region.original.end)])
 
-    def _fits(self, sizes: Sizes, region: Region) -> bool:
+    def _fits(self, error_scale: ErrorScale, region: Region) -> bool:
         try:
-            sizes.add(region.original)
+            error_scale.add(region.original)
         except UnfitError as unfit:
             self.unfit.append(f"{label(region)}: no bound is known for {unfit}")
             return False
@@ -126,7 +130,9 @@ class _Judge:
         names = {name for region in found for name in region.folded.starts}
         return {_called(name): values[self.regions.same[name]] for name in names}
 
-    def _sessions(self, sizes: Sizes, found: Sequence[Region], values: Feed) -> tuple[Any, Any]:
+    def _sessions(
+        self, error_scale: ErrorScale, found: Sequence[Region], values: Feed
+    ) -> tuple[Any, Any]:
         """Of the folded parts, and of what computes the sizes."""
         starts = self._starts(found, values)
         called = {name: _called(name) for region in found for name in region.folded.starts}
@@ -134,11 +140,11 @@ class _Judge:
             self.folded, [region.folded for region in found], starts, self.folder, called
         )
         inputs = {name: values[name] for region in found for name in region.original.starts}
-        ends = dict.fromkeys(sizes.of(region.original.end) for region in found)
+        output_judge = dict.fromkeys(error_scale.of(region.original.end) for region in found)
         sized = submodels.of_nodes(
-            self.original, sizes.nodes, sizes.tensors, inputs, ends, self.folder
+            self.original, error_scale.nodes, error_scale.tensors, inputs, output_judge, self.folder
         )  # fmt: skip
-        return self.opener.open(str(folded)), self.opener.open(str(sized))
+        return self.sessions.open(str(folded)), self.sessions.open(str(sized))
 
     def _compare(self, region: Region, values: Feed, result: Array, size: Array) -> None:
         truth = values[region.original.end]
@@ -152,16 +158,19 @@ class _Judge:
             self.unfit.append(f"{label(region)}: the sizes of what it adds overflow")
             return
         wide = [np.where(told, a, 0).astype(np.float64) for a in (result, truth, size)]
-        apart = np.abs(wide[0] - wide[1])
+        largest_difference = np.abs(wide[0] - wide[1])
         with np.errstate(invalid="ignore"):
             c = np.divide(
-                apart, unit * wide[2], out=np.where(apart > 0, np.inf, 0.0), where=wide[2] > 0
+                largest_difference,
+                unit * wide[2],
+                out=np.where(largest_difference > 0, np.inf, 0.0),
+                where=wide[2] > 0,
             )
-        c = np.where(np.isfinite(apart), c, np.inf)
+        c = np.where(np.isfinite(largest_difference), c, np.inf)
         place = np.unravel_index(int(np.argmax(c)), c.shape) if c.size else ()
         most = float(c[place]) if c.size else 0.0
         spatial = max((math.prod(a.shape[2:]) for a in starts), default=1)
-        bound = gate(self.original, region.original, spatial) + region.k
+        bound = fold_tolerance(self.original, region.original, spatial) + region.k
         excused = most > bound and self._excused(region, values, result)
         found = FoldRun(
             node=label(region), sites=region.sites, output=region.original.end, c=most,
@@ -183,7 +192,7 @@ class _Judge:
         """
         end = region.original.end
         file, inputs = _alone(self.original, region.original, values, self.folder)
-        exact = float64.Both(file.loaded).run(inputs).get(end)
+        exact = float64.BothPrecisions(file.loaded).run(inputs).get(end)
         differences = Differences(end, [{end: values[end]}], [{end: result}])
         differences.compare_with([exact])
         return not differences.beyond(np.zeros(1))

@@ -11,7 +11,7 @@ from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.certificate import Static, certify
 from bnfold.proof.outcome import Certificate, Finding, Frame, Outcome
-from bnfold.runtime.answer_file import FALLBACK, leave
+from bnfold.runtime.answer_file import FALLBACK, write_answer
 from bnfold.verification.comparison import Comparison
 
 _OF_RUN = (
@@ -37,15 +37,15 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
             told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
         _require_decided(static, request["level"], foreign=foreign)
         return told
-    from bnfold.verification.worker.model_runs import judge
+    from bnfold.verification.worker.model_runs import compare_by_running
 
     if request["level"] == "folds":
         _require_decided(static, "certificate", foreign=foreign)
     checks = {static.certificate.verdict, *([] if foreign else [static.frame.verdict])}
     if checks == {Outcome.VALID}:
-        leave(told, folder, FALLBACK)  # the original may crash onnxruntime
+        write_answer(told, folder, FALLBACK)  # the original may crash onnxruntime
     try:
-        run = judge(request, folder, static.regions)
+        run = compare_by_running(request, folder, static.regions)
     except UndecidedError as error:
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise

@@ -17,16 +17,16 @@ from bnfold.runtime import feeding, input_files
 from bnfold.runtime.answer_file import FALLBACK
 from bnfold.runtime.sessions import (
     Feed,
-    Opener,
     Run,
+    SessionFactory,
     check_memory,
     is_float,
     load_error,
+    require_tensors,
     run,
-    tensors,
 )
 from bnfold.verification.comparison import Comparison, Deployed, InputUsed, OutputDifference
-from bnfold.verification.numerics.differences import SaysNothingError
+from bnfold.verification.numerics.differences import MeaninglessOutputError
 from bnfold.verification.worker import (
     counterexample,
     cut_points,
@@ -34,14 +34,14 @@ from bnfold.verification.worker import (
     interface,
     optimised_run,
 )
-from bnfold.verification.worker.cut_points import behind
-from bnfold.verification.worker.output_verdicts import Ends, require_finite
+from bnfold.verification.worker.cut_points import before_saturation
+from bnfold.verification.worker.output_verdicts import OutputJudge, require_finite
 from bnfold.verification.worker.pair import Pair, _saved
 
 Request = dict[str, Any]
 
 
-def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, Any]:
+def compare_by_running(request: Request, folder: Path, regions: Regions | None) -> dict[str, Any]:
     """Compare as the request says. Raises BnfoldError where nothing can be decided."""
     original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
     whole = Pair(original, folded)
@@ -50,22 +50,22 @@ def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, 
     runner = _Runner(request, folder, pair, sets)
     truth = runner.run_original()
     (folder / FALLBACK).unlink(missing_ok=True)  # what crashes from here on is no crash of it
-    found = fold_runs.Each((), (), None)
+    found = fold_runs.FoldRuns((), (), None)
     if regions is not None and not mismatch:
         runner.stage("running every fold by itself")
         feeds = [{n: a for n, a in feed.items() if n not in pair.cut} for feed in runner.feeds]
         try:
-            found = fold_runs.judged(regions, feeds, runner.opener, folder)
+            found = fold_runs.run_folds(regions, feeds, runner.sessions, folder)
         except MemoryError:  # the other levels may do with less
             labels = tuple(
                 f"{fold_runs.label(r)}: the memory limit was reached" for r in regions.found
             )
-            found = fold_runs.Each((), labels, None)
+            found = fold_runs.FoldRuns((), labels, None)
     if request["level"] == "folds":
         comparison = runner.comparison((), mismatch)
     else:
         try:
-            comparison = _in_the_end(runner, whole, truth, mismatch)
+            comparison = _compare_outputs(runner, whole, truth, mismatch)
         except UndecidedError:
             if found.failure is None:
                 raise
@@ -83,29 +83,29 @@ def judge(request: Request, folder: Path, regions: Regions | None) -> dict[str, 
     return asdict(comparison)
 
 
-def _in_the_end(runner: _Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
+def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
     try:
         return runner.compare(whole, truth, mismatch)
-    except SaysNothingError:
+    except MeaninglessOutputError:
         pair = runner.pair
-        common = behind(pair.original.model, pair.folded.model)
-        if not common:
+        common_roundings = before_saturation(pair.original.model, pair.folded.model)
+        if not common_roundings:
             raise
-        sources = set(common.values())
+        sources = set(common_roundings.values())
         deeper = pair.changed(runner.folder, lambda model: cut_points.expose(model, sources))
-        deeper = replace(deeper, flattened=frozenset(common))
+        deeper = replace(deeper, saturated=frozenset(common_roundings))
         again = _Runner(runner.request, runner.folder, deeper, runner.sets)
         return again.compare(whole, again.run_original(), mismatch)
 
 
 def _cut_at_roundings(
     request: Request, folder: Path, whole: Pair
-) -> tuple[Pair, list[input_files.Set]]:
+) -> tuple[Pair, list[input_files.InputSet]]:
     """Both models cut open at their roundings, and what to feed them.
 
     As they are, and no feeds, where they round nothing.
     """
-    roundings = cut_points.common(whole.original, whole.folded)
+    roundings = cut_points.common_roundings(whole.original, whole.folded)
     if not roundings:
         return whole, []
     names = set(roundings)
@@ -131,14 +131,14 @@ class _Runner:
     """Runs a pair of models on sets of inputs, which are found first where none are given."""
 
     def __init__(
-        self, request: Request, folder: Path, pair: Pair, sets: Sequence[input_files.Set] = ()
+        self, request: Request, folder: Path, pair: Pair, sets: Sequence[input_files.InputSet] = ()
     ) -> None:
         self.request = request
         self.folder = folder
         self.pair = pair
         self.original = pair.original
         self.sets = list(sets)
-        self.opener = Opener.of(request["providers"])
+        self.sessions = SessionFactory.of(request["providers"])
 
     @property
     def feeds(self) -> list[Feed]:
@@ -152,24 +152,24 @@ class _Runner:
             return self.comparison((), mismatch)
         try:
             self.stage("loading the folded model")
-            folded = self.opener.open(str(self.pair.folded.path))
+            folded = self.sessions.open(str(self.pair.folded.path))
             self.stage("running the folded model")
-            results = [tensors(run(folded, feed)) for feed in self.feeds]
+            results = [require_tensors(run(folded, feed)) for feed in self.feeds]
         except Exception as error:
             check_memory(error)
             return self.comparison((), f"onnxruntime refuses the folded model: {error}")
         del folded  # one model in memory at a time
         require_finite(truth)
         expected = [each_set.expected for each_set in self.sets]
-        ends = Ends(
-            self.request, self.opener, self.original, self.feeds, truth, self.folder, self.stage,
+        output_judge = OutputJudge(
+            self.request, self.sessions, self.original, self.feeds, truth, self.folder, self.stage,
             expected if any(expected) else [],
         )  # fmt: skip
-        outputs = ends.judged(results, self.pair.flattened)
-        comparison = self.comparison(self._told(outputs))
+        outputs = output_judge.judged(results, self.pair.saturated)
+        comparison = self.comparison(self._reported(outputs))
         if not comparison.equal:
             return comparison
-        return replace(comparison, deployed=self._deployed(whole, ends))
+        return replace(comparison, deployed=self._run_optimised(whole, output_judge))
 
     # --- running ---------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class _Runner:
         """Its outputs on each feed; the feeds are found first where none were given."""
         self.stage("loading the original")
         try:
-            session = self.opener.open(str(self.original.path))
+            session = self.sessions.open(str(self.original.path))
         except Exception as error:
             raise load_error(error) from error
         self.stage("running the original")
@@ -187,14 +187,14 @@ class _Runner:
 
     def _run_on_feeds(self, session: Any) -> list[Run]:
         if self.sets:
-            return [tensors(run(session, feed)) for feed in self.feeds]
+            return [require_tensors(run(session, feed)) for feed in self.feeds]
         self.sets, runs = feeding.first_that_runs(
-            self.request, self.original.model, lambda feed: tensors(run(session, feed))
+            self.request, self.original.model, lambda feed: require_tensors(run(session, feed))
         )
         return runs
 
     def _require_determinism(self, session: Any, truth: list[Run]) -> None:
-        again = tensors(run(session, self.feeds[0]))
+        again = require_tensors(run(session, self.feeds[0]))
         for name, array in truth[0].items():
             if not np.array_equal(array, again[name], equal_nan=is_float(array)):
                 raise UndecidedError(
@@ -204,12 +204,14 @@ class _Runner:
 
     # --- as it will be deployed ------------------------------------------------------------------
 
-    def _deployed(self, whole: Pair, ends: Ends) -> Deployed:
+    def _run_optimised(self, whole: Pair, output_judge: OutputJudge) -> Deployed:
         """The folded model with onnxruntime's optimisations on, against the original without."""
         self.stage("running the folded model with onnxruntime's optimisations")
         feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
         names = [value.name for value in whole.original.model.graph.output]
-        own = replace(ends, truth=[{n: r[n] for n in names if n in r} for r in ends.truth])
+        own = replace(
+            output_judge, truth=[{n: r[n] for n in names if n in r} for r in output_judge.truth]
+        )
         folded = self._optimised(whole.folded, feeds, own)
         wrong = next((d for d in folded.differences if not d.equal), None)
         if wrong is None and not folded.refused:
@@ -227,21 +229,23 @@ class _Runner:
             folded, original, own.truth, wrong, step, moved, fused
         )
 
-    def _optimised(self, file: ModelFile, feeds: list[Feed], ends: Ends) -> optimised_run.Optimised:
+    def _optimised(
+        self, file: ModelFile, feeds: list[Feed], output_judge: OutputJudge
+    ) -> optimised_run.Optimised:
         """What it gives with optimisations, and how far that is from the original without."""
         try:
-            session = self.opener.open(str(file.path), optimised=True)
-            names = list(ends.truth[0])
-            results = [tensors(run(session, feed, names)) for feed in feeds]
+            session = self.sessions.open(str(file.path), optimised=True)
+            names = list(output_judge.truth[0])
+            results = [require_tensors(run(session, feed, names)) for feed in feeds]
         except UndecidedError:
             raise
         except Exception as error:
             check_memory(error)
             return optimised_run.Optimised((), (), first_line(error, 200))
-        found = ends.judged(results, frozenset(ends.truth[0]))
+        found = output_judge.judged(results, frozenset(output_judge.truth[0]))
         return optimised_run.Optimised(found, tuple(results))
 
-    def _moved_by_roundings(self, name: str, whole: Pair, ends: Ends) -> float:
+    def _moved_by_roundings(self, name: str, whole: Pair, output_judge: OutputJudge) -> float:
         """How far an output moves where roundings fall differently.
 
         The larger of what they do by themselves, where all numbers move by one ulp, and of what one
@@ -249,15 +253,18 @@ class _Runner:
         """
         self.stage("measuring what roundings that fall differently make")
         feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
-        own = replace(ends, original=whole.original, feeds=feeds, _moved=None)
+        own = replace(output_judge, original=whole.original, feeds=feeds, _moved=None)
         moved = float(np.max(own.noise()[name], initial=0.0))
-        session = self.opener.open(str(self.pair.original.path))
+        session = self.sessions.open(str(self.pair.original.path))
         if name not in {output.name for output in session.get_outputs()}:
             return moved  # which is an integer itself, and moves by the step
         rng = np.random.default_rng([self.request["seed"], 2])
         off = [optimised_run.one_step_off(feed, self.pair.cut, rng) for feed in self.feeds]
         return max(
-            moved, optimised_run.apart([run(session, f, [name]) for f in off], ends.truth, name)
+            moved,
+            optimised_run.largest_difference(
+                [run(session, f, [name]) for f in off], output_judge.truth, name
+            ),
         )
 
     def _fused(self, whole: Pair) -> str:
@@ -265,7 +272,7 @@ class _Runner:
         saved = [self.folder / f"optimised_{which}.onnx" for which in ("original", "folded")]
         try:
             for file, path in zip((whole.original, whole.folded), saved, strict=True):
-                self.opener.open(str(file.path), optimised=True, save_as=str(path))
+                self.sessions.open(str(file.path), optimised=True, save_as=str(path))
             return optimised_run.fused(*saved)
         except Exception as error:  # which only costs their names
             check_memory(error)
@@ -273,7 +280,7 @@ class _Runner:
 
     # --- small things ----------------------------------------------------------------------------
 
-    def _told(self, outputs: tuple[OutputDifference, ...]) -> tuple[OutputDifference, ...]:
+    def _reported(self, outputs: tuple[OutputDifference, ...]) -> tuple[OutputDifference, ...]:
         """The model's own outputs; of what is inside, what differs and what comes closest to it."""
         worst = self.comparison(outputs).worst
         return tuple(

@@ -23,7 +23,7 @@ from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.reading.model_view import View
 from bnfold.runtime.sessions import Feed, Run, is_float
 from bnfold.verification.comparison import Deployed, OutputDifference
-from bnfold.verification.numerics.noise import step
+from bnfold.verification.numerics.noise import perturb_integers
 
 _FEW = 2.0  # steps by which roundings that fall differently may move an output
 _PASSING = frozenset(
@@ -72,9 +72,9 @@ def verdict_in_steps(
     the operators that onnxruntime has fused in the folded model alone.
     """
     name = wrong.name
-    ours = apart(folded.results, truth, name)
-    theirs = apart(original.results, truth, name)
-    both = apart(folded.results, original.results, name) if original.results else ours
+    ours = largest_difference(folded.results, truth, name)
+    theirs = largest_difference(original.results, truth, name)
+    both = largest_difference(folded.results, original.results, name) if original.results else ours
     if worth is not None:
         said = (
             f"differs by {ours / worth:.0f} steps, the optimised original by {theirs / worth:.0f}"
@@ -91,12 +91,12 @@ def verdict_in_steps(
 def one_step_off(feed: Feed, cut: Collection[str], rng: np.random.Generator) -> Feed:
     """What a model that is cut open at its roundings is fed, each rounding one step off, or not."""
     return {
-        name: step(array, rng) if name in cut and array.dtype.kind in "iu" else array
+        name: perturb_integers(array, rng) if name in cut and array.dtype.kind in "iu" else array
         for name, array in feed.items()
     }
 
 
-def apart(one: Sequence[Run], other: Sequence[Run], name: str) -> float:
+def largest_difference(one: Sequence[Run], other: Sequence[Run], name: str) -> float:
     """The largest difference of an output in all runs."""
     pairs = [(a[name], b[name]) for a, b in zip(one, other, strict=True) if name in a and name in b]
     return max(

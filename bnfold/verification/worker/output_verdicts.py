@@ -12,21 +12,21 @@ import numpy as np
 from bnfold.errors import UndecidedError
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.runtime.sessions import Feed, Opener, Run, is_float, run, tensors
+from bnfold.runtime.sessions import Feed, Run, SessionFactory, is_float, require_tensors, run
 from bnfold.verification.comparison import OutputDifference
 from bnfold.verification.numerics import float64, noise
 from bnfold.verification.numerics.differences import Differences, Exact, Noise, distance, larger
 
 
 @dataclass
-class Ends:
+class OutputJudge:
     """The original's outputs on some feeds, and what there is to know of their rounding.
 
     Its noise and its values in float64 are found when they are needed, and once.
     """
 
     request: dict[str, Any]
-    opener: Opener
+    sessions: SessionFactory
     original: ModelFile
     feeds: list[Feed]
     truth: list[Run]
@@ -35,12 +35,12 @@ class Ends:
     expected: list[Run] = field(default_factory=list)
     _exact: dict[int, dict[str, Exact]] = field(default_factory=dict)  # by the run
     _moved: dict[str, Noise] | None = None
-    _evaluator: float64.Both | None = None
+    _evaluator: float64.BothPrecisions | None = None
 
     def judged(
-        self, results: list[Run], flattened: Collection[str] = ()
+        self, results: list[Run], saturated: Collection[str] = ()
     ) -> tuple[OutputDifference, ...]:
-        """The verdict on each output. Raises SaysNothingError unless it is among `flattened`."""
+        """The verdict on each output. Raises SaysNothingError unless it is among `saturated`."""
         names = list(self.truth[0])
         found: dict[str, OutputDifference] = {}
         open_still: dict[str, Differences] = {}
@@ -66,7 +66,7 @@ class Ends:
         if beyond():
             moved = self.noise()
         for name, difference in open_still.items():
-            found[name] = difference.judged(moved[name], may_say_nothing=name in flattened)
+            found[name] = difference.judged(moved[name], may_say_nothing=name in saturated)
         return tuple(found[name] for name in names)
 
     def _tolerance(self, name: str) -> tuple[float, float] | None:
@@ -81,7 +81,7 @@ class Ends:
         if place not in self._exact:
             self.stage("evaluating the original in float64")
             try:
-                self._evaluator = self._evaluator or float64.Both(self.original.loaded)
+                self._evaluator = self._evaluator or float64.BothPrecisions(self.original.loaded)
                 self._exact[place] = self._evaluator.run(self.feeds[place])
             except MemoryError:  # then this measure is not to be had
                 self._exact[place] = {}
@@ -96,14 +96,14 @@ class Ends:
         for draw in range(noise.DRAWS):
             rng = np.random.default_rng([self.request["seed"], draw, 1])
             storage = self.original.storage
-            moved_model = noise.jiggled(self.original.model, storage, rng)
+            moved_model = noise.perturbed(self.original.model, storage, rng)
             path = model_file.save(moved_model, storage, self.folder / f"jiggled{draw}.onnx")
-            session = self.opener.open(str(path))
+            session = self.sessions.open(str(path))
             for feed, own in zip(self.feeds, self.truth, strict=True):
-                jiggled = tensors(run(session, noise.jiggled_feed(feed, rng)))
+                perturbed = require_tensors(run(session, noise.perturbed_feed(feed, rng)))
                 for name, array in own.items():
-                    if jiggled[name].shape == array.shape:
-                        moved[name] = larger(moved[name], distance(array, jiggled[name]))
+                    if perturbed[name].shape == array.shape:
+                        moved[name] = larger(moved[name], distance(array, perturbed[name]))
         self._moved = moved
         return moved
 

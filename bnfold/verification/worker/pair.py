@@ -21,7 +21,7 @@ class Pair:
     folded: ModelFile
     cut: frozenset[str] = frozenset()  # fed as inputs
     inner: frozenset[str] = frozenset()  # compared as outputs
-    flattened: frozenset[str] = frozenset()  # outputs whose last operator is looked behind
+    saturated: frozenset[str] = frozenset()  # outputs whose last operator is looked behind
 
     def changed(self, folder: Path, change: Callable[[ModelProto], None]) -> Pair:
         """The pair after a change of both models, which are written into `folder`."""

@@ -42,13 +42,13 @@ def of_parts(
         for slot, name in enumerate(copy.input):
             copy.input[slot] = starts.get(name, name)
         protos.append(copy)
-    ends = []
+    output_judge = []
     for part in parts:
-        ends.append(part.end if part.nodes else passed(part.end))
+        output_judge.append(part.end if part.nodes else passed(part.end))
         if not part.nodes:
-            protos.append(helper.make_node("Identity", [starts[part.end]], [ends[-1]]))
+            protos.append(helper.make_node("Identity", [starts[part.end]], [output_judge[-1]]))
     inputs = {new: values[new] for new in starts.values()}
-    return _saved(view, bare(view, protos, (), inputs, dict.fromkeys(ends)), folder)
+    return _saved(view, bare(view, protos, (), inputs, dict.fromkeys(output_judge)), folder)
 
 
 def passed(end: str) -> str:

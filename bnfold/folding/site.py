@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from bnfold.folding.chains import Chain, Link
-from bnfold.folding.propagation import Walk
+from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, affine_map
-from bnfold.folding.rules.base import beside
+from bnfold.folding.rules.base import broadcast_along
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit, Remove, Rescale, SetOperator, Supply
@@ -32,7 +32,7 @@ class Site:
 
         A chain without one gets a verdict if it is gone, or if it scales, as a disguise does.
         """
-        total = self._shadowed() or self._total()
+        total = self._shadowed() or self._total_map()
         gone: set[Node] = set()
         refusals: tuple[Refusal | None, Refusal | None] = (None, None)
         if isinstance(total, Refusal):
@@ -51,7 +51,7 @@ class Site:
                 self.into if folded else (), *((None, None) if folded else refusals),
             )  # fmt: skip
 
-    def _total(self) -> Affine | Refusal:
+    def _total_map(self) -> Affine | Refusal:
         """The map of the whole chain, as it stands in the draft."""
         total = Affine.identity()
         first = self.first
@@ -72,7 +72,7 @@ class Site:
 
     def _fold(self, a: Affine) -> tuple[set[Node], tuple[Refusal | None, Refusal | None]]:
         """The nodes that go, or why none does: the refusals of going all up and all down."""
-        if (cost := self.draft.dear.get(self.last.node)) is not None:
+        if (cost := self.draft.too_costly.get(self.last.node)) is not None:
             refusal = Refusal(Reason.SHARED_WEIGHT, self.last.node.label, str(cost))
             return set(), (refusal, None)
         everything = {link.node for link in self.chain}
@@ -80,21 +80,27 @@ class Site:
         if a.is_identity and self._bypassable():
             self._remove(everything)
             return everything, (None, None)
-        holder = self._holder()
-        if holder is not None and self._stands_on("MatMul") and self._hold(a, holder):
-            return everything - {holder.node}, (None, None)
+        shift_holder = self._shift_holder()
+        if (
+            shift_holder is not None
+            and self._follows("MatMul")
+            and self._keep_shift(a, shift_holder)
+        ):
+            return everything - {shift_holder.node}, (None, None)
         up = self._try(a, nothing)
         if up is None:
             return everything, (None, None)
-        if not self._disguises(a):  # a bias: at home where it stands
+        if not self._may_be_batch_norm(a):  # a bias: at home where it stands
             return set(), (up, None)
         down = self._try(nothing, a)
         if down is None:
             return everything, (None, None)
         if self._split(a):
             return everything, (None, None)
-        if (holder is not None or up.reason is Reason.NO_PLACE_FOR_SHIFT) and self._hold(a, holder):
-            return everything - ({holder.node} if holder else set()), (None, None)
+        if (
+            shift_holder is not None or up.reason is Reason.NO_PLACE_FOR_SHIFT
+        ) and self._keep_shift(a, shift_holder):
+            return everything - ({shift_holder.node} if shift_holder else set()), (None, None)
         kept = self._merge(a)
         return everything - {kept} if kept is not None else set(), (up, down)
 
@@ -109,57 +115,63 @@ class Site:
 
     def _try(self, above: Affine, below: Affine) -> Refusal | None:
         """Move `above` up and `below` down; None means that it is done and the chain goes."""
-        walk = Walk(self.draft)
-        refusal = walk.raise_(self.first.node, self.first.slot, above)
+        propagation = Propagation(self.draft)
+        refusal = propagation.push_up(self.first.node, self.first.slot, above)
         if refusal is None:
-            refusal = walk.lower_(self.last.node, self.last.node.output, below)
+            refusal = propagation.push_down(self.last.node, self.last.node.output, below)
         if refusal is None and not self._bypassable():
             refusal = Refusal(Reason.RESULT, self.last.node.label, self.last.node.output)
-        if refusal is None and not self._disguises(above) and walk.changed_operators():
-            refusal = Refusal(Reason.NO_PLACE_FOR_SHIFT, walk.into[-1])  # MatMul + Add is a bias
+        if (
+            refusal is None
+            and not self._may_be_batch_norm(above)
+            and propagation.changed_operators()
+        ):
+            refusal = Refusal(
+                Reason.NO_PLACE_FOR_SHIFT, propagation.absorbed_by[-1]
+            )  # MatMul + Add is a bias
         if refusal is None and self.first.node.scope.is_function:
-            refusal = self._more_nodes(walk)
+            refusal = self._more_nodes(propagation)
         if refusal is None:
-            self.into = tuple(dict.fromkeys(walk.into))
+            self.into = tuple(dict.fromkeys(propagation.absorbed_by))
             self._remove({link.node for link in self.chain})
         else:
-            walk.undo()
+            propagation.undo()
         return refusal
 
-    def _hold(self, a: Affine, holder: Link | None) -> bool:
+    def _keep_shift(self, a: Affine, shift_holder: Link | None) -> bool:
         """The scale goes up; the shift stays, in the chain's own Add or in its BatchNormalization.
 
         The latter becomes an Add. Nothing is gained where there is but one Add.
         """
-        if not a.shifts or (holder is not None and len(self.chain) == 1):
+        if not a.shifts or (shift_holder is not None and len(self.chain) == 1):
             return False
         shape = self.draft.shape(self.first.node, self.first.slot)
-        if holder is None and (shape is None or self.last.node.op != BATCH_NORM):
+        if shift_holder is None and (shape is None or self.last.node.op != BATCH_NORM):
             return False
-        walk = Walk(self.draft)
-        if walk.raise_(self.first.node, self.first.slot, a.scale_only()) is not None:
-            walk.undo()
+        propagation = Propagation(self.draft)
+        if propagation.push_up(self.first.node, self.first.slot, a.scale_only()) is not None:
+            propagation.undo()
             return False
-        edits = self._holding(a, holder, len(shape or ()))
-        longer = self.first.node.scope.is_function and walk.new_constants() > 0
-        if longer or not edits or any(walk.edit(edit) is not None for edit in edits):
-            walk.undo()
+        edits = self._edits_that_keep_shift(a, shift_holder, len(shape or ()))
+        longer = self.first.node.scope.is_function and propagation.new_constants() > 0
+        if longer or not edits or any(propagation.edit(edit) is not None for edit in edits):
+            propagation.undo()
             return False
-        self.into = (*walk.into, (holder or self.last).node.label)
-        staying = (holder or self.last).node
+        self.into = (*propagation.absorbed_by, (shift_holder or self.last).node.label)
+        staying = (shift_holder or self.last).node
         self._remove({link.node for link in self.chain} - {staying})
         return True
 
-    def _holding(self, a: Affine, holder: Link | None, rank: int) -> list[Edit]:
-        shift = beside(a.shift, a.axis, rank)
-        if holder is not None:
-            node, slot = holder.node, 1 - holder.slot
+    def _edits_that_keep_shift(self, a: Affine, shift_holder: Link | None, rank: int) -> list[Edit]:
+        shift = broadcast_along(a.shift, a.axis, rank)
+        if shift_holder is not None:
+            node, slot = shift_holder.node, 1 - shift_holder.slot
             operand = self.draft.operand(node, slot)
             assert isinstance(operand, Operand)
             if operand.quantized:  # which could not hold it in a step of its own
                 return []
             sign = -1.0 if node.op == "Sub" else 1.0
-            zero = beside(a.shift * 0, a.axis, rank)
+            zero = broadcast_along(a.shift * 0, a.axis, rank)
             return [Rescale(node, slot, operand.shape, zero, sign * shift)]
         node = self.last.node
         bias = self.draft.operand(node, 2)
@@ -191,15 +203,15 @@ class Site:
             Rescale(kept, 1, sigma.shape, zero, a.scale * sigma),
             Rescale(kept, 2, sigma.shape, zero, a.shift + a.scale * mean),
         )
-        walk = Walk(self.draft)
-        if any(walk.edit(edit) is not None for edit in edits):
-            walk.undo()
+        propagation = Propagation(self.draft)
+        if any(propagation.edit(edit) is not None for edit in edits):
+            propagation.undo()
             return None
         self.into = (kept.label,)
         self._remove({link.node for link in self.chain} - {kept})
         return kept
 
-    def _more_nodes(self, walk: Walk) -> Refusal | None:
+    def _more_nodes(self, propagation: Propagation) -> Refusal | None:
         """In a function a new constant is a node: there must not be more of them than go."""
         scope, nodes = self.first.node.scope, {link.node for link in self.chain}
         read = {name for node in nodes for name in node.proto.input if name in scope.producers}
@@ -209,7 +221,7 @@ class Site:
             if scope.producers[name].op == "Constant"
             and all(use.node in nodes for use in scope.uses[name])
         ]
-        if walk.new_constants() <= len(nodes) + len(going):
+        if propagation.new_constants() <= len(nodes) + len(going):
             return None
         return Refusal(Reason.MORE_NODES, self.last.node.label)
 
@@ -223,18 +235,18 @@ class Site:
                 return Refusal(Reason.SHADOWED, node.label, name)
         return None
 
-    def _disguises(self, a: Affine) -> bool:
+    def _may_be_batch_norm(self, a: Affine) -> bool:
         """Whether the chain is, or may stand for, a BatchNormalization, and not for a bias."""
         return a.scales or any(link.node.op == BATCH_NORM for link in self.chain)
 
-    def _holder(self) -> Link | None:
+    def _shift_holder(self) -> Link | None:
         """An Add, or a Sub of a constant, in the chain."""
         for link in self.chain:
             if link.node.op == "Add" or (link.node.op == "Sub" and link.slot == 0):
                 return link
         return None
 
-    def _stands_on(self, op: str) -> bool:
+    def _follows(self, op: str) -> bool:
         producer = self.draft.producer(
             self.first.node.scope, self.first.node.input(self.first.slot)
         )
