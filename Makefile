@@ -5,13 +5,17 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo test lint types docs fuzz mutants bench samples finetune torch patterns clean
+.PHONY: demo quick test lint types docs fuzz mutants bench samples finetune torch patterns clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
+
+quick: $(STAMP)  ## what a change of the engine or of the house touches most, under a minute
+	$(BIN)/python -m pytest -n 2 -q tests/test_architecture.py tests/test_api.py tests/test_rules.py \
+		tests/test_fold_conv.py tests/test_fold_matrix.py tests/test_choice.py tests/test_moments.py
 
 fuzz: $(STAMP)  ## random graphs, for about half an hour
 	BNFOLD_EXAMPLES=100000 $(BIN)/python -m pytest tests/test_random_graphs.py

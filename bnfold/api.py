@@ -15,6 +15,7 @@ from typing import Generic, TypeVar
 
 import onnx
 
+from bnfold.deprecation import renamed_parameter
 from bnfold.errors import ModelError, UsageError
 from bnfold.folding.apply import apply
 from bnfold.folding.inlining import inlined
@@ -24,12 +25,13 @@ from bnfold.folding.rules.affine_nodes import ARITHMETIC
 from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import graphsurgeon, model_file
-from bnfold.onnx_io.atomic_output import Output
-from bnfold.onnx_io.data_files import DataFolder, FileRange
+from bnfold.onnx_io.data_files import DataFolder
 from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.tensor_storage import Storage
-from bnfold.options import Options, RunOptions
+from bnfold.onnx_io.write_model import write_model
+from bnfold.options import Level, Options, RunOptions, Verify, require_choice
+from bnfold.progress import Progress, Stage, ignore
 from bnfold.verdict import Verdict
 from bnfold.verification.client import compare
 from bnfold.verification.comparison import Comparison, require_equal
@@ -139,98 +141,102 @@ def inspect(
     return Inspection(verdicts, before, drawn, flags)
 
 
+@renamed_parameter("trial", "run_options")
 def optimize(
     path_in: PathLike,
     path_out: PathLike | None = None,
     *,
     in_place: bool = False,
-    verify: str = "full",
+    verify: Verify = "full",
     external_data: str = model_file.KEEP,
     options: Options | None = None,
-    trial: RunOptions | None = None,
+    run_options: RunOptions | None = None,
     details: bool = False,
+    progress: Progress | None = None,
 ) -> OptimizeResult:
-    """Fold a file, compare the result with the original in onnxruntime, and write it.
+    """Fold a file, verify the result against the original, and write it.
 
-    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full",
-    "certificate" (without running the models) or "none".
-    `options` says what is allowed beyond the default, `trial` on which inputs and within which
-    limits the two models are run. The output gets its name only after the comparison; a file of
-    that name is replaced.
+    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full" (check the
+    fold from the two files, and run both models), "certificate" (without running them) or "none".
+    `options` says what is allowed beyond the default, `run_options` on which inputs and within
+    which limits the two models are run. The output gets its name only after the verification; a
+    file of that name is replaced.
 
-    `external_data` is "keep" (tensors stand in the model or in as many data files as they did),
-    "inline" (all in the model) or the name of one data file beside the output. `details` adds what
-    a report draws: the maps of all layers and the ranges of their weights.
+    `external_data` is "keep" (tensors stay in the model or in as many data files as before),
+    "inline" (everything in the model) or the name of one data file beside the output. `details`
+    adds what a report draws: the maps of all layers and the ranges of their weights. `progress` is
+    called with each Stage of the work.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
-    written), UndecidedError (neither certified nor runnable), ChildError (it crashed).
+    written), UndecidedError (neither certified nor runnable), WorkerError (the worker crashed).
     """
-    if verify not in ("full", "certificate", "none"):
-        raise UsageError(f"verify={verify!r} is none of 'full', 'certificate' and 'none'")
+    require_choice("verify", verify, Verify)
+    tell = progress or ignore
     source = Path(path_in)
+    tell(Stage("reading the model"))
     file = model_file.read(source)
     target = folded_path(source, path_out, in_place)
     if in_place:
         require_own_data(file, target)
     original = _copy(file.model) if details else None
+    tell(Stage("planning what to fold"))
     result = _fold_in_place(file.model, file.storage, options)
     drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
     flags: tuple[str, ...] = ()
     if not result.folded:
         flags = helpful_flags(Index(file.model, file.storage), options)
-    keep = [data.path for data in file.data_files]
-    with Output(target, keep if in_place else [source, *keep]) as output:
-        comparison = None
-        if result.folded or file.locations or external_data != model_file.KEEP:
-            size = model_file.write(
-                file.model, file.storage, output, external_data, origin=source.name
-            )
-        else:
-            size = file.source.size
-            output.write([FileRange(file.source, 0, size)])
-        if verify != "none" and result.folded:
-            freeze = options is not None and options.freeze_initializers
-            comparison = compare(
-                source, output.candidate, trial or RunOptions(), level=verify,
-                freeze_initializers=freeze,
-            )  # fmt: skip
-            require_equal(comparison)
-        old = set(model_file.data_names(target)) if target.exists() else set()
-        output.publish()
-    data = [target.with_name(name) for name in output.names]
-    left = [target.parent / name for name in sorted(old - set(output.names))]
+    comparison: Comparison | None = None
+
+    def check(candidate: Path) -> None:
+        nonlocal comparison
+        if verify == "none" or not result.folded:
+            return
+        comparison = compare(
+            source, candidate, run_options or RunOptions(), level=verify, progress=progress,
+            freeze_initializers=options is not None and options.freeze_initializers,
+        )  # fmt: skip
+        require_equal(comparison)
+
+    tell(Stage("writing the model"))
+    written = write_model(
+        file, target, keep=not in_place, external_data=external_data, check=check,
+        unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
+    )  # fmt: skip
     return OptimizeResult(
-        target, result.verdicts, result.before, result.after, result.copied_bytes,
-        file.size, size, tuple(data), tuple(path for path in left if path.exists()), comparison,
-        drawn, flags,
+        target, result.verdicts, result.before, result.after, result.copied_bytes, file.size,
+        written.size, written.data_files, written.left_behind, comparison, drawn, flags,
     )  # fmt: skip
 
 
+@renamed_parameter("trial", "run_options")
 def verify(
     original: onnx.ModelProto | PathLike,
     folded: onnx.ModelProto | PathLike,
     *,
-    trial: RunOptions | None = None,
-    level: str = "full",
+    run_options: RunOptions | None = None,
+    level: Level = "full",
     foreign: bool = False,
     freeze_initializers: bool = False,
+    progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models: what the files tell, and what they give in onnxruntime.
 
     `level` is how far to go: "frame" (nothing changed but what folds explain), "certificate" (and
     what was folded is right for every input), "folds" (and every folded node, fed what the original
-    computes there, gives the same) or "full" (and both models do, whole). `foreign`: the
-    second model was made by another tool, whose changes of names and metadata are told but not held
-    against it, and whose constants may be rounded more than once. `freeze_initializers`: callers do
-    not replace initializers that are also graph inputs.
+    computes there, gives the same) or "full" (and both models do, whole). `foreign`: the second
+    model was made by another tool; changes of names and metadata are reported but not held against
+    it, and its constants may be rounded more than once. `freeze_initializers`: callers do not
+    replace initializers that are also graph inputs. `progress` is called with each Stage.
 
-    Raises ModelError, UndecidedError or ChildError where no comparison was possible; a difference
-    is no error here: look at the result's `equal`.
+    Raises ModelError, UndecidedError or WorkerError where no comparison was possible; a difference
+    is not an error here: look at the result's `equal`.
     """
+    require_choice("level", level, Level)
     with contextlib.ExitStack() as stack:
         return compare(
-            _located(original, stack), _located(folded, stack), trial or RunOptions(), level=level,
-            foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
+            _located(original, stack), _located(folded, stack), run_options or RunOptions(),
+            level=level, foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
+            progress=progress,
         )  # fmt: skip
 
 

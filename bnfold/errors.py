@@ -30,8 +30,8 @@ class NotBetterError(BnfoldError):
     exit_code = 1
 
 
-class UsageError(BnfoldError):
-    """The call cannot be carried out as it was given: a path, a flag or an input does not fit."""
+class UsageError(BnfoldError, ValueError):
+    """The call cannot be carried out as given: a path, a parameter or an input does not fit."""
 
     exit_code = 2
 
@@ -58,7 +58,7 @@ def unexpected(error: Exception) -> BnfoldError:
     """What to say of an error that nobody foresaw."""
     return BnfoldError(
         f"bnfold itself failed: {type(error).__name__}: {error}",
-        "please report it with the output of the same command with --debug",
+        "please report it with the output of the same call with `debug=True`",
     )
 
 

@@ -1,23 +1,45 @@
-"""What a caller may allow beyond the default. Imports nothing of bnfold."""
+"""What a caller may choose: what is folded, how far it is verified, and on which inputs."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Literal, TypeAlias, get_args
+
+from bnfold.errors import UsageError
+
+Verify: TypeAlias = Literal["full", "certificate", "none"]
+Level: TypeAlias = Literal["frame", "certificate", "folds", "full"]
+Fill: TypeAlias = Literal["mixed", "normal", "uniform", "zeros", "ones", "arange"]
+FrozenForm: TypeAlias = Literal["mul-add", "batchnorm"]
+FailOn: TypeAlias = Literal["foldable", "any", "drifted"]
+ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
+
+
+def require_choice(name: str, value: str, choices: object) -> None:
+    """Raises UsageError for a value of the parameter `name` that is none of a Literal's."""
+    allowed = get_args(choices)
+    if value not in allowed:
+        listed = ", ".join(map(repr, allowed))
+        raise UsageError(f"{name}={value!r} is not one of {listed}")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Choices of `fold`, `inspect` and `optimize`, all of them off.
+    """What `fold`, `inspect` and `optimize` may do beyond the default; everything is off.
 
-    `freeze_initializers`: an initializer that is also a graph input counts as constant. The inputs
-    stay, but what callers feed to those that were folded has no effect, or a wrong one.
-    `allow_max`: Relu(x) + t may become Max(x + t, t), which lets a shift pass a Relu upwards.
-    `merge_branches`: branches that are linear in one value and are added up become one convolution.
-    `skip`: names of nodes, or patterns with *, ? and [], that stay as they are: they are not
-    folded, and nothing is folded into them. `only`: likewise, what alone may be folded.
-    `only_batch_norm`: constant Muls, Adds, Subs and Divs are not folded.
+    Attributes:
+        freeze_initializers: treat initializers that are also graph inputs as constants. The inputs
+            stay, but values that callers feed to those that were folded no longer have the effect
+            they had.
+        allow_max: Relu(x) + t may become Max(x + t, t), so that a shift can be pushed up past it.
+        merge_branches: parallel branches that are linear in one value and are added up become a
+            single convolution (RepVGG, MobileOne).
+        skip: names of nodes, or patterns with *, ? and [], that are not folded and into which
+            nothing is folded.
+        only: names or patterns of the nodes that may be folded, when no others may.
+        only_batch_norm: leave constant Mul, Add, Sub and Div nodes alone.
     """
 
     freeze_initializers: bool = False
@@ -28,30 +50,35 @@ class Options:
     only_batch_norm: bool = False
 
     def skips(self, name: str) -> bool:
-        """Whether the node of this name is to stay as it is."""
+        """Whether the node of this name must not change."""
         return any(fnmatchcase(name, pattern) for pattern in self.skip)
 
-    def leaves(self, name: str) -> bool:
-        """Whether the node of this name is not to be folded."""
+    def excludes(self, name: str) -> bool:
+        """Whether the node of this name must not be folded."""
         others = bool(self.only) and not any(fnmatchcase(name, p) for p in self.only)
         return self.skips(name) or others
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """On which inputs, and within which limits, two models are compared.
+    """On which inputs models are run, how results are compared, and within which limits.
 
-    `inputs` is the path of an .npz file with one array per input name, a folder of .npy or .npz
-    files, ONNX's test_data_set folders, or polygraphy's JSON. Without it, `check` sets of inputs
-    are drawn from `seed`: `fill` is "mixed", "normal", "uniform", "zeros", "ones" or "arange", and
-    `val_range` gives the least and the largest number by input name, "" for all. `input_shapes`
-    (by input name) and `dims` (by symbol) fill dimensions that the model leaves open. `rtol` and
-    `atol` by output name, "" for all, take the place of the measured bound. `providers` are
-    onnxruntime's execution providers, the CPU's by default. `timeout` is in seconds; `memory_limit`
-    in bytes of address space, None for the larger of 4 GiB and 8 × the model + 2 GiB (there is no
-    such limit on Windows).
-    `counterexample` is a folder to be made, where what shows a difference is saved: two models and
-    test_data_set_0 with inputs and the outputs that are right.
+    Attributes:
+        inputs: path of an .npz file with one array per input, a folder of .npy or .npz files,
+            ONNX's test_data_set folders, or polygraphy's JSON. None: inputs are generated.
+        input_shapes: shapes by input name, for inputs whose shape the model leaves open.
+        dims: sizes of symbolic dimensions, by symbol.
+        seed: of the generated inputs.
+        check: how many sets of inputs are generated.
+        fill: their distribution; "mixed" alternates between "normal" and "uniform".
+        val_range: lowest and highest value by input name; "" stands for all inputs.
+        rtol, atol: tolerances by output name ("" for all outputs) that replace the measured bound.
+        providers: onnxruntime's execution providers; by default the CPU's.
+        timeout: seconds that the runs may take.
+        memory_limit: bytes of address space that the runs may take; None for the larger of 4 GiB
+            and 8 × the model + 2 GiB. It cannot be enforced on Windows.
+        counterexample: a folder to create if the models differ, with what shows it: both models
+            and test_data_set_0 with the inputs and the correct outputs.
     """
 
     inputs: str | None = None
@@ -59,7 +86,7 @@ class RunOptions:
     dims: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
     check: int = 3
-    fill: str = "mixed"
+    fill: Fill = "mixed"
     val_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rtol: Mapping[str, float] = field(default_factory=dict)
     atol: Mapping[str, float] = field(default_factory=dict)
@@ -67,3 +94,6 @@ class RunOptions:
     timeout: float = 600.0
     memory_limit: int | None = None
     counterexample: str | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("fill", self.fill, Fill)

@@ -27,7 +27,7 @@ class Reason(Enum):
         "training-mode",
         "{node} has training_mode=1: it normalises with the statistics of each batch",
         "export in inference mode: call model.eval() before torch.onnx.export; or, where its "
-        "running statistics are real, bnfold freeze --assume-inference",
+        "running statistics are real, `bnfold.freeze(assume_inference=True)`",
     )
     TRAINING_OUTPUTS = (
         "training-outputs",
@@ -44,8 +44,8 @@ class Reason(Enum):
         "dummy-statistics",
         "{node} is in training mode, and its running statistics are mean 0 and variance 1 in all "
         "{detail} channels: what an exporter writes where it has none",
-        "export in inference mode, or estimate the statistics on data: bnfold recalibrate "
-        "--assume-inference",
+        "export in inference mode, or estimate the statistics on data: "
+        "`bnfold.recalibrate(assume_inference=True)`",
     )
     SPATIAL_ZERO = (
         "spatial-0",
@@ -67,8 +67,8 @@ class Reason(Enum):
     )
     LEFT_OUT = (
         "left-out",
-        "{node} was to stay as it is",
-        "nothing is wrong: --skip or --only says so",
+        "{node} is excluded from folding",
+        "nothing is wrong: `skip` or `only` excludes it",
     )
     ATTRIBUTE_FROM_CALL = (
         "attribute-from-call",
@@ -78,7 +78,7 @@ class Reason(Enum):
     MALFORMED = (
         "malformed",
         "{node} breaks the ONNX specification: {detail}",
-        "run onnx.checker.check_model on the model and mend the export",
+        "run onnx.checker.check_model on the model and fix the export",
     )
 
     # --- the constants -------------------------------------------------------------------------
@@ -96,8 +96,8 @@ class Reason(Enum):
     OVERRIDABLE = (
         "overridable-input",
         "{node} reads {detail}, an initializer that is also a graph input: callers may replace it",
-        "export with keep_initializers_as_inputs=False, or say --freeze-initializers where nobody "
-        "feeds it",
+        "export with keep_initializers_as_inputs=False, or set `freeze_initializers=True` if "
+        "nobody feeds it",
     )
     FUNCTION_ARGUMENT = (
         "function-argument",
@@ -117,7 +117,7 @@ class Reason(Enum):
     SHAPE_MISMATCH = (
         "shape-mismatch",
         "{node}: {detail}",
-        "run onnx.checker.check_model with full_check=True and mend the export",
+        "run onnx.checker.check_model with full_check=True and fix the export",
     )
     NOT_FINITE = (
         "not-finite",
@@ -127,7 +127,7 @@ class Reason(Enum):
     VARIANCE_NOT_POSITIVE = (
         "variance-not-positive",
         "{node} has variance + epsilon ≤ 0 in {detail}, so its square root has no inverse",
-        "mend the stored variance, or give the node a positive epsilon",
+        "fix the stored variance, or give the node a positive epsilon",
     )
     OVERFLOW = (
         "overflow",
@@ -199,7 +199,7 @@ class Reason(Enum):
     SHIFT = (
         "shift",
         "{node} lets no shift pass: {detail}",
-        "nothing is wrong: only the scale could move on (past a Relu, --allow-max may help)",
+        "nothing is wrong: only the scale could move on (past a Relu, `allow_max=True` may help)",
     )
     ZERO_PADDING = (
         "zero-padding",
@@ -277,7 +277,8 @@ class Reason(Enum):
     OLD_BROADCASTING = (
         "old-broadcasting",
         "{node} is of opset {detail}, in which Mul and Add do not broadcast by NumPy's rules",
-        "freeze it as a BatchNormalization: --as batchnorm, or convert the model to a newer opset",
+        'freeze it as a BatchNormalization: `form="batchnorm"`, or convert the model to a newer '
+        "opset",
     )
     UNKNOWN_RANK = (
         "unknown-rank",

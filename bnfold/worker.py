@@ -14,7 +14,8 @@ from typing import Any
 
 from bnfold import system
 from bnfold.errors import BnfoldError, WorkerError
-from bnfold.runtime.answer_file import write_answer
+from bnfold.runtime.answer_file import read_stage, write_answer
+from bnfold.runtime.job import Job
 
 _GIB = 1 << 30
 _PERIOD = 0.1  # seconds between two looks at the memory
@@ -30,8 +31,9 @@ def main(folder: Path) -> None:
     answer: dict[str, Any]
     try:
         carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
-        _limit(request, folder)
-        answer = carry_out(request, folder)
+        job = Job.of(request, folder)
+        _limit(job)
+        answer = carry_out(job)
     except BnfoldError as error:
         answer = {
             "error": _public(error), "message": error.message, "remedy": error.remedy,
@@ -48,7 +50,7 @@ def main(folder: Path) -> None:
     write_answer(answer, folder)
 
 
-def _task(name: str) -> Callable[[dict[str, Any], Path], dict[str, Any]]:
+def _task(name: str) -> Callable[[Job], dict[str, Any]]:
     if name == "verify":
         from bnfold.verification.worker.levels import verify
 
@@ -87,10 +89,10 @@ def _end_after(seconds: float) -> None:
     os._exit(1)
 
 
-def _limit(request: dict[str, Any], folder: Path) -> None:
-    sizes = [_size(Path(request[w])) for w in ("original", "folded") if w in request]
-    limit = request["memory_limit"] or max(4 * _GIB, 8 * max(sizes) + 2 * _GIB)
-    threading.Thread(target=_watch_memory, args=(limit, folder), daemon=True).start()
+def _limit(job: Job) -> None:
+    size = max(model.size for model in job.models.values())
+    limit = job.request["memory_limit"] or max(4 * _GIB, 8 * size + 2 * _GIB)
+    threading.Thread(target=_watch_memory, args=(limit, job.folder), daemon=True).start()
     system.limit_memory(limit)
 
 
@@ -102,26 +104,11 @@ def _watch_memory(limit: int, folder: Path) -> None:
     os._exit(1)
 
 
-def _size(path: Path) -> int:
-    """Bytes of the model and its data files; 0 for what cannot be read, which is said later."""
-    from bnfold.onnx_io import model_file
-
-    try:
-        return model_file.read(path).size
-    except BnfoldError:
-        return 0
-
-
 def _out_of_memory(folder: Path) -> dict[str, Any]:
-    stage = (
-        (folder / "stage").read_text(encoding="utf-8")
-        if (folder / "stage").exists()
-        else "starting"
-    )
     return {
         "error": WorkerError.__name__,
-        "message": f"the memory limit was reached while {stage}",
-        "remedy": "raise it with --memory-limit, or give smaller inputs with --input-shape",
+        "message": f"the memory limit was reached while {read_stage(folder).name}",
+        "remedy": "raise it with `memory_limit`, or give smaller inputs with `input_shapes`",
     }
 
 

@@ -75,6 +75,10 @@ def _help(command: click.Command, name: str) -> str:
     return command.get_help(context)
 
 
+def _alias(what: Any) -> str:
+    return re.sub(r"\b(?:typing|collections\.abc|bnfold|pathlib|os)(?:\.[a-z_]+)*\.", "", str(what))
+
+
 # --- the library ---------------------------------------------------------------------------------
 
 
@@ -85,7 +89,7 @@ def api() -> str:
         "Everything that `import bnfold` offers; the [tutorial](tutorial.md#in-python) has "
         "examples. Paths are `str` or `os.PathLike`. What can go wrong is a `BnfoldError`.", "",
     ]  # fmt: skip
-    public = {name: getattr(bnfold, name) for name in bnfold.__all__ if name != "__version__"}
+    public = {name: getattr(bnfold, name) for name in dir(bnfold) if name != "__version__"}
     functions = [name for name, what in public.items() if inspect.isfunction(what)]
     from bnfold import torch
 
@@ -101,8 +105,11 @@ def api() -> str:
 
 
 def _entry(name: str, what: Any) -> Iterator[str]:
-    text = inspect.getdoc(what) or ""
     yield from (f"### {name}", "")
+    if not (inspect.isfunction(what) or isinstance(what, type)):  # an alias
+        yield from ("```python", f"{name.rpartition('.')[2]} = {_alias(what)}", "```", "")
+        return
+    text = inspect.getdoc(what) or ""
     if inspect.isfunction(what) or hasattr(what, "__dataclass_fields__"):
         yield from ("```python", _signature(name.rpartition(".")[2], what), "```", "")
     yield from (text, "")

@@ -50,7 +50,7 @@ def main() -> None:
             done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
             if number == 0:
                 print(f"$ bnfold optimize {model.name}\n\n{done.stdout}")
-            print(f"{model.stem}: {done.stdout.strip().splitlines()[-1]}")
+            print(f"{model.stem}: {done.stdout.splitlines()[1]}")
             print(f"  before  {score(model, images, held_out['label'])}")
             print(f"  after   {score(folded, images, held_out['label'])}")
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 import bnfold
 from bnfold import UsageError
-from bnfold.benchmark.ratios import Graph, Mode, interval, measured
+from bnfold.benchmark.ratios import BenchMode, ExecutedGraph, interval, measured
 from bnfold.cli.main import main
 from bnfold.cli.render.bench import conclusion, seconds
 from tests.support import bn, numbers, parse
@@ -94,7 +94,7 @@ def test_at_least_one_run() -> None:
 def test_what_a_dimension_is_set_to_is_run() -> None:
     found = bnfold.bench(
         "model.onnx", "folded.onnx", runs=1, repeat=1, threads=1, modes=(True,),
-        trial=bnfold.RunOptions(dims={"N": 5}),
+        run_options=bnfold.RunOptions(dims={"N": 5}),
     )  # fmt: skip
     assert found.inputs == ("x float32[5, 8]",)
 
@@ -129,7 +129,7 @@ def test_a_ratio_is_that_of_pairs() -> None:
 def test_nothing_is_called_a_gain_that_may_be_none() -> None:
     same = measured([1.0] * 6, [0.9, 1.1] * 3)
     less = measured([1.0] * 6, [0.5] * 6)
-    mode = Mode(True, same, less, less, same, Graph(5, 0), Graph(5, 0))
+    mode = BenchMode(True, same, less, less, same, ExecutedGraph(5, 0), ExecutedGraph(5, 0))
     said = list(conclusion(mode, gone=0))
     assert said[0] == "with optimisations on, onnxruntime runs the same 5 nodes of either"
     assert list(conclusion(mode, gone=2)) == [

@@ -104,7 +104,7 @@ def test_a_memory_limit_below_what_onnxruntime_itself_takes(megabytes: int) -> N
 def test_what_a_killed_run_has_left_goes_with_the_next_one(tmp_path: Path) -> None:
     onnx.save(parse("g (float[2] x) => (float[2] y) { y = Relu (x) }"), "n.onnx")
     with subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL) as parent:
-        until(lambda: list((tmp_path / "tmp").glob(".bnfold-*/files/stage")))
+        until(lambda: list((tmp_path / "tmp").glob(".bnfold-*/files/stage.json")))
         parent.kill()
     assert list((tmp_path / "tmp").iterdir())
     subprocess.run([*COMMAND[:-2], "n.onnx", "n.onnx"], check=True, stdout=subprocess.DEVNULL)
@@ -114,7 +114,7 @@ def test_what_a_killed_run_has_left_goes_with_the_next_one(tmp_path: Path) -> No
 def test_what_a_run_at_work_has_made_stays(tmp_path: Path) -> None:
     onnx.save(parse("g (float[2] x) => (float[2] y) { y = Relu (x) }"), "n.onnx")
     with subprocess.Popen(COMMAND, stdout=subprocess.DEVNULL) as parent:
-        until(lambda: list((tmp_path / "tmp").glob(".bnfold-*/files/stage")))
+        until(lambda: list((tmp_path / "tmp").glob(".bnfold-*/files/stage.json")))
         subprocess.run([*COMMAND[:-2], "n.onnx", "n.onnx"], check=True, stdout=subprocess.DEVNULL)
-        assert list((tmp_path / "tmp").glob(".bnfold-*/files/stage"))
+        assert list((tmp_path / "tmp").glob(".bnfold-*/files/stage.json"))
         parent.kill()

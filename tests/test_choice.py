@@ -50,7 +50,7 @@ def test_what_was_chosen_is_folded(options: Options, stay: list[str], count: int
     assert [node.name for node in result.model.graph.node] == stay
     assert sum(v.folded and v.op == "BatchNormalization" for v in result.verdicts) == count
     for verdict in result.verdicts:
-        if verdict.refusal is not None and options.leaves(verdict.site):
+        if verdict.refusal is not None and options.excludes(verdict.site):
             assert verdict.refusal.reason is Reason.LEFT_OUT
     if result.folded:
         assert bnfold.verify(two(), result.model).equal

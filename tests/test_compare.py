@@ -83,7 +83,7 @@ def test_nor_where_the_offset_comes_in_with_the_data(ratio: float, tmp_path: Pat
     tensors["m"] = (ratio * tensors["w"].sum(axis=(1, 2, 3))).astype(np.float32)
     np.savez(tmp_path / "x.npz", x=(rng.normal(size=(2, 3, 8, 8)) + ratio).astype(np.float32))
     comparison = bnfold.verify(
-        *pair(TEXT, **tensors), trial=RunOptions(inputs=str(tmp_path / "x.npz"))
+        *pair(TEXT, **tensors), run_options=RunOptions(inputs=str(tmp_path / "x.npz"))
     )
     assert comparison.equal, comparison
 
@@ -181,7 +181,7 @@ def test_tolerances_are_obeyed_literally(rtol: Any, atol: Any, equal: bool) -> N
     """A wrong fold passes where it is told to, of what is run; the certificate finds it still."""
     model, result = pair()
     wrong = change(result, "d", lambda values: np.add(values, 0.01, out=values))
-    comparison = bnfold.verify(model, wrong, trial=RunOptions(rtol=rtol, atol=atol))
+    comparison = bnfold.verify(model, wrong, run_options=RunOptions(rtol=rtol, atol=atol))
     assert comparison.outputs[0].equal is equal
     assert comparison.outputs[0].max_abs == pytest.approx(0.01, rel=1e-3)
     assert not comparison.equal
@@ -262,13 +262,13 @@ def test_an_input_without_a_shape() -> None:
     model = parse("g (float x) => (float y) { y = Relu (x) }")
     model.graph.input[0].type.tensor_type.ClearField("shape")
     assert "--input-shape x:" in certified(model, model)
-    assert bnfold.verify(model, model, trial=RunOptions(input_shapes={"x": (2, 3)})).equal
+    assert bnfold.verify(model, model, run_options=RunOptions(input_shapes={"x": (2, 3)})).equal
 
 
 def test_inputs_that_fit_no_guess() -> None:
     model = parse("g (float[A] x) => (float[2,5] y) { y = Reshape (x, k) }", k=np.array([2, 5]))
     assert "--inputs" in certified(model, model)
-    assert bnfold.verify(model, model, trial=RunOptions(dims={"A": 10})).equal
+    assert bnfold.verify(model, model, run_options=RunOptions(dims={"A": 10})).equal
 
 
 def test_an_invalid_model() -> None:
@@ -323,7 +323,7 @@ def endless() -> ModelProto:
 
 def test_a_model_that_never_ends() -> None:
     with pytest.raises(bnfold.WorkerError, match=r"had not finished .* after 3 s"):
-        bnfold.verify(endless(), endless(), trial=RunOptions(timeout=3))
+        bnfold.verify(endless(), endless(), run_options=RunOptions(timeout=3))
 
 
 def test_nested_functions_that_never_end() -> None:
@@ -343,7 +343,7 @@ def test_nested_functions_that_never_end() -> None:
     )
     assert bnfold.inspect(model).verdicts == ()
     with pytest.raises(bnfold.WorkerError):
-        bnfold.verify(model, model, trial=RunOptions(timeout=4))
+        bnfold.verify(model, model, run_options=RunOptions(timeout=4))
 
 
 def test_a_model_that_needs_more_memory_than_allowed() -> None:
@@ -372,10 +372,10 @@ def test_open_dimensions_take_the_size_that_the_weights_ask_for() -> None:
 
 def test_dims_and_input_shapes_are_obeyed() -> None:
     model = parse("g (float[batch,3,h,w] x) => (float[batch,3,h,w] y) { y = Relu (x) }")
-    trial = RunOptions(dims={"batch": 5, "h": 7})
-    assert bnfold.verify(model, model, trial=trial).inputs[0].shape == (5, 3, 7, 64)
-    trial = RunOptions(input_shapes={"x": (2, 3, 4, 5)})
-    assert bnfold.verify(model, model, trial=trial).inputs[0].shape == (2, 3, 4, 5)
+    run_options = RunOptions(dims={"batch": 5, "h": 7})
+    assert bnfold.verify(model, model, run_options=run_options).inputs[0].shape == (5, 3, 7, 64)
+    run_options = RunOptions(input_shapes={"x": (2, 3, 4, 5)})
+    assert bnfold.verify(model, model, run_options=run_options).inputs[0].shape == (2, 3, 4, 5)
 
 
 @pytest.mark.parametrize(
@@ -387,10 +387,10 @@ def test_dims_and_input_shapes_are_obeyed() -> None:
         RunOptions(input_shapes={"x": (2, 4, 5, 5)}),
     ],
 )
-def test_shapes_for_what_is_not_there(trial: RunOptions) -> None:
+def test_shapes_for_what_is_not_there(run_options: RunOptions) -> None:
     model = parse("g (float[batch,3,h,w] x) => (float[batch,3,h,w] y) { y = Relu (x) }")
     with pytest.raises(bnfold.UsageError):
-        bnfold.verify(model, model, trial=trial)
+        bnfold.verify(model, model, run_options=run_options)
 
 
 @pytest.mark.parametrize(
@@ -408,13 +408,13 @@ def test_data_that_does_not_fit(arrays: dict[str, Array], tmp_path: Path) -> Non
     np.savez(tmp_path / "x.npz", **arrays)  # type: ignore[arg-type]
     model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
     with pytest.raises(bnfold.UsageError):
-        bnfold.verify(model, model, trial=RunOptions(inputs=str(tmp_path / "x.npz")))
+        bnfold.verify(model, model, run_options=RunOptions(inputs=str(tmp_path / "x.npz")))
 
 
 def test_data_that_fits_is_what_the_models_are_run_on(tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.ones((9, 3)), unused=np.zeros(1))  # float64 is cast
     model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
-    comparison = bnfold.verify(model, model, trial=RunOptions(inputs=str(tmp_path / "x.npz")))
+    comparison = bnfold.verify(model, model, run_options=RunOptions(inputs=str(tmp_path / "x.npz")))
     assert (comparison.runs, comparison.inputs[0].shape) == (1, (9, 3))
 
 
@@ -423,7 +423,7 @@ def test_data_that_cannot_be_read(name: str, tmp_path: Path) -> None:
     (tmp_path / "no.npz").write_text("nothing")
     model = parse("g (float[batch,3] x) => (float[batch,3] y) { y = Relu (x) }")
     with pytest.raises(bnfold.UsageError, match="cannot read the inputs"):
-        bnfold.verify(model, model, trial=RunOptions(inputs=str(tmp_path / name)))
+        bnfold.verify(model, model, run_options=RunOptions(inputs=str(tmp_path / name)))
 
 
 def test_inputs_of_every_type() -> None:

@@ -27,7 +27,7 @@ if not MODELS:
     pytest.skip(f"there is no corpus of models at {CORPUS}", allow_module_level=True)
 
 
-def trial(path: Path) -> RunOptions:
+def run_options(path: Path) -> RunOptions:
     """Run on the sample inputs that lie beside a model, on drawn ones where there are none."""
     inputs = path.with_suffix(".npz")
     return RunOptions(inputs=str(inputs) if inputs.exists() else None, timeout=300)
@@ -35,7 +35,7 @@ def trial(path: Path) -> RunOptions:
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))
 def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path) -> None:
-    result = bnfold.optimize(path, tmp_path / "out.onnx", trial=trial(path))
+    result = bnfold.optimize(path, tmp_path / "out.onnx", run_options=run_options(path))
     assert result.after.nodes <= result.before.nodes
     norms = [verdict for verdict in result.verdicts if verdict.op == "BatchNormalization"]
     assert len(norms) == result.before.batch_norms
@@ -66,7 +66,7 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
 
 @pytest.mark.parametrize("form", ["mul-add", "batchnorm"])
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))
-def test_what_is_frozen_is_certified(path: Path, form: str, tmp_path: Path) -> None:
+def test_what_is_frozen_is_certified(path: Path, form: bnfold.FrozenForm, tmp_path: Path) -> None:
     result = bnfold.freeze(path, tmp_path / "out.onnx", form=form, verify="certificate")
     norms = sum(verdict.refusal is None for verdict in result.verdicts)
     assert len(result.frozen) == norms

@@ -163,7 +163,7 @@ def test_in_place_and_an_output_exclude_each_other(path: Path) -> None:
 
 def test_an_unknown_way_to_verify(path: Path) -> None:
     with pytest.raises(bnfold.UsageError):
-        bnfold.optimize(path, verify="perhaps")
+        bnfold.optimize(path, verify="perhaps")  # type: ignore[arg-type]
 
 
 # --- what cannot be read ------------------------------------------------------------------------

@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 import bnfold
 from bnfold.cli.main import main
 from bnfold.pipeline import batch
-from bnfold.pipeline.batch import ModelOutcome, jobs_of, optimize_many, worst_exit_code
+from bnfold.pipeline.batch import ModelOutcome, optimize_many, worst_exit_code
+from bnfold.pipeline.model_paths import Job, jobs_of
 from tests.support import bn, numbers, parse
 from tests.test_choice import two
 from tests.test_hardening import until
@@ -219,7 +220,7 @@ def test_a_model_counts_with_its_data_files() -> None:
     assert batch._size(Path("e.onnx")) == both
 
 
-def dying(job: batch.Job, options: dict[str, Any]) -> ModelOutcome:
+def dying(job: Job, options: dict[str, Any]) -> ModelOutcome:
     """As if the system had taken the process of one model, for its memory."""
     if job.source.name == "dies.onnx":
         until(Path("tried").exists)  # by then the other one has begun, too

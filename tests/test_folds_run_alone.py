@@ -70,15 +70,17 @@ def test_one_weight_off_by_a_percent_is_blamed_on_its_fold_alone(
 
 def test_a_wrong_fold_is_saved_as_two_models_and_test_data(tmp_path: Path) -> None:
     model, folded = two()
-    trial = RunOptions(counterexample=str(tmp_path / "bug"))
-    comparison = bnfold.verify(model, spoiled(folded, "w2", (3, 2, 1, 1), 1.01), trial=trial)
+    run_options = RunOptions(counterexample=str(tmp_path / "bug"))
+    comparison = bnfold.verify(
+        model, spoiled(folded, "w2", (3, 2, 1, 1), 1.01), run_options=run_options
+    )
     assert comparison.counterexample == str(tmp_path / "bug")
     found = {path.name: onnx.load(path) for path in (tmp_path / "bug").glob("*.onnx")}
     assert [n.name for n in found["original.onnx"].graph.node] == ["second", "norm2"]
     assert [n.name for n in found["model.onnx"].graph.node] == ["second"]
     again = bnfold.verify(
         tmp_path / "bug/original.onnx", tmp_path / "bug/model.onnx",
-        trial=RunOptions(inputs=str(tmp_path / "bug")),
+        run_options=RunOptions(inputs=str(tmp_path / "bug")),
     )  # fmt: skip
     assert not again.equal
     (output,) = again.outputs
@@ -91,8 +93,8 @@ def test_a_wrong_fold_is_saved_as_two_models_and_test_data(tmp_path: Path) -> No
 def test_whole_models_are_saved_where_no_single_fold_is_wrong(tmp_path: Path) -> None:
     model = parse("g (float[1,4] x) => (float[1,4] y) { a = Sigmoid (x) y = Mul (a, x) }")
     other = parse("g (float[1,4] x) => (float[1,4] y) { a = Tanh (x) y = Mul (a, x) }")
-    trial = RunOptions(counterexample=str(tmp_path / "bug"))
-    assert not bnfold.verify(model, other, trial=trial).equal
+    run_options = RunOptions(counterexample=str(tmp_path / "bug"))
+    assert not bnfold.verify(model, other, run_options=run_options).equal
     names = {path.name for path in (tmp_path / "bug").rglob("*") if path.is_file()}
     assert names == {"model.onnx", "original.onnx", "input_0.pb", "output_0.pb"}
 
@@ -100,7 +102,7 @@ def test_whole_models_are_saved_where_no_single_fold_is_wrong(tmp_path: Path) ->
 def test_a_counterexample_overwrites_nothing(tmp_path: Path) -> None:
     (tmp_path / "mine").touch()
     with pytest.raises(bnfold.UsageError, match="already"):
-        bnfold.verify(*two(), trial=RunOptions(counterexample=str(tmp_path)))
+        bnfold.verify(*two(), run_options=RunOptions(counterexample=str(tmp_path)))
 
 
 def test_a_map_that_travels_is_run_from_the_value_before_to_the_value_behind() -> None:
@@ -155,7 +157,7 @@ def test_equal_weights_whose_roundings_add_up_are_decided_against_float64() -> N
       c = Conv (x, w) y = BatchNormalization (c, s, b, m, v) }"""
     w = np.full((8, 2048, 1, 1), 0.7071, np.float32)
     model = parse(text, w=w, **norm(8))
-    comparison = bnfold.verify(model, bnfold.fold(model).model, trial=RunOptions(fill="ones"))
+    comparison = bnfold.verify(model, bnfold.fold(model).model, run_options=RunOptions(fill="ones"))
     (fold,) = comparison.folds
     assert comparison.equal
     assert fold.valid
@@ -255,7 +257,7 @@ def test_the_folded_model_is_run_with_optimisations_as_well() -> None:
 
 def test_a_provider_that_is_not_there() -> None:
     with pytest.raises(bnfold.UsageError, match=r"it has .*CPUExecutionProvider"):
-        bnfold.verify(*two(), trial=RunOptions(providers=("NoSuchProvider",)))
+        bnfold.verify(*two(), run_options=RunOptions(providers=("NoSuchProvider",)))
 
 
 def test_the_flags_that_would_settle_a_guess_are_named() -> None:
@@ -283,7 +285,7 @@ def with_data(model: ModelProto, folder: Path, off: float = 0.0) -> Comparison:
     data.mkdir()
     for name, array in (("input_0", feed["x"]), ("output_0", expected)):
         (data / f"{name}.pb").write_bytes(numpy_helper.from_array(array).SerializeToString())
-    return bnfold.verify(original, folded, trial=RunOptions(inputs=str(folder)))
+    return bnfold.verify(original, folded, run_options=RunOptions(inputs=str(folder)))
 
 
 def test_expected_outputs_are_checked(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_affine_form_is_written_out(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["mul-add", "batchnorm"])
-def test_the_result_is_verified_on_every_level(saved: Path, form: str) -> None:
+def test_the_result_is_verified_on_every_level(saved: Path, form: bnfold.FrozenForm) -> None:
     comparison = freeze(saved, form=form).comparison
     assert comparison is not None
     assert comparison.equal
@@ -82,7 +82,9 @@ def test_as_a_batch_norm_it_has_no_statistics(saved: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["mul-add", "batchnorm"])
-def test_a_frozen_model_folds_as_the_original_does(saved: Path, form: str, tmp_path: Path) -> None:
+def test_a_frozen_model_folds_as_the_original_does(
+    saved: Path, form: bnfold.FrozenForm, tmp_path: Path
+) -> None:
     frozen = freeze(saved, form=form).model
     folded = [
         onnx.load(bnfold.optimize(path, tmp_path / f"{number}.onnx").model)

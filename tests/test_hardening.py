@@ -373,7 +373,7 @@ def test_control_c_is_no_verdict(tmp_path: Path) -> None:
         env={**os.environ, "TMPDIR": str(tmp_path)},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored by shells' &
     ) as running:  # fmt: skip
-        until(lambda: list(tmp_path.glob(".bnfold-*/files/stage")))  # the child is at work
+        until(lambda: list(tmp_path.glob(".bnfold-*/files/stage.json")))  # the child is at work
         running.send_signal(signal.SIGINT)
         assert running.wait(20) == 128 + signal.SIGINT
 
@@ -419,10 +419,10 @@ def test_whole_numbers_carry_no_rounding(tmp_path: Path) -> None:
     text = SITE.replace("(x, w)", "(f, w)").replace("[conv]", "f = Floor (x) [conv]")
     model = parse(text, w=numbers(3, 3, 1, 1), **bn(3))
     np.savez(tmp_path / "x.npz", x=numbers(1, 3, 4, 4))
-    trial = RunOptions(inputs=str(tmp_path / "x.npz"))
+    run_options = RunOptions(inputs=str(tmp_path / "x.npz"))
     result = bnfold.fold(model).model
-    assert bnfold.verify(model, result, trial=trial).equal
-    assert not bnfold.verify(model, scaled(result, "w", 1.3, 1), trial=trial).equal
+    assert bnfold.verify(model, result, run_options=run_options).equal
+    assert not bnfold.verify(model, scaled(result, "w", 1.3, 1), run_options=run_options).equal
 
 
 def test_where_nothing_was_compared_nothing_is_equal() -> None:

@@ -143,8 +143,8 @@ def test_drawn_bfloat16_has_its_range() -> None:
 
 def test_all_sets_are_run(tmp_path: Path) -> None:
     model = parse("g (float[N,2] x, int64[3] n) => (float[N,2] y) { y = Relu (x) }")
-    trial = RunOptions(inputs=str(as_test_data(tmp_path)))
-    assert bnfold.verify(model, model, trial=trial).runs == 4
+    run_options = RunOptions(inputs=str(as_test_data(tmp_path)))
+    assert bnfold.verify(model, model, run_options=run_options).runs == 4
 
 
 @pytest.mark.parametrize(

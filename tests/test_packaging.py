@@ -62,7 +62,7 @@ def test_the_wheel_has_what_is_not_code_and_nothing_else(built: Path) -> None:
     (wheel,) = built.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     others = {Path(name).name for name in names if not name.endswith(".py")}
-    own = {"report.html.j2", "schema.json", "py.typed", "RULES.md"}
+    own = {"report.html.j2", "schema.json", "py.typed", "RULES.md", "__init__.pyi"}
     assert own <= others
     assert others - own <= {"METADATA", "RECORD", "WHEEL", "LICENSE", "entry_points.txt"}
 
@@ -78,6 +78,31 @@ def test_in_a_fresh_venv_it_folds_and_reports(fresh: Path, tmp_path: Path) -> No
     assert {path.name for path in tmp_path.iterdir()} == {
         "folded.onnx", "out.json", "out.html", "out.sarif", "out.md",
     }  # fmt: skip
+
+
+USES = """
+import bnfold
+
+result = bnfold.optimize("model.onnx", verify="full", options=bnfold.Options(skip=("x",)))
+reveal_type(result)
+reveal_type(bnfold.check(["models"]))
+bnfold.optimize("model.onnx", verify="perhaps")
+bnfold.no_such_name
+"""
+
+
+def test_a_type_checker_in_a_fresh_project_sees_the_types(fresh: Path, tmp_path: Path) -> None:
+    (tmp_path / "uses.py").write_text(USES)
+    done = run(
+        sys.executable, "-m", "mypy", "--strict", "--python-executable", fresh / "python",
+        "uses.py", cwd=tmp_path,
+    )  # fmt: skip
+    told = done.stdout
+    assert 'Revealed type is "bnfold.api.OptimizeResult"' in told
+    assert "CheckResult" in told
+    assert "has incompatible type \"Literal['perhaps']\"" in told
+    assert 'Module has no attribute "no_such_name"' in told
+    assert "Found 2 errors in 1 file" in told
 
 
 # --- in other people's tools ---------------------------------------------------------------------

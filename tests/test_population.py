@@ -503,15 +503,15 @@ def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_file(tmp_path
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[bnfold.Stage] = []
     own = data(tmp_path, samples=3000)
     recalibrate(
         saved(tmp_path), Dataset(own.path, batch=1), tmp_path / "out.onnx",
-        progress=lambda done, total: seen.append((done, total)),
+        progress=seen.append,
     )  # fmt: skip
-    assert seen
-    assert all(done <= total for done, total in seen)
-    assert max(total for _, total in seen) == 6000
+    assert "estimating" in {stage.name.split()[0] for stage in seen}
+    assert all(stage.done <= stage.total for stage in seen)
+    assert max(stage.total for stage in seen) == 6000
 
 
 def test_data_is_not_overwritten(tmp_path: Path) -> None:

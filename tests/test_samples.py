@@ -51,7 +51,7 @@ def test_real_images_give_equal_results(name: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", image=images)
     result = bnfold.optimize(
         SAMPLES / f"{name}.onnx", tmp_path / "out.onnx",
-        trial=RunOptions(inputs=str(tmp_path / "images.npz")),
+        run_options=RunOptions(inputs=str(tmp_path / "images.npz")),
     )  # fmt: skip
     assert result.comparison is not None
     assert result.comparison.inputs[0].shape == (450, 1, 8, 8)

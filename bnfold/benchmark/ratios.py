@@ -17,19 +17,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bnfold.deprecation import renamed_parameter
 from bnfold.errors import UsageError
 from bnfold.graph.index import Index
 from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.options import RunOptions
-from bnfold.runtime.process import Progress, run_worker
+from bnfold.progress import Progress, Stage, ignore
+from bnfold.runtime.process import run_worker
 
 _SURE = 0.95
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """One figure of both models: medians with quartiles, in seconds or bytes; and their ratio.
 
     `low` and `high` hold the median ratio with 95 % confidence; None where there are fewer than six
@@ -49,7 +51,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Graph:
+class ExecutedGraph:
     """What onnxruntime runs of a model."""
 
     nodes: int
@@ -57,7 +59,7 @@ class Graph:
 
 
 @dataclass(frozen=True)
-class Mode:
+class BenchMode:
     """Both models with onnxruntime's optimisations off, or on.
 
     `load` and `latency` are in seconds; `loaded`, what a model takes in memory once it is open, and
@@ -65,12 +67,12 @@ class Mode:
     """
 
     optimised: bool
-    load: Measured
-    loaded: Measured
-    peak: Measured
-    latency: Measured
-    original: Graph | None
-    folded: Graph | None
+    load: Measurement
+    loaded: Measurement
+    peak: Measurement
+    latency: Measurement
+    original: ExecutedGraph | None
+    folded: ExecutedGraph | None
 
 
 @dataclass(frozen=True)
@@ -83,41 +85,44 @@ class BenchResult:
     inputs: tuple[str, ...]
     providers: tuple[str, ...]
     threads: int
-    modes: tuple[Mode, ...]
+    modes: tuple[BenchMode, ...]
 
 
+@renamed_parameter("trial", "run_options")
 def bench(
-    original: PathLike, folded: PathLike, *, trial: RunOptions | None = None, runs: int = 15,
+    original: PathLike, folded: PathLike, *, run_options: RunOptions | None = None, runs: int = 15,
     repeat: int = 10, threads: int = 0, modes: Sequence[bool] = (False, True),
     progress: Progress | None = None,
 ) -> BenchResult:  # fmt: skip
     """Measure two models with the same inputs, `repeat` times `runs` runs of each.
 
-    `trial` says on which inputs, on which execution providers and within which limits; `threads`
-    how many an operator may take, 0 as many as onnxruntime likes. `modes` are whether its
-    optimisations are on. Raises ModelError, UsageError, UndecidedError and ChildError.
+    `run_options` says on which inputs and providers, and within which limits. `threads` is the
+    number of threads per operator, 0 for onnxruntime's choice; `modes` are whether its
+    optimisations are on. `progress` is called with each Stage.
+
+    Raises ModelError, UsageError, UndecidedError and WorkerError.
     """
     if runs < 1 or not 1 <= repeat <= 1000 or threads < 0 or not modes:
         raise UsageError(
             "runs is at least 1, repeat 1 to 1000, threads at least 0; one mode or both"
         )
-    trial = trial or RunOptions()
+    run_options = run_options or RunOptions()
     files = [model_file.read(Path(path)) for path in (original, folded)]
     counts = [NodeCounts.of(Index(file.model, file.storage)) for file in files]
-    request = asdict(trial) | {
+    request = asdict(run_options) | {
         "original": os.path.abspath(original), "folded": os.path.abspath(folded),
-        "inputs": os.path.abspath(trial.inputs) if trial.inputs else None, "check": 1,
+        "inputs": os.path.abspath(run_options.inputs) if run_options.inputs else None, "check": 1,
         "threads": threads, "runs": runs,
     }  # fmt: skip
     tell = _Counting(len(modes) * repeat, progress)
-    found = [_mode(request | {"optimised": on}, trial.timeout, repeat, tell) for on in modes]
+    found = [_mode(request | {"optimised": on}, run_options.timeout, repeat, tell) for on in modes]
     inputs = found[0][1]
     return BenchResult(
         (files[0].size, files[1].size),
         (counts[0].nodes, counts[1].nodes),
         (counts[0].batch_norms, counts[1].batch_norms),
         tuple(f"{name} {dtype}{shape}" for name, dtype, shape in inputs),
-        trial.providers or ("CPUExecutionProvider",),
+        run_options.providers or ("CPUExecutionProvider",),
         threads,
         tuple(mode for mode, _ in found),
     )
@@ -125,7 +130,7 @@ def bench(
 
 def _mode(
     request: dict[str, Any], timeout: float, repeat: int, tell: Callable[[], None]
-) -> tuple[Mode, Any]:
+) -> tuple[BenchMode, Any]:
     loads: list[list[dict[str, float]]] = [[], []]
     seconds: list[list[float]] = [[], []]
     ratios: list[float] = []
@@ -146,9 +151,9 @@ def _mode(
         name: measured([one[name] for one in loads[0]], [one[name] for one in loads[1]])
         for name in ("seconds", "loaded", "peak")
     }
-    own = [None if graph is None else Graph(*graph) for graph in graphs]
+    own = [None if graph is None else ExecutedGraph(*graph) for graph in graphs]
     latency = measured(seconds[0], seconds[1], ratios)
-    mode = Mode(
+    mode = BenchMode(
         request["optimised"], figures["seconds"], figures["loaded"], figures["peak"], latency, *own
     )
     return mode, inputs
@@ -162,12 +167,11 @@ class _Counting:
     """Tells how much is done."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
-        self._done, self._total, self._progress = 0, total, progress
+        self._done, self._total, self._progress = 0, total, progress or ignore
 
     def __call__(self) -> None:
         self._done += 1
-        if self._progress is not None:
-            self._progress(self._done, self._total)
+        self._progress(Stage("measuring", self._done, self._total))
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -175,12 +179,12 @@ class _Counting:
 
 def measured(
     original: Sequence[float], folded: Sequence[float], ratios: Sequence[float] | None = None
-) -> Measured:
+) -> Measurement:
     """The figures of measurements; each pair is independent, unless `ratios` says what is."""
     if ratios is None:
         ratios = list(map(_ratio, original, folded))
     low, high = interval(ratios)
-    return Measured(
+    return Measurement(
         _quartiles(original), _quartiles(folded), statistics.median(ratios), low, high
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from onnx import helper
 from bnfold.errors import UsageError, first_line
 from bnfold.onnx_io import model_file
 from bnfold.runtime import feeding
+from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, load_error, run
 from bnfold.verification.worker import interface
 
@@ -36,48 +36,48 @@ _SMALLEST = helper.make_model(
 _SIDE = "they cannot be run side by side"
 
 
-def load(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+def load(job: Job) -> dict[str, Any]:
     """Open one model once, and run it once; seconds, and bytes beyond those before it was opened.
 
     "loaded" is what stays in memory once it is open, "peak" the most up to the end of the run.
     """
-    stage = partial((folder / "stage").write_text, encoding="utf-8")
-    stage("loading a model")
-    opener = _opener(request)
-    original = model_file.read(Path(request["original"])).model
-    opener.open(_SMALLEST, optimised=request["optimised"])  # what onnxruntime itself takes
+    request = job.request
+    job.stage("loading a model")
+    factory = _factory(request)
+    factory.open(_SMALLEST, optimised=request["optimised"])  # what onnxruntime itself takes
     _reset_peak()
     before = _memory("VmRSS")
     start = time.perf_counter()
-    session = _opened(opener, request["measured"], request)
+    session = _opened(factory, request["measured"], request)
     seconds = time.perf_counter() - start
     loaded = _memory("VmRSS")
-    stage("running it")
-    feeding.first_that_runs(request, original, lambda feed: run(session, feed))
+    job.stage("running it")
+    feeding.first_that_runs(request, job.original.model, lambda feed: run(session, feed))
     peak = _memory("VmHWM")
     return {"seconds": seconds, "loaded": max(loaded - before, 0), "peak": max(peak - before, 0)}
 
 
-def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+def latency(job: Job) -> dict[str, Any]:
     """Run both models in turn; the seconds of each run, pair by pair, and the graphs that ran.
 
     Raises UsageError for models that do not take the same inputs.
     """
-    stage = partial((folder / "stage").write_text, encoding="utf-8")
-    stage("loading both models")
-    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    request, original, folded = job.request, job.original, job.folded
+    job.stage("loading both models")
     if difference := interface.difference(original.model, folded.model):
         raise UsageError(f"{_SIDE}: {difference}")
-    opener = _opener(request)
+    factory = _factory(request)
     paths = [str(file.path) for file in (original, folded)]
-    graphs = [_graph(opener, path, request, folder) for path in paths] if request["graphs"] else []
-    stage("finding inputs")
-    feed = _feed(opener, original, request)
+    graphs = (
+        [_graph(factory, path, request, job.folder) for path in paths] if request["graphs"] else []
+    )
+    job.stage("finding inputs")
+    feed = _feed(factory, original, request)
     first, second = (1, 0) if request["number"] % 2 else (0, 1)  # being the first is no matter
     sessions: dict[int, Any] = {}
-    stage("running both in turn")
+    job.stage("running both in turn")
     for which in (first, second):
-        sessions[which] = _opened(opener, paths[which], request)
+        sessions[which] = _opened(factory, paths[which], request)
         try:
             run(sessions[which], feed)
         except Exception as error:
@@ -93,20 +93,20 @@ def latency(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {"original": seconds[0], "folded": seconds[1], "graphs": graphs, "inputs": inputs}
 
 
-def _feed(opener: SessionFactory, original: model_file.ModelFile, request: dict[str, Any]) -> Feed:
+def _feed(factory: SessionFactory, original: model_file.ModelFile, request: dict[str, Any]) -> Feed:
     """The first set of inputs on which the original runs, in a session that goes again."""
-    session = _opened(opener, str(original.path), request)
+    session = _opened(factory, str(original.path), request)
     sets, _ = feeding.first_that_runs(request, original.model, lambda feed: run(session, feed))
     return sets[0].feed
 
 
-def _opener(request: dict[str, Any]) -> SessionFactory:
+def _factory(request: dict[str, Any]) -> SessionFactory:
     return SessionFactory.of(request["providers"], request["threads"])
 
 
-def _opened(opener: SessionFactory, path: str, request: dict[str, Any]) -> Any:
+def _opened(factory: SessionFactory, path: str, request: dict[str, Any]) -> Any:
     try:
-        return opener.open(path, optimised=request["optimised"])
+        return factory.open(path, optimised=request["optimised"])
     except Exception as error:
         raise load_error(error) from error
 
@@ -136,12 +136,12 @@ def _timer(session: Any, feed: Feed) -> Callable[[], float]:
 
 
 def _graph(
-    opener: SessionFactory, path: str, request: dict[str, Any], folder: Path
+    factory: SessionFactory, path: str, request: dict[str, Any], folder: Path
 ) -> list[int] | None:
     """How many nodes, and BatchNormalizations, onnxruntime runs; None where it cannot say."""
     saved = folder / "optimised.onnx"
     with contextlib.suppress(Exception):  # above 2 GiB, or for compiled parts
-        opener.open(path, optimised=request["optimised"], save_as=str(saved))
+        factory.open(path, optimised=request["optimised"], save_as=str(saved))
         nodes = onnx.load(saved, load_external_data=False).graph.node
         return [len(nodes), sum(node.op_type == _BATCH_NORM for node in nodes)]
     return None

@@ -2,45 +2,64 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
-from bnfold.cli.options import debug_option, make_trial, run_options
+from bnfold.cli import sections
+from bnfold.cli.display import Display
+from bnfold.cli.options import command, display_options, json_option, option, run_options
+from bnfold.options import RunOptions
 
 
-@click.command()
+@command()
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
-@click.option(
-    "--runs", default=15, show_default=True, metavar="N", type=click.IntRange(min=1),
+@option(
+    sections.MEASURING,
+    "--runs",
+    default=15,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(min=1),
     help="Runs of each model, in turn, in one process.",
-)  # fmt: skip
-@click.option(
-    "--repeat", default=10, show_default=True, metavar="N", type=click.IntRange(1, 1000),
-    help="Processes for that, and for loading each model; below 6 there is no interval. The limits "
-    "of time and memory are those of each process.",
-)  # fmt: skip
-@click.option(
-    "--threads", default=0, metavar="N", type=click.IntRange(min=0),
-    help="Threads of an operator.  [default: what onnxruntime chooses]",
-)  # fmt: skip
-@click.option(
-    "--optimisations", type=click.Choice(["off", "on", "both"]), default="both",
-    show_default=True, help="onnxruntime's own optimisations.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@run_options
-@debug_option
+)
+@option(
+    sections.MEASURING,
+    "--repeat",
+    default=10,
+    show_default=True,
+    metavar="N",
+    type=click.IntRange(1, 1000),
+    help="Number of processes for that, and for loading each model; below 6 there is no interval. "
+    "The limits of time and memory are those of each process.",
+)
+@option(
+    sections.MEASURING,
+    "--threads",
+    default=0,
+    metavar="N",
+    type=click.IntRange(min=0),
+    help="Threads per operator.  [default: onnxruntime's choice]",
+)
+@option(
+    sections.MEASURING,
+    "--optimisations",
+    type=click.Choice(["off", "on", "both"]),
+    default="both",
+    show_default=True,
+    help="onnxruntime's own optimisations.",
+)
+@run_options(comparing=False)
+@json_option("Print the result as JSON.")
+@display_options
 def bench(
     original: str, folded: str, runs: int, repeat: int, threads: int, optimisations: str,
-    as_json: bool, **trial: Any,
+    run_options: RunOptions, as_json: bool, display: Display,
 ) -> None:  # fmt: skip
     """Measure what folding gains in onnxruntime.
 
-    Load time, memory, latency, size and nodes. The models run in turn. A ratio is told with its
-    95 % interval, and as a gain only where that does not hold 1. Latency often stays the same:
-    onnxruntime folds what it can while it loads.
+    Load time, memory, latency, size and nodes; the models run in turn. Each ratio comes with its
+    95 % interval, and counts as a gain only if that excludes 1. Latency often stays the same:
+    onnxruntime folds what it can while loading.
 
     \b
     Examples:
@@ -49,18 +68,15 @@ def bench(
     """
     import bnfold
     from bnfold.cli.render.bench import of_bench
-    from bnfold.cli.render.console import console
     from bnfold.text.json_encoding import dumps
 
     modes = {"off": (False,), "on": (True,), "both": (False, True)}[optimisations]
-    from bnfold.cli.render.progress import Bar
-
-    with Bar("measuring") as bar:
+    with display.progress() as progress:
         result = bnfold.bench(
-            original, folded, trial=make_trial(**trial), runs=runs, repeat=repeat,
-            threads=threads, modes=modes, progress=bar,
+            original, folded, run_options=run_options, runs=runs, repeat=repeat, threads=threads,
+            modes=modes, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(dumps(result), nl=False)
     else:
-        console().print(of_bench(result))
+        display.print(of_bench(result))

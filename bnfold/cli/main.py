@@ -15,18 +15,18 @@ from bnfold.cli.bench import bench
 from bnfold.cli.check import check
 from bnfold.cli.optimize import inspect, optimize
 from bnfold.cli.options import debug_option
-from bnfold.cli.tuning import COMMANDS
+from bnfold.cli.tuning import assign, freeze, recalibrate, stats
 from bnfold.cli.verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
 from bnfold.text.escape import escape_commands
+from bnfold.text.flags import as_flags
 from bnfold.text.formatting import plain
-from bnfold.verification.comparison import NotEqualError
 from bnfold.version import __version__
 
 EXIT_CODES = """\b
 Exit codes:
   0  done and verified, also where there was nothing to fold
-  1  not equal: the folded model differs by more than rounding explains; or no better
+  1  not equal: the folded model differs by more than rounding; or not better
   2  wrong usage
   3  unreadable or invalid model
   4  could not be decided: neither certified nor runnable
@@ -49,11 +49,7 @@ class Commands(click.Group):
         except BnfoldError as error:
             if _debug(ctx):
                 raise
-            if isinstance(error, NotEqualError):
-                from bnfold.cli.render.comparison import of_comparison
-                from bnfold.cli.render.console import console
-
-                console().print(of_comparison(error.comparison))
+            _show_comparison(error)
             _complain(error.message, error.remedy)
             ctx.exit(error.exit_code)
         except (KeyboardInterrupt, click.Abort):
@@ -77,6 +73,17 @@ class Commands(click.Group):
             ctx.exit(INTERNAL_EXIT_CODE)
 
 
+def _show_comparison(error: BnfoldError) -> None:
+    """How two models differ, before it is said that they do."""
+    from bnfold.verification.comparison import NotEqualError
+
+    if isinstance(error, NotEqualError):
+        from bnfold.cli.render.comparison import of_comparison
+        from bnfold.cli.render.console import console
+
+        console().print(of_comparison(error.comparison))
+
+
 def _interrupted() -> str:
     """What the user has to know when a command ends before it is done."""
     output = sys.modules.get("bnfold.onnx_io.atomic_output")
@@ -95,6 +102,7 @@ def _debug(ctx: click.Context) -> bool:
 def _complain(message: str, remedy: str) -> None:
     for head, text in (("error: ", message), ("       ", remedy)):
         if text:
+            text = as_flags(text)
             clean = "".join(c if c.isprintable() else " " for c in text)
             with contextlib.suppress(OSError):  # the exit code says it as well
                 click.echo(escape_commands(head + plain(clean)), err=True)
@@ -114,5 +122,5 @@ def main() -> None:
         signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
-for command in (optimize, inspect, verify, diff, bench, check, *COMMANDS):
+for command in (optimize, inspect, verify, diff, bench, check, freeze, assign, stats, recalibrate):
     main.add_command(command)

@@ -1,118 +1,293 @@
-"""The options that several commands share, and the types of their values."""
+"""Groups of options that several commands share; each group reaches its command as one object.
+
+@command
+@fold_options          # options: Options
+@run_options()         # run_options: RunOptions
+@display_options       # display: Display
+def optimize(..., options, run_options, display): ...
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 import click
 
-from bnfold import system
+from bnfold.cli import sections
+from bnfold.cli.option_types import (
+    Megabytes,
+    Named,
+    Seconds,
+    Tolerance,
+    ValueRange,
+    floats,
+    image_size,
+    positive_int,
+    shape,
+    warn_without_limit,
+)
+from bnfold.cli.sections import SectionCommand, SectionOption
+from bnfold.options import Fill, ImageLayout, Options, RunOptions, Verify
 
 if TYPE_CHECKING:
-    from bnfold.options import Options, RunOptions
-
-    _ParamType = click.ParamType[tuple[str, Any]]
-else:  # a generic class only in newer releases of click
-    _ParamType = click.ParamType
+    from bnfold.tuning.data_statistics import Dataset
 
 F = TypeVar("F", bound=Callable[..., Any])
+Decorator: TypeAlias = Callable[[F], F]
+
+command = functools.partial(click.command, cls=SectionCommand)
 
 
-class _Named(_ParamType):
-    """NAME<separator>VALUE; the name may hold the separator itself, as tensor names do."""
-
-    def __init__(self, name: str, separator: str, read: Callable[[str], Any], example: str) -> None:
-        self.name, self._separator, self._read, self._example = name, separator, read, example
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split into (name, value)."""
-        name, separator, text = str(value).rpartition(self._separator)
-        try:
-            if not (name and separator):
-                raise ValueError
-            return name, self._read(text)
-        except ValueError:
-            self.fail(f"{value!r} does not read as {self.name}, for example {self._example}")
+def option(section: str, *declarations: str, **attributes: Any) -> Callable[[F], F]:
+    """A click option that stands in a section of the help."""
+    return click.option(*declarations, cls=SectionOption, section=section, **attributes)
 
 
-class _Seconds(click.FloatRange):
-    """A time that ends: no NaN either, which passes every comparison of a range."""
+def group(
+    parameter: str, make: Callable[..., Any], *options: Callable[[Any], Any]
+) -> Callable[[F], F]:
+    """Options, in this order, of which `make` makes one argument of the command.
 
-    def __init__(self) -> None:
-        super().__init__(min=0, max=1e6, min_open=True)
+    `make` has a keyword for each option.
+    """
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Refuse what is not a number of seconds."""
-        seconds = super().convert(value, param, ctx)
-        if math.isnan(seconds):
-            self.fail(f"{value!r} is no number of seconds", param, ctx)
-        return seconds
+    def decorate(function: F) -> F:
+        @functools.wraps(function)
+        def call(*arguments: Any, **values: Any) -> Any:
+            own = {name: values.pop(name) for name in names}
+            return function(*arguments, **{parameter: make(**own)}, **values)
 
+        before = len(getattr(function, "__click_params__", ()))
+        decorated: Any = call
+        for add in reversed(options):
+            decorated = add(decorated)
+        names = [param.name for param in decorated.__click_params__[before:]]
+        return decorated  # type: ignore[no-any-return]
 
-class _Megabytes(click.IntRange):
-    """Megabytes, as a number of bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(min=64, max=10**9)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """In bytes."""
-        return super().convert(value, param, ctx) * 1_000_000
-
-
-def _limited(_ctx: click.Context, _option: click.Parameter, value: int | None) -> int | None:
-    """Say where a limit that was asked for cannot be held to."""
-    if value is not None and not system.can_limit_memory():
-        click.echo("--memory-limit: memory cannot be limited on this system, and is not", err=True)
-    return value
+    return decorate
 
 
-class _Range(_ParamType):
-    """[NAME:]LOW,HIGH; the name may hold a colon itself."""
-
-    name = "[NAME:]LOW,HIGH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split into (name, (low, high)); the name is "" for all inputs."""
-        name, _, text = str(value).rpartition(":")
-        try:
-            low, high = (float(part) for part in text.strip("[]").split(","))
-            if not -math.inf < low <= high < math.inf:
-                raise ValueError
-        except ValueError:
-            self.fail(f"{value!r} does not read as {self.name}, for example x:0,255")
-        return name, (low, high)
+def comma_separated(text: str) -> tuple[str, ...]:
+    """The parts of a list with commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-class _Tolerance(_ParamType):
-    """[NAME:]V; the name may hold a colon itself."""
+# --- what to fold --------------------------------------------------------------------------------
 
-    name = "[NAME:]V"
+fold_options = group(
+    "options",
+    Options,
+    option(
+        sections.FOLDING, "--merge-branches", is_flag=True,
+        help="Merge parallel branches that are added up into one convolution (RepVGG, MobileOne).",
+    ),
+    option(
+        sections.FOLDING, "--allow-max", is_flag=True,
+        help="Let Relu become Max with a constant where that lets a shift be folded.",
+    ),
+    option(
+        sections.FOLDING, "--freeze-initializers", is_flag=True,
+        help="Treat initializers that are also graph inputs as constants. The inputs stay.",
+    ),
+    option(
+        sections.FOLDING, "--only-batchnorm", "only_batch_norm", is_flag=True,
+        help="Leave constant Mul, Add, Sub and Div nodes alone.",
+    ),
+    option(
+        sections.FOLDING, "--skip", multiple=True, metavar="NAME",
+        help="Neither fold this node nor fold into it. NAME may contain * and ?. Repeatable.",
+    ),
+    option(
+        sections.FOLDING, "--only", multiple=True, metavar="NAME",
+        help="Fold only this node. NAME may contain * and ?. Repeatable.",
+    ),
+)  # fmt: skip
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """Split into (name, tolerance); the name is "" for all outputs."""
-        name, _, text = str(value).rpartition(":")
-        try:
-            tolerance = float(text)
-            if not 0 <= tolerance < math.inf:
-                raise ValueError
-        except ValueError:
-            self.fail(f"{value!r} does not read as {self.name}, for example 1e-4 or y:1e-4")
-        return name, tolerance
+freeze_initializers_option = option(
+    sections.VERIFICATION, "--freeze-initializers", is_flag=True,
+    help="Treat initializers that are also graph inputs as constants.",
+)  # fmt: skip
 
 
-def _natural(text: str) -> int:
-    number = int(text)
-    if not 1 <= number < 1 << 31:
-        raise ValueError
-    return number
+# --- verification --------------------------------------------------------------------------------
 
 
-def _shape(text: str) -> tuple[int, ...]:
-    text = text.strip("[]")
-    return tuple(_natural(part) for part in text.split(",")) if text else ()
+def verify_option(help_text: str) -> Callable[[F], F]:
+    """How far a command verifies what it writes."""
+    return option(
+        sections.VERIFICATION, "--verify", type=click.Choice(get_args(Verify)), default="full",
+        show_default=True, help=help_text,
+    )  # fmt: skip
+
+
+_comparison_options = (
+    option(
+        sections.VERIFICATION,
+        "--rtol",
+        multiple=True,
+        metavar="[NAME:]V",
+        type=Tolerance(),
+        help="Relative tolerance, used with --atol instead of the measured bound. Repeatable.",
+    ),
+    option(
+        sections.VERIFICATION,
+        "--atol",
+        multiple=True,
+        metavar="[NAME:]V",
+        type=Tolerance(),
+        help="Absolute tolerance: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
+    ),
+    option(
+        sections.VERIFICATION,
+        "--counterexample",
+        metavar="FOLDER",
+        type=click.Path(),
+        help="If the models differ, save both and test_data_set_0 that shows it in this folder.",
+    ),
+)
+
+
+# --- inputs and limits ---------------------------------------------------------------------------
+
+
+def _limit_options(timeout: float) -> tuple[Callable[[Any], Any], ...]:
+    return (
+        option(
+            sections.INPUTS, "--providers", metavar="NAME,…", default="",
+            help="onnxruntime's execution providers.  [default: CPUExecutionProvider]",
+        ),
+        option(
+            sections.INPUTS, "--timeout", default=timeout, show_default=True, metavar="SECONDS",
+            type=Seconds(), help="Maximum time for running the models.",
+        ),
+        option(
+            sections.INPUTS, "--memory-limit", metavar="MB", type=Megabytes(),
+            callback=warn_without_limit,
+            help="Maximum address space for running the models.  [default: the larger of 4096 and "
+            "8 × the model + 2048]",
+        ),
+    )  # fmt: skip
+
+
+_input_options = (
+    option(
+        sections.INPUTS, "--inputs", metavar="PATH", type=click.Path(),
+        help="Run on these inputs: an .npz file with one array per input, a folder of .npy or "
+        ".npz files, test_data_set_* folders, or polygraphy's JSON.  [default: generated]",
+    ),
+    option(
+        sections.INPUTS, "--input-shape", "input_shapes", multiple=True,
+        metavar="NAME:1,3,224,224", type=Named("NAME:D1,D2,…", ":", shape, "x:1,3,224,224"),
+        help="Shape of an input, if the model leaves it open. Repeatable.",
+    ),
+    option(
+        sections.INPUTS, "--dim", "dims", multiple=True, metavar="NAME=N",
+        type=Named("NAME=N", "=", positive_int, "batch=1"),
+        help="Size of a symbolic dimension, for the runs only. Repeatable.",
+    ),
+    option(
+        sections.INPUTS, "--seed", default=0, show_default=True, type=click.IntRange(min=0),
+        help="Seed of the generated inputs.",
+    ),
+    option(
+        sections.INPUTS, "--fill", default="mixed", show_default=True,
+        type=click.Choice(get_args(Fill)),
+        help="Distribution of the generated inputs; mixed alternates normal and uniform in [0, 1).",
+    ),
+    option(
+        sections.INPUTS, "--val-range", multiple=True, metavar="[NAME:]LOW,HIGH",
+        type=ValueRange(),
+        help="Lowest and highest value of one input, or of all. Repeatable.",
+    ),
+)  # fmt: skip
+_check_option = option(
+    sections.INPUTS, "--check", default=3, show_default=True, metavar="N",
+    type=click.IntRange(min=1, max=10_000), help="Number of generated sets of inputs.",
+)  # fmt: skip
+
+
+def run_options(*, comparing: bool = True) -> Callable[[F], F]:
+    """On which inputs and within which limits models are run, and how results are compared."""
+    compared = (*_comparison_options, _check_option) if comparing else ()
+    return group("run_options", _run_options, *compared, *_input_options, *_limit_options(600.0))
+
+
+def _run_options(
+    *, input_shapes: Any, dims: Any, val_range: Any, providers: str, rtol: Any = (),
+    atol: Any = (), **others: Any,
+) -> RunOptions:  # fmt: skip
+    return RunOptions(
+        input_shapes=dict(input_shapes), dims=dict(dims), val_range=dict(val_range),
+        rtol=dict(rtol), atol=dict(atol), providers=comma_separated(providers), **others,
+    )  # fmt: skip
+
+
+def data_options(*, required: bool = True) -> Callable[[F], F]:
+    """On which data statistics are measured, and how it is read."""
+    return group(
+        "data",
+        _dataset,
+        option(
+            sections.INPUTS, "--inputs", required=required, metavar="PATH", type=click.Path(),
+            help="An .npz file with an array [N, …] per input, a folder of .npz or .npy files, "
+            "test_data_set_* folders, or a folder of images.",
+        ),
+        option(
+            sections.INPUTS, "--batch", default=32, show_default=True, metavar="N",
+            type=click.IntRange(min=1), help="Batch size, if the model leaves it open.",
+        ),
+        option(
+            sections.INPUTS, "--mean", metavar="R,G,B",
+            help="For images: subtracted from value/255.",
+        ),
+        option(
+            sections.INPUTS, "--std", metavar="R,G,B",
+            help="For images: what the difference is divided by.",
+        ),
+        option(
+            sections.INPUTS, "--layout", type=click.Choice(get_args(ImageLayout)), default="NCHW",
+            show_default=True, help="For images: the layout that the model expects.",
+        ),
+        option(
+            sections.INPUTS, "--resize", metavar="HxW",
+            help="For images: the size that the model expects.  [default: what it declares]",
+        ),
+        *_limit_options(86_400.0),
+    )  # fmt: skip
+
+
+def _dataset(
+    *, inputs: str | None, mean: str | None, std: str | None, resize: str | None, providers: str,
+    **others: Any,
+) -> Dataset | None:  # fmt: skip
+    if inputs is None:
+        return None
+    from bnfold.tuning.data_statistics import Dataset
+
+    return Dataset(
+        inputs, mean=floats(mean), std=floats(std), resize=image_size(resize),
+        providers=comma_separated(providers), **others,
+    )  # fmt: skip
+
+
+assume_inference_option = option(
+    sections.STATISTICS, "--assume-inference", is_flag=True,
+    help="Treat BatchNormalizations in training mode as inference, with their running statistics.",
+)  # fmt: skip
+
+
+# --- general -------------------------------------------------------------------------------------
+
+recursive_option = option(
+    sections.GENERAL, "-r", "--recursive", is_flag=True, help="Search folders recursively."
+)
+
+
+def json_option(help_text: str) -> Callable[[F], F]:
+    """Whether the result is printed for programs instead of people."""
+    return option(sections.REPORTS, "--json", "as_json", is_flag=True, help=help_text)
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -120,183 +295,30 @@ def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.meta["bnfold.debug"] = True
 
 
-debug_option = click.option(
-    "--debug", is_flag=True, expose_value=False, callback=_set_debug,
+debug_option = option(
+    sections.GENERAL, "--debug", is_flag=True, expose_value=False, callback=_set_debug,
     help="Show the traceback of an error.",
 )  # fmt: skip
 
 
-recursive_option = click.option(
-    "-r", "--recursive", is_flag=True, help="Of folders also the models in their folders."
-)
+def _display(*, quiet: bool, verbose: bool) -> Any:
+    from bnfold.cli.display import Display
+
+    return Display(quiet=quiet, verbose=verbose)
 
 
-def with_options(command: F, options: Sequence[Callable[[F], F]]) -> F:
-    """The command with these options, in this order in its help."""
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def listed(text: str) -> tuple[str, ...]:
-    """The parts of a list with commas."""
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def run_options(command: F) -> F:
-    """The options that say on which inputs, and within which limits, models are run."""
-    options = (
-        click.option(
-            "--inputs", metavar="PATH", type=click.Path(),
-            help="What to run on: an .npz file with an array for each input, a folder of .npy or "
-            ".npz files, test_data_set_* folders, or polygraphy's JSON. Default: drawn ones.",
+def display_options(function: F) -> F:
+    """How much a command shows, and of its errors."""
+    decorate = group(
+        "display",
+        _display,
+        option(
+            sections.GENERAL, "-q", "--quiet", is_flag=True,
+            help="Show errors only: no progress, no report.",
         ),
-        click.option(
-            "--input-shape", "input_shapes", multiple=True, metavar="NAME:1,3,224,224",
-            type=_Named("NAME:D1,D2,…", ":", _shape, "x:1,3,224,224"),
-            help="Shape to run an input in, where the model leaves it open. Repeatable.",
-        ),
-        click.option(
-            "--dim", "dims", multiple=True, metavar="NAME=N",
-            type=_Named("NAME=N", "=", _natural, "batch=1"),
-            help="Size of a symbolic dimension, for the runs only. Repeatable.",
-        ),
-        click.option(
-            "--seed", default=0, show_default=True, type=click.IntRange(min=0),
-            help="Seed of the drawn inputs.",
-        ),
-        click.option(
-            "--fill", default="mixed", show_default=True,
-            type=click.Choice(["mixed", "normal", "uniform", "zeros", "ones", "arange"]),
-            help="What they are drawn from; mixed: normal and uniform in [0, 1) in turn.",
-        ),
-        click.option(
-            "--val-range", multiple=True, metavar="[NAME:]LOW,HIGH", type=_Range(),
-            help="The least and the largest number of an input, or of all. Repeatable.",
-        ),
-        limit_options(timeout=600.0),
-    )  # fmt: skip
-    return with_options(command, options)
-
-
-def limit_options(timeout: float) -> Callable[[F], F]:
-    """The options that say where models are run, and what that may take."""
-    options = (
-        click.option(
-            "--providers", metavar="NAME,…", default="",
-            help="onnxruntime's execution providers to run on.  [default: CPUExecutionProvider]",
-        ),
-        click.option(
-            "--timeout", default=timeout, show_default=True, metavar="SECONDS",
-            type=_Seconds(), help="Time that the runs may take.",
-        ),
-        click.option(
-            "--memory-limit", metavar="MB", type=_Megabytes(), callback=_limited,
-            help="Address space that the runs may take.  [default: 4096 or 8 × the model + 2048]",
+        option(
+            sections.GENERAL, "-v", "--verbose", is_flag=True,
+            help="Also show what was folded where, and the bounds that the verification used.",
         ),
     )  # fmt: skip
-    return lambda command: with_options(command, options)
-
-
-def trial_options(command: F) -> F:
-    """Those, and the ones that say how two models are compared."""
-    options = (
-        run_options,
-        click.option(
-            "--check",
-            default=3,
-            show_default=True,
-            metavar="N",
-            type=click.IntRange(min=1, max=10_000),
-            help="How many sets of inputs are drawn.",
-        ),
-        click.option(
-            "--rtol",
-            multiple=True,
-            metavar="[NAME:]V",
-            type=_Tolerance(),
-            help="With --atol, obeyed literally instead of the measured bound. Repeatable.",
-        ),
-        click.option(
-            "--atol",
-            multiple=True,
-            metavar="[NAME:]V",
-            type=_Tolerance(),
-            help="Likewise: |folded − original| ≤ atol + rtol × |original|. Repeatable.",
-        ),
-        click.option(
-            "--counterexample",
-            metavar="FOLDER",
-            type=click.Path(),
-            help="If something differs: save what shows it, as models and test_data_set_0.",
-        ),
-    )
-    return with_options(command, options)
-
-
-def fold_options(command: F) -> F:
-    """The options that say what may be folded beyond the default."""
-    options = (
-        click.option(
-            "--freeze-initializers", is_flag=True,
-            help="Count initializers that are also graph inputs as constants. The inputs stay.",
-        ),
-        click.option(
-            "--allow-max", is_flag=True,
-            help="Let a Relu become a Max with a constant, where a shift can pass it then.",
-        ),
-        click.option(
-            "--merge-branches", is_flag=True,
-            help="Make one convolution of parallel branches that are added up (RepVGG, MobileOne).",
-        ),
-        click.option(
-            "--skip", multiple=True, metavar="NAME",
-            help="A node that is not folded, nor folded into. NAME may have * and ?. Repeatable.",
-        ),
-        click.option(
-            "--only", multiple=True, metavar="NAME",
-            help="A node that may be folded, where no other may. Likewise; repeatable.",
-        ),
-        click.option(
-            "--only-batchnorm", "only_batch_norm", is_flag=True,
-            help="Leave constant Muls, Adds, Subs and Divs alone.",
-        ),
-    )  # fmt: skip
-    return with_options(command, options)
-
-
-FOLD_OPTIONS = (
-    "freeze_initializers", "allow_max", "merge_branches", "skip", "only", "only_batch_norm",
-)  # fmt: skip
-
-
-def make_options(given: dict[str, Any]) -> Options:
-    """What the options of `fold_options` were given, taken out of `given`."""
-    from bnfold.options import Options
-
-    return Options(**{name: given.pop(name) for name in FOLD_OPTIONS})
-
-
-def make_trial(
-    *, inputs: str | None, input_shapes: Any, dims: Any, seed: int, fill: str, val_range: Any,
-    providers: str, timeout: float, memory_limit: int | None, check: int = 1, rtol: Any = (),
-    atol: Any = (), counterexample: str | None = None,
-) -> RunOptions:  # fmt: skip
-    """What the options of `trial_options`, or `run_options`, were given, as a RunOptions."""
-    from bnfold.options import RunOptions
-
-    return RunOptions(
-        inputs,
-        dict(input_shapes),
-        dict(dims),
-        seed,
-        check,
-        fill,
-        dict(val_range),
-        dict(rtol),
-        dict(atol),
-        listed(providers),
-        timeout,
-        memory_limit,
-        counterexample,
-    )
+    return decorate(debug_option(function))

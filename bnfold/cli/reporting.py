@@ -1,14 +1,16 @@
-"""Reports of the commands: the options, and what writes them. Heavy imports stay inside."""
+"""The options for reports, and what writes these. Heavy imports stay inside."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import click
 
-from bnfold.cli.options import with_options
+from bnfold.cli import sections
+from bnfold.cli.options import group, option
 from bnfold.errors import BnfoldError, UsageError
 from bnfold.reporting import files as report_writer
 from bnfold.reporting import github
@@ -19,36 +21,46 @@ if TYPE_CHECKING:
     from bnfold.onnx_io.output_paths import PathLike
     from bnfold.reporting.content import Report
 
-F = TypeVar("F", bound=Callable[..., Any])
+
+@dataclass(frozen=True)
+class ReportRequest:
+    """The report files that are asked for, and whether CI services are to be told nothing."""
+
+    report: tuple[str, ...]
+    no_ci: bool
 
 
-def report_options(command: F) -> F:
-    """The options that say what reports there are to be."""
-    options = (
-        click.option(
-            "--report", "report_files", multiple=True, metavar="FILE",
-            type=click.Path(dir_okay=False),
-            help="Write a report: .json, .md, .html, .junit.xml or .sarif. Repeatable.",
-        ),
-        click.option(
-            "--no-ci", is_flag=True,
-            help="No step summary and no annotations where a CI service asks for them.",
-        ),
-    )  # fmt: skip
-    return with_options(command, options)
+report_options = group(
+    "reports",
+    ReportRequest,
+    option(
+        sections.REPORTS, "--report", multiple=True, metavar="FILE",
+        type=click.Path(dir_okay=False),
+        help="Write a report: .json, .md, .html, .junit.xml or .sarif. Repeatable.",
+    ),
+    option(
+        sections.REPORTS, "--no-ci", is_flag=True,
+        help="Write no step summary and no annotations when running in CI.",
+    ),
+)  # fmt: skip
 
 
 class Reporting:
     """What one command is to report, and where; a report that fails hides no verdict."""
 
     def __init__(
-        self, command: str, files: Sequence[str], no_ci: bool, keep: Iterable[PathLike | None]
+        self, command: str, request: ReportRequest, keep: Iterable[PathLike | None]
     ) -> None:
-        """Raises UsageError for files that could not be written, or that are others (`keep`)."""
-        if files:  # only then is it worth finding out what there is to keep
-            report_writer.require_writable(files, [path for path in keep if path is not None])
-        self._command, self._files = command, files
-        self._announces = not no_ci and on_github()
+        """`keep` are all other files of the command; it is only read where there are reports.
+
+        Raises UsageError for reports that could not be written, or that would replace one of these.
+        """
+        self._files = request.report
+        if self._files:
+            kept = [path for path in keep if path is not None]
+            report_writer.require_writable(self._files, kept)
+        self._command = command
+        self._announces = not request.no_ci and on_github()
         self._failed = False
 
     @property
@@ -56,7 +68,7 @@ class Reporting:
         """Whether what only a report draws is wanted."""
         return bool(self._files)
 
-    def give(self, make: Callable[[], Report]) -> None:
+    def write(self, make: Callable[[], Report]) -> None:
         """Write all reports there are to be."""
         if not self._files and not self._announces:
             return
@@ -84,5 +96,5 @@ class Reporting:
             from bnfold.reporting import content
 
             failure = error
-            self.give(lambda: content.of_error(self._command, source, failure))
+            self.write(lambda: content.of_error(self._command, source, failure))
             raise

@@ -3,48 +3,64 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any
+from typing import get_args
 
 import click
 
-from bnfold.cli.options import debug_option, make_trial, trial_options
-from bnfold.cli.reporting import Reporting, report_options
-from bnfold.verification.comparison import NotEqualError
+from bnfold.cli import sections
+from bnfold.cli.display import Display
+from bnfold.cli.options import (
+    command,
+    display_options,
+    freeze_initializers_option,
+    json_option,
+    option,
+    run_options,
+)
+from bnfold.cli.reporting import Reporting, ReportRequest, report_options
+from bnfold.options import Level, RunOptions
+
+_NOT_EQUAL = 1
 
 
-@click.command()
+@command()
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
-@click.option(
-    "--level", type=click.Choice(["frame", "certificate", "folds", "full"]),
-    default="full", show_default=True,
-    help="How far to go: has anything changed but what folds explain; is what was folded right for "
-    "every input; what does each folded node give, fed what the original computes there; and what "
-    "do the models give in the end.",
-)  # fmt: skip
-@click.option(
-    "--foreign", is_flag=True,
-    help="FOLDED was made by another tool: changes of names and metadata are told, but not held "
-    "against it, and constants may be rounded more than once.",
-)  # fmt: skip
-@click.option(
-    "--freeze-initializers", is_flag=True,
-    help="Count initializers that are also graph inputs as constants.",
-)  # fmt: skip
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-@click.option(
-    "--certificate", metavar="FILE", type=click.Path(dir_okay=False),
-    help="Write what was found, with the hashes of both models, to this JSON file.",
-)  # fmt: skip
-@trial_options
+@option(
+    sections.VERIFICATION,
+    "--level",
+    type=click.Choice(get_args(Level)),
+    default="full",
+    show_default=True,
+    help="How far to go. frame: nothing changed except what was folded; certificate: and the folds "
+    "are right for every input; folds: and each folded node gives the same when run on its own; "
+    "full: and so do both models.",
+)
+@option(
+    sections.VERIFICATION,
+    "--foreign",
+    is_flag=True,
+    help="FOLDED was made by another tool: accept changes of names and metadata, and constants "
+    "that were rounded more than once.",
+)
+@freeze_initializers_option
+@run_options()
+@json_option("Print the result as JSON.")
+@option(
+    sections.REPORTS,
+    "--certificate",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Write the result, with the hashes of both models, to this JSON file.",
+)
 @report_options
-@debug_option
+@display_options
 def verify(
-    original: str, folded: str, level: str, foreign: bool, freeze_initializers: bool,
-    as_json: bool, certificate: str | None, report_files: tuple[str, ...], no_ci: bool,
-    **trial: Any,
+    original: str, folded: str, level: Level, foreign: bool, freeze_initializers: bool,
+    run_options: RunOptions, as_json: bool, certificate: str | None, reports: ReportRequest,
+    display: Display,
 ) -> None:  # fmt: skip
-    """Compare two models, from their files and by running them.
+    """Check that two models are equal, from their files and by running them.
 
     Any two models with the same inputs and outputs can be compared, whichever tool made them.
 
@@ -57,55 +73,46 @@ def verify(
     from pathlib import Path
 
     import bnfold
-    from bnfold.cli.render.comparison import of_comparison
-    from bnfold.cli.render.console import console
+    from bnfold.cli.render.comparison import of_verify
     from bnfold.onnx_io.replace_file import Kind, require_replaceable
-    from bnfold.reporting import content
-    from bnfold.reporting.comparison_json import as_json as comparison_text
-    from bnfold.reporting.comparison_json import save_json
+    from bnfold.reporting import comparison_json, content
 
-    keep = (original, folded, certificate, trial["inputs"])
-    reporting = Reporting("verify", report_files, no_ci, keep)
+    inputs = run_options.inputs
+    reporting = Reporting("verify", reports, (original, folded, certificate, inputs))
     if certificate is not None:
-        used = [path for path in (original, folded, trial["inputs"], *report_files) if path]
+        used = [path for path in (original, folded, inputs, *reports.report) if path]
         require_replaceable(Path(certificate), Kind.CERTIFICATE, used)
-    with reporting.on_error(folded):
+    with reporting.on_error(folded), display.progress() as progress:
         comparison = bnfold.verify(
-            original, folded, trial=make_trial(**trial), level=level, foreign=foreign,
-            freeze_initializers=freeze_initializers,
+            original, folded, run_options=run_options, level=level, foreign=foreign,
+            freeze_initializers=freeze_initializers, progress=progress,
         )  # fmt: skip
-    reporting.give(lambda: content.of_verify(comparison, original, folded))
+    reporting.write(lambda: content.of_verify(comparison, original, folded))
     if certificate is not None:
-        save_json(comparison, [original, folded], certificate)
+        comparison_json.save(comparison, [original, folded], certificate)
     if as_json:
-        click.echo(comparison_text(comparison), nl=False)
+        click.echo(comparison_json.as_json(comparison), nl=False)
     else:
-        out = console()
-        out.print(of_comparison(comparison))
-        out.print("equal" if comparison.equal else "not equal", style="bold")
-    raise click.exceptions.Exit(
-        reporting.exit_code(0 if comparison.equal else NotEqualError.exit_code)
-    )
+        display.print(of_verify(comparison, verbose=display.verbose))
+    raise click.exceptions.Exit(reporting.exit_code(0 if comparison.equal else _NOT_EQUAL))
 
 
-@click.command()
+@command()
 @click.argument("original", type=click.Path())
 @click.argument("folded", type=click.Path())
-@click.option("--json", "as_json", is_flag=True, help="Print the changes as JSON.")
-@click.option("--exit-code", is_flag=True, help="Exit with 1 where anything has changed.")
-@debug_option
-def diff(original: str, folded: str, as_json: bool, exit_code: bool) -> None:
-    """Show what changed between two models, and nothing else.
+@json_option("Print the changes as JSON.")
+@option(sections.GENERAL, "--exit-code", is_flag=True, help="Exit with 1 if anything has changed.")
+@display_options
+def diff(original: str, folded: str, as_json: bool, exit_code: bool, display: Display) -> None:
+    """Show what changed between two models.
 
-    Node by node and tensor by tensor. It shows and does not judge: whether the changes are right is
-    for bnfold verify to say.
+    Node by node and tensor by tensor. Whether the changes are right is for bnfold verify to say.
 
     \b
     Examples:
       bnfold diff model.onnx model.folded.onnx
       bnfold diff model.onnx copy.onnx --exit-code
     """
-    from bnfold.cli.render.console import console
     from bnfold.cli.render.diff import of_diff
     from bnfold.diffing import model_diff
     from bnfold.text.json_encoding import dumps
@@ -114,6 +121,6 @@ def diff(original: str, folded: str, as_json: bool, exit_code: bool) -> None:
     if as_json:
         click.echo(dumps({"same": found.same} | asdict(found)), nl=False)
     else:
-        console().print(of_diff(found))
+        display.print(of_diff(found))
     if exit_code and not found.same:
-        raise click.exceptions.Exit(NotEqualError.exit_code)
+        raise click.exceptions.Exit(_NOT_EQUAL)

@@ -48,14 +48,14 @@ class Output:
         if self.keeps(target):
             raise UsageError(
                 f"writing {target} would overwrite a file that belongs to the original",
-                "choose another output name with -o",
+                "choose another name with `path_out`",
             )
         try:
             self._folder = PrivateFolder(None if self._stream else self._real.parent)
         except OSError as error:
             raise UsageError(
                 f"cannot write into {self._real.parent}: {error.strerror}",
-                "choose another place with -o",
+                "choose another place with `path_out`",
             ) from error
         self.candidate = self._folder.path / target.name  # the model, before it is published
         self.names: list[str] = []  # of data files
@@ -103,7 +103,7 @@ class Output:
             what = "is a link" if self.target.is_symlink() else "is no regular file"
             raise UsageError(
                 f"{self.target} {what}, so that external data has no place beside it",
-                "put all tensors into the model: --external-data inline",
+                'put all tensors into the model: `external_data="inline"`',
             )
 
     def publish(self) -> None:
@@ -192,7 +192,7 @@ def _writing(target: Path) -> Iterator[None]:
     except OSError as error:
         raise UsageError(
             f"cannot write {target}: {error.strerror}",
-            "nothing was changed; make room or choose -o",
+            "nothing was changed; make room, or choose another place with `path_out`",
         ) from error
 
 

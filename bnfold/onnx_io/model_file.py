@@ -227,7 +227,7 @@ def _parts(model: ModelProto, storage: Storage) -> list[Sized]:
     """The serialised model, with the bytes of tensors in the places of their tokens."""
     too_large = TooLargeError(
         "the folded model is larger than the 2 GiB that a single file can hold",
-        "put its weights beside it: --external-data NAME",
+        "put its weights beside it: `external_data=NAME`",
     )
     try:
         data = model.SerializeToString()
@@ -284,7 +284,7 @@ def _require_free(output: Output, name: str) -> None:
     path = output.target.with_name(name) if name and name == Path(name).name else None
     if path is None or name in (".", "..") or name == output.target.name or path.is_dir():
         raise UsageError(
-            f"--external-data {name!r} names no file beside the output",
+            f"`external_data={name}` does not name a file beside the output",
             "give 'keep', 'inline', or the name of a file, without a folder",
         )
     if output.keeps(path) or (os.path.lexists(path) and not _left_by(output)(path)):

@@ -18,14 +18,14 @@ def require_own_data(file: model_file.ModelFile, target: Path) -> None:
     if file.path.is_symlink():
         raise UsageError(
             f"{file.path} is a link and has external data, which it would leave behind",
-            "write to a new file with -o instead of --in-place",
+            "write to a new file with `path_out` instead of `in_place=True`",
         )
     own = {os.path.normpath(location) for location in file.locations}
     for path, names in model_file.neighbours(target.parent).items():
         if own.intersection(names) and not path.samefile(target):
             raise UsageError(
                 f"{path} has the same data file: in place, one model would leave the other",
-                "write to a new file with -o instead of --in-place",
+                "write to a new file with `path_out` instead of `in_place=True`",
             )
 
 
@@ -33,7 +33,7 @@ def folded_path(source: Path, path_out: PathLike | None, in_place: bool) -> Path
     """Where the folded form of a model goes. Raises UsageError."""
     if in_place:
         if path_out is not None:
-            raise UsageError("--in-place and -o exclude each other", "give one of them")
+            raise UsageError("`in_place` and `path_out` exclude each other", "give one of them")
         return Path(os.path.realpath(source))  # a link stays a link to the new file
     return output_path(source, path_out, ".folded.onnx", or_in_place=True)
 
@@ -53,6 +53,6 @@ def output_path(
     if target.exists() and source.exists() and target.samefile(source):
         raise UsageError(
             f"the output {target} is the input itself",
-            f"choose another name{', or say --in-place to replace it' if or_in_place else ''}",
+            f"choose another name{', or replace it with `in_place=True`' if or_in_place else ''}",
         )
     return target

@@ -16,11 +16,11 @@ from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.graph.index import BATCH_NORM
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.replace_file import Kind, write_whole
-from bnfold.options import Options
+from bnfold.options import FailOn, Options, require_choice
+from bnfold.pipeline.model_paths import models_of
+from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.data_statistics import Dataset, StatsResult, stats
 from bnfold.tuning.drift import DriftLimits
-
-FAIL_ON = ("foldable", "any", "drifted")
 
 Baseline = Mapping[str, Sequence[str]]
 
@@ -53,29 +53,44 @@ class CheckResult:
 
 
 def check(
-    models: Sequence[PathLike], *, fail_on: str = "foldable", options: Options | None = None,
-    baseline: Baseline | None = None, data: Dataset | None = None,
-    limits: DriftLimits | None = None, assume_inference: bool = False,
-) -> tuple[CheckResult, ...]:  # fmt: skip
+    models: Sequence[PathLike],
+    *,
+    recursive: bool = False,
+    fail_on: FailOn = "foldable",
+    options: Options | None = None,
+    baseline: Baseline | None = None,
+    data: Dataset | None = None,
+    limits: DriftLimits | None = None,
+    assume_inference: bool = False,
+    progress: Progress | None = None,
+) -> tuple[CheckResult, ...]:
     """Check models one by one; one that cannot be read does not stop the others.
 
+    `models` are files, patterns and folders, which `recursive` searches with their subfolders.
     `fail_on` is "foldable" (something would fold), "any" (there is a BatchNormalization at all) or
     "drifted" (one whose stored statistics do not fit `data`; with `assume_inference` also those in
-    training mode). Raises UsageError for another, and for "drifted" without data.
+    training mode). `baseline` lists accepted sites by model path.
+
+    Raises UsageError for paths that stand for no model, and for "drifted" without data.
     """
-    if fail_on not in FAIL_ON:
-        raise UsageError(f"fail_on={fail_on!r} is none of {', '.join(FAIL_ON)}")
+    require_choice("fail_on", fail_on, FailOn)
     if fail_on == "drifted" and data is None:
-        raise UsageError("--fail-on drifted needs data", "give it with --inputs")
+        raise UsageError('`fail_on="drifted"` needs data to compare with', "pass it with `data`")
     accepted = baseline or {}
+    tell = progress or ignore
+    found = models_of(models, recursive=recursive)
 
     def faults(model: PathLike) -> Iterable[CheckFault]:
         if fail_on != "drifted":
-            return _left(model, fail_on, options)
+            return _foldable_faults(model, fail_on, options)
         assert data is not None
         return _of_drift(stats(model, data, limits=limits, assume_inference=assume_inference))
 
-    return tuple(_checked(model, faults, accepted.get(str(model), ())) for model in models)
+    results = []
+    for number, model in enumerate(found):
+        tell(Stage("checking models", number, len(found)))
+        results.append(_checked(model, faults, accepted.get(model, ())))
+    return tuple(results)
 
 
 def _checked(
@@ -96,7 +111,9 @@ def _checked(
     )
 
 
-def _left(model: PathLike, fail_on: str, options: Options | None) -> Iterable[CheckFault]:
+def _foldable_faults(
+    model: PathLike, fail_on: str, options: Options | None
+) -> Iterable[CheckFault]:
     for verdict in inspect(model, options=options).verdicts:
         site = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
         if verdict.refusal is None:
@@ -124,13 +141,13 @@ def read_baseline(path: Path) -> Baseline:
         found = json.loads(path.read_text(encoding="utf-8"))["accepted"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"cannot read the baseline {path}: {error}", "write one with --write-baseline"
+            f"cannot read the baseline {path}: {error}", "write one with `write_baseline=True`"
         ) from error
     if not isinstance(found, dict) or not all(
         isinstance(names, list) and all(isinstance(name, str) for name in names)
         for names in found.values()
     ):
-        raise UsageError(f"{path} is no baseline", "write one with --write-baseline")
+        raise UsageError(f"{path} is no baseline", "write one with `write_baseline=True`")
     return found
 
 

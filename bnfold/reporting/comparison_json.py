@@ -18,7 +18,7 @@ def as_json(comparison: Comparison) -> str:
     return dumps(comparison_data(comparison))
 
 
-def save_json(comparison: Comparison, models: Sequence[str], path: str) -> None:
+def save(comparison: Comparison, models: Sequence[str], path: str) -> None:
     """The same in a file, with the SHA-256 of both model files. Raises UsageError."""
     hashes = [{"file": Path(m).name, "sha256": _hash(Path(m))} for m in models]
     data = {"original": hashes[0], "folded": hashes[1], **comparison_data(comparison)}

@@ -21,6 +21,7 @@ from bnfold.pipeline.gate import CheckFault, CheckResult
 from bnfold.reasons import Refusal
 from bnfold.reporting.comparison_json import comparison_data
 from bnfold.reporting.summary import closing, would_fold
+from bnfold.text.flags import as_flags
 from bnfold.verdict import Verdict
 from bnfold.verification.comparison import Comparison, NotEqualError
 from bnfold.version import __version__
@@ -173,9 +174,10 @@ def of_error(command: str, source: str, error: BnfoldError) -> Report:
 
 def _failed(source: str, error: BnfoldError) -> ModelReport:
     comparison = comparison_data(error.comparison) if isinstance(error, NotEqualError) else None
-    problem = Problem(type(error).__name__, error.message, error.remedy)
+    message = as_flags(error.message)
+    problem = Problem(type(error).__name__, message, as_flags(error.remedy))
     return ModelReport(
-        source, _status(error.exit_code), error.exit_code, error.message, problem,
+        source, _status(error.exit_code), error.exit_code, message, problem,
         comparison=comparison,
     )  # fmt: skip
 
@@ -224,4 +226,4 @@ def _cause(refusal: Refusal | None) -> Cause | None:
     if refusal is None:
         return None
     reason = refusal.reason
-    return Cause(reason.code, refusal.node, refusal.sentence, reason.remedy)
+    return Cause(reason.code, refusal.node, refusal.sentence, as_flags(reason.remedy))

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.graph.index import BATCH_NORM
-from bnfold.text.formatting import count, number, plain
+from bnfold.text.flags import flag
+from bnfold.text.formatting import count, plain
 from bnfold.verdict import Verdict
 
 
@@ -22,16 +23,10 @@ def closing(result: OptimizeResult) -> str:
         return f"{where}{_with_flags(result.flags)}"
     done = _folded(result.verdicts)
     if result.comparison is None:
-        return f"{done} folded; not compared (--verify none)"
-    worst = result.comparison.worst
+        return f"{done} folded; not verified"
     if not result.comparison.runs:
         return f"{done} folded and certified; not run"
-    if worst is None:
-        return f"{done} folded and verified"
-    return (
-        f"{done} folded and verified: the largest difference is {number(worst.max_abs)}, rounding "
-        f"explains up to {number(worst.bound)}"
-    )
+    return f"{done} folded and verified: equal up to rounding"
 
 
 def _folded(verdicts: tuple[Verdict, ...]) -> str:
@@ -46,7 +41,7 @@ def _folded(verdicts: tuple[Verdict, ...]) -> str:
     return " and ".join(parts)
 
 
-def _with_flags(flags: Sequence[str]) -> str:
+def _with_flags(parameters: Sequence[str]) -> str:
     """What would change that, to be said behind a sentence; nothing where nothing would."""
-    names = " or ".join(f"--{flag.replace('_', '-')}" for flag in flags)
+    names = " or ".join(map(flag, parameters))
     return f"; something would fold with {names}" if names else ""

@@ -10,9 +10,9 @@ import numpy as np
 from onnx import ModelProto
 
 from bnfold.errors import UndecidedError
-from bnfold.onnx_io import model_file
 from bnfold.runtime import input_files, synthetic_inputs
 from bnfold.runtime.input_files import InputSet
+from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import (
     Feed,
     SessionFactory,
@@ -52,10 +52,10 @@ def first_that_runs(
     )
 
 
-def run_once(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+def run_once(job: Job) -> dict[str, Any]:
     """Run a model on the first of its sets of inputs; the outputs are in outputs.npz."""
-    (folder / "stage").write_text("running the model", encoding="utf-8")
-    file = model_file.read(Path(request["original"]))
+    job.stage("running the model")
+    request, file = job.request, job.original
     try:
         session = SessionFactory.of(request["providers"]).open(str(file.path))
     except Exception as error:
@@ -64,7 +64,7 @@ def run_once(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         request, file.model, lambda feed: require_tensors(run(session, feed))
     )
     arrays = {f"a{number}": array for number, array in enumerate(results[0].values())}
-    np.savez(folder / "outputs.npz", **arrays)  # type: ignore[arg-type]
+    np.savez(job.folder / "outputs.npz", **arrays)  # type: ignore[arg-type]
     return {"names": list(results[0])}
 
 

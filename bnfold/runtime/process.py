@@ -7,7 +7,6 @@ not answer is a ChildError, never a pass. What the child does is in `bnfold.work
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
@@ -19,10 +18,10 @@ from typing import Any, TypeVar
 from bnfold import errors, system
 from bnfold.errors import WorkerError
 from bnfold.onnx_io.private_folder import PrivateFolder
-from bnfold.runtime.answer_file import ANSWER, FALLBACK
+from bnfold.progress import Progress
+from bnfold.runtime.answer_file import ANSWER, FALLBACK, read_stage
 
 T = TypeVar("T")
-Progress = Callable[[int, int], None]  # how much is done, of how much
 
 _STDERR, _STDERR_LINES = "stderr.txt", 3
 _GRACE = 5.0  # seconds by which the child's own clock is behind ours
@@ -74,8 +73,8 @@ def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise WorkerError(
-                f"onnxruntime had not finished {_stage(folder)} after {timeout:g} s",
-                "give it longer with --timeout, or smaller inputs with --input-shape",
+                f"onnxruntime had not finished {read_stage(folder).name} after {timeout:g} s",
+                "give it longer with `timeout`, or smaller inputs with `input_shapes`",
             ) from error
 
 
@@ -92,13 +91,7 @@ def _wait(
             if left <= period:
                 raise
             assert progress is not None
-            _tell(folder / "progress", progress)
-
-
-def _tell(path: Path, progress: Progress) -> None:
-    with contextlib.suppress(OSError, ValueError):
-        done, total = map(int, path.read_text(encoding="utf-8").split())
-        progress(done, total)
+            progress(read_stage(folder))
 
 
 def _answer(path: Path) -> dict[str, Any] | None:
@@ -114,13 +107,6 @@ def _crash(code: int, folder: Path) -> WorkerError:
     lines = text.strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
     return WorkerError(
-        f"onnxruntime crashed while {_stage(folder)} ({system.describe_end(code)}){said}",
-        "nothing was decided; try another onnxruntime version or a higher --memory-limit",
+        f"onnxruntime crashed while {read_stage(folder).name} ({system.describe_end(code)}){said}",
+        "nothing was decided; try another onnxruntime version or a higher `memory_limit`",
     )
-
-
-def _stage(folder: Path) -> str:
-    try:
-        return (folder / "stage").read_text(encoding="utf-8")
-    except OSError:
-        return "starting"

@@ -50,7 +50,7 @@ class SessionFactory:
         for name in names:
             if name not in ort.get_available_providers():
                 raise UsageError(
-                    f"--providers: this onnxruntime has no {name!r}",
+                    f"`providers`: this onnxruntime has no {name!r}",
                     f"it has {', '.join(ort.get_available_providers())}",
                 )
         return cls(tuple(names) or CPU, threads)
@@ -98,12 +98,12 @@ def load_error(error: Exception) -> BnfoldError:
         return UndecidedError(
             f"onnxruntime has no kernel for this model: {text}",
             "its CPU provider has no double or bfloat16 Conv; compare a float32 export, or write "
-            "without comparison: --verify none",
+            'without comparing: `verify="none"`',
         )
     if kind == "Fail" and "is not a registered function/op" in text:
         return UndecidedError(
             f"onnxruntime does not know what this model is made of: {text}",
-            "it has custom operators; --verify certificate decides without running them",
+            'it has custom operators; `verify="certificate"` decides without running them',
         )
     if kind in ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "Fail", "NoSuchFile"):
         return ModelError(f"onnxruntime refuses the model: {text}", "fix the export")
@@ -121,14 +121,14 @@ def _newer(text: str) -> UndecidedError | None:
         return UndecidedError(
             f"the model has IR version {found[1]}, {own} reads up to {found[2]}",
             f"install a newer onnxruntime, or save the model with model.ir_version = {found[2]}; "
-            "--verify certificate decides without running it",
+            '`verify="certificate"` decides without running it',
         )
     if found := _OPSET.search(text):
         return UndecidedError(
             f"the model is of opset {found[1]} of {found[2]}, {own} knows them up to {found[3]}",
             "install a newer onnxruntime, or convert the model with "
-            f"onnx.version_converter.convert_version(model, {found[3]}); --verify certificate "
-            "decides without running it",
+            f"onnx.version_converter.convert_version(model, {found[3]}); "
+            '`verify="certificate"` decides without running it',
         )
     return None
 
@@ -150,7 +150,7 @@ def require_tensors(outputs: dict[str, Any]) -> Run:
         if not isinstance(value, np.ndarray):
             raise UndecidedError(
                 f"the output {name!r} is no tensor, which bnfold cannot compare",
-                "write without comparison: --verify none",
+                'write without comparing: `verify="none"`',
             )
     return outputs
 

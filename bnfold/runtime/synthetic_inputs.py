@@ -63,7 +63,7 @@ def input_specs(
     """
     defaults = {tensor.name for tensor in model.graph.initializer}
     required = [value for value in model.graph.input if value.name not in defaults]
-    _reject_unknown(shapes, [value.name for value in required], "--input-shape", "input")
+    _reject_unknown(shapes, [value.name for value in required], "input_shapes", "input")
     return [_spec(value, shapes.get(value.name), given=given) for value in required]
 
 
@@ -73,7 +73,7 @@ def _spec(value: ValueInfoProto, shape: Shape | None, *, given: bool) -> InputSp
     if kind != "tensor_type" or tensor.elem_type == TensorProto.STRING:
         raise UndecidedError(
             f"the input {value.name!r} is no tensor of numbers, which bnfold cannot make up",
-            "write without comparison: --verify none",
+            'write without comparing: `verify="none"`',
         )
     dtype = helper.tensor_dtype_to_np_dtype(tensor.elem_type)
     if shape is None and not tensor.HasField("shape"):
@@ -81,7 +81,7 @@ def _spec(value: ValueInfoProto, shape: Shape | None, *, given: bool) -> InputSp
             return InputSpec(value.name, dtype, (), open_rank=True)
         raise UndecidedError(
             f"the input {value.name!r} has no declared shape",
-            f"give it with --input-shape {value.name}:1,3,224,224, or data with --inputs",
+            f"give it with `input_shapes={value.name}:1,3,224,224`, or data with `inputs`",
         )
     # some exporters write -1 or 0 for "any"
     declared = [d.dim_value if d.dim_value > 0 else d.dim_param for d in tensor.shape.dim]
@@ -91,7 +91,7 @@ def _spec(value: ValueInfoProto, shape: Shape | None, *, given: bool) -> InputSp
         )
         if not fits:
             raise UsageError(
-                f"--input-shape {value.name}:{dims_text(shape)} does not fit the model, which "
+                f"`input_shapes={value.name}:{dims_text(shape)}` does not fit the model, which "
                 f"declares {dims_text(declared)}"
             )
     dims = tuple(shape) if shape is not None else tuple(declared)
@@ -105,9 +105,9 @@ def synthetic_feeds(
     symbols = {
         spec.symbol(axis) for spec in inputs for axis, dim in enumerate(spec.dims) if dim == ""
     } | {dim for spec in inputs for dim in spec.dims if isinstance(dim, str) and dim}
-    _reject_unknown(dims, sorted(symbols), "--dim", "open dimension")
+    _reject_unknown(dims, sorted(symbols), "dims", "open dimension")
     names = [spec.name for spec in inputs]
-    _reject_unknown({n: r for n, r in drawing.ranges.items() if n}, names, "--val-range", "input")
+    _reject_unknown({n: r for n, r in drawing.ranges.items() if n}, names, "val_range", "input")
     for assignment in _assignments(model, inputs, dims):
         yield [_draw(inputs, assignment, drawing, k) for k in range(drawing.runs)]
 
@@ -115,17 +115,17 @@ def synthetic_feeds(
 def remedy_for_guesses(inputs: list[InputSpec]) -> str:
     """Which options settle what had to be guessed."""
     dims = [
-        f"--dim {spec.symbol(axis)}=N"
+        f"`dims={spec.symbol(axis)}=N`"
         for spec in inputs
         for axis, dim in enumerate(spec.dims)
         if not isinstance(dim, int)
     ]
     ranges = [
-        f"--val-range {spec.name}:LOW,HIGH" for spec in inputs if spec.dtype.kind in "iub"
+        f"`val_range={spec.name}:LOW,HIGH`" for spec in inputs if spec.dtype.kind in "iub"
     ]  # fmt: skip
     guessed = ", ".join(dict.fromkeys([*dims, *ranges]))
     say = f"say what had to be guessed: {guessed}; or " if guessed else ""
-    return f"{say}give real inputs with --inputs FILE.npz"
+    return f"{say}give real inputs with `inputs`"
 
 
 def _assignments(
@@ -194,7 +194,7 @@ def _draw(
         if math.prod(shape) > _MOST_ELEMENTS:
             raise UndecidedError(
                 f"the input {spec.name!r} of shape {dims_text(shape)} is too large to make up",
-                "give a smaller one with --input-shape or --dim",
+                "give a smaller one with `input_shapes` or `dims`",
             )
         given = drawing.ranges.get(spec.name, drawing.ranges.get(""))
         feed[spec.name] = _fill(spec.dtype, shape, rng, fill, given)
@@ -225,7 +225,7 @@ def _reject_unknown(given: Mapping[str, object], known: list[str], option: str, 
     for name in given:
         if name not in known:
             raise UsageError(
-                f"{option}: the model has no {what} {name!r}",
+                f"`{option}`: the model has no {what} {name!r}",
                 f"it has {', '.join(map(str, known)) or 'none'}",
             )
 

@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bnfold.api import OptimizeResult, optimize, verify
+from bnfold.deprecation import renamed_parameter
 from bnfold.errors import ModelError, UndecidedError, UsageError, first_line
 from bnfold.onnx_io import model_file
-from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.protos import Array
+from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Options, RunOptions
 from bnfold.runtime.process import run_worker
 from bnfold.torch.module import (
@@ -53,18 +54,20 @@ class ExportResult(OptimizeResult):
     differences: tuple[ModuleDifference, ...] = ()
 
 
+@renamed_parameter("trial", "run_options")
 def export(
     module: torch.nn.Module, args: Sequence[Any], path: PathLike, *,
     kwargs: Mapping[str, Any] | None = None, options: Options | None = None,
-    trial: RunOptions | None = None, external_data: str = model_file.KEEP, **export_options: Any,
+    run_options: RunOptions | None = None, external_data: str = model_file.KEEP,
+    **export_options: Any,
 ) -> ExportResult:  # fmt: skip
     """Export a module for inference, fold, verify against the module's own output, and write.
 
     `args` and `kwargs` are what the module is called with, and what all are run on. A copy of the
     module is put into eval mode and worked on; the module and the tensors are left as they are.
-    `options` say what may be folded, `trial` within which limits the models are run (its inputs are
-    these). Whatever else is given goes to `torch.onnx.export`: opset_version, dynamic_shapes,
-    input_names, dynamo=False …
+    `options` say what may be folded, `run_options` within which limits the models are run (its
+    inputs are these). Whatever else is given goes to `torch.onnx.export`: opset_version,
+    dynamic_shapes, input_names, dynamo=False …
 
     Raises UsageError (no PyTorch, paths, options), ModelError (PyTorch cannot export the module),
     NotEqualError (the folded model differs from the export, or from the module, by more than
@@ -79,9 +82,11 @@ def export(
         exported, folded = folder / "exported.onnx", folder / "folded.onnx"
         _export(evaluating(module), fresh(call), exported, export_options)
         own, exact = outputs(module, call)
-        trial = replace(trial or RunOptions(), inputs=_saved_inputs(exported, call, folder))
+        run_options = replace(
+            run_options or RunOptions(), inputs=_saved_inputs(exported, call, folder)
+        )
         result = optimize(exported, folded, verify="none", options=options)
-        comparison = verify(exported, folded, trial=trial)
+        comparison = verify(exported, folded, run_options=run_options)
         require_equal(comparison)
         if not comparison.runs:
             raise UndecidedError(
@@ -89,7 +94,7 @@ def export(
                 f"module: {comparison.not_run}",
                 "call torch.onnx.export and then bnfold.optimize, or export in float32",
             )
-        found = _run(folded, trial)
+        found = _run(folded, run_options)
         if len(found) != len(own):
             raise NotEqualError(
                 f"the module gives {len(own)} tensors, the export {len(found)}", comparison
@@ -107,14 +112,9 @@ def export(
                 "another opset, or the other exporter (dynamo=True or False)",
             )
         file = model_file.read(folded)
-        with Output(target, []) as output:
-            size = model_file.write(
-                file.model, file.storage, output, external_data, origin=folded.name
-            )
-            output.publish()
-    data_files = tuple(target.with_name(name) for name in output.names)
+        written = write_model(file, target, external_data=external_data)
     plain = {name: getattr(result, name) for name in OptimizeResult.__dataclass_fields__}
-    changed = {"model": target, "bytes_after": size, "data_files": data_files}
+    changed = {"model": target, "bytes_after": written.size, "data_files": written.data_files}
     return ExportResult(**(plain | changed | {"comparison": comparison}), differences=differences)
 
 
@@ -193,12 +193,12 @@ def _saved_inputs(exported: Path, call: Call, folder: Path) -> str | None:
     return str(folder / "inputs.npz")
 
 
-def _run(model: Path, trial: RunOptions) -> dict[str, Array]:
+def _run(model: Path, run_options: RunOptions) -> dict[str, Array]:
     """What the model gives, by the names of its outputs."""
-    request = {"task": "run", "original": str(model), **asdict(trial), "check": 1}
+    request = {"task": "run", "original": str(model), **asdict(run_options), "check": 1}
 
     def read(answer: dict[str, Any], folder: Path) -> dict[str, Array]:
         with np.load(folder / "outputs.npz", allow_pickle=False) as archive:
             return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
 
-    return run_worker(request, trial.timeout, read)
+    return run_worker(request, run_options.timeout, read)

@@ -22,12 +22,10 @@ from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit, Guard, Insert, SetOperator, Supply
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.onnx_io.protos import FLOAT_TYPES
-from bnfold.options import Options
+from bnfold.options import FrozenForm, Options
 from bnfold.reasons import Reason, Refusal
 from bnfold.verdict import Verdict
 
-MUL_ADD, AS_BATCH_NORM = "mul-add", "batchnorm"
-FORMS = (MUL_ADD, AS_BATCH_NORM)
 _BROADCASTS = 7  # the opset from which on Mul and Add broadcast by NumPy's rules
 _ATTRIBUTES = ("consumed_inputs", "epsilon", "is_test", "momentum", "spatial", "training_mode")
 
@@ -41,7 +39,7 @@ class FrozenNode:
     beta_prime: str
 
 
-def plan_freezing(index: Index, form: str) -> Plan:
+def plan_freezing(index: Index, form: FrozenForm) -> Plan:
     """Edits that freeze every inference BatchNormalization, as `form` says, and a verdict for each.
 
     Reads the graph and changes nothing.
@@ -79,13 +77,11 @@ def frozen(plan: Plan) -> Iterator[FrozenNode]:
         yield FrozenNode(site, gamma, beta)
 
 
-def _edits(draft: Draft, node: Node, form: str) -> list[Edit] | Refusal:
+def _edits(draft: Draft, node: Node, form: FrozenForm) -> list[Edit] | Refusal:
     own = batch_norm(draft, node)
     if isinstance(own, Refusal):
         return own
-    edits = (
-        _as_batch_norm(draft, node, own) if form == AS_BATCH_NORM else _mul_add(draft, node, own)
-    )
+    edits = _as_batch_norm(draft, node, own) if form == "batchnorm" else _mul_add(draft, node, own)
     if isinstance(edits, Refusal):
         return edits
     for edit in edits:

@@ -12,14 +12,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from bnfold.errors import NotBetterError, UndecidedError, UsageError
 from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
-from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.output_paths import PathLike, output_path
-from bnfold.runtime.process import Progress, run_worker
+from bnfold.onnx_io.write_model import write_model
+from bnfold.options import ImageLayout, require_choice
+from bnfold.progress import Progress
+from bnfold.runtime.process import run_worker
 from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
 from bnfold.tuning.stored_statistics import assign_statistics
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
@@ -39,7 +42,7 @@ class Dataset:
     batch: int = 32
     mean: Sequence[float] = ()
     std: Sequence[float] = ()
-    layout: str = "NCHW"
+    layout: ImageLayout = "NCHW"
     resize: tuple[int, int] | None = None
     providers: tuple[str, ...] = ()
     timeout: float = 86_400.0
@@ -128,7 +131,7 @@ def recalibrate(
     if not 0 <= momentum < 1 or not 0 <= holdout < 1:
         raise UsageError("momentum and holdout are shares: at least 0, and below 1")
     if require_improvement and not holdout:
-        raise UsageError("--require-improvement needs --holdout, to measure it on")
+        raise UsageError("`require_improvement` needs `holdout`: samples to measure it on")
     source = Path(path_in)
     target = output_path(source, path_out, ".recalibrated.onnx")
     _require_not_data(target, Path(data.path))
@@ -151,9 +154,7 @@ def recalibrate(
         put_into_inference(Index(file.model, file.storage), even_dummies=True)
     for refusal in assign_statistics(Index(file.model, file.storage), estimates):
         raise UndecidedError(refusal.sentence, refusal.reason.remedy)
-    with Output(target, [source, *(own.path for own in file.data_files)]) as output:
-        model_file.write(file.model, file.storage, output, origin=source.name)
-        output.publish()
+    write_model(file, target)
     return RecalibrateResult(
         target, len(estimates), answer["layers"], answer["samples"], _skipped(answer), before, after
     )
@@ -176,14 +177,13 @@ def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], An
 
 
 def _skipped(answer: dict[str, Any]) -> tuple[SkippedNode, ...]:
-    return tuple(SkippedNode(**entry) for entry in answer["left"])
+    return msgspec.convert(answer["left"], tuple[SkippedNode, ...])
 
 
 def _request(
     task: str, model: PathLike, data: Dataset, *, assume_inference: bool
 ) -> dict[str, Any]:  # fmt: skip
-    if data.layout not in ("NCHW", "NHWC"):
-        raise UsageError(f"layout {data.layout!r} is neither NCHW nor NHWC")
+    require_choice("layout", data.layout, ImageLayout)
     if data.batch < 1:
         raise UsageError("a batch has at least one sample")
     return {

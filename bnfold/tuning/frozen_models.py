@@ -12,17 +12,19 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from bnfold.deprecation import renamed_parameter
 from bnfold.errors import UsageError
 from bnfold.folding.apply import apply
 from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
-from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
-from bnfold.options import RunOptions
+from bnfold.onnx_io.write_model import write_model
+from bnfold.options import FrozenForm, RunOptions, Verify, require_choice
+from bnfold.progress import Progress
 from bnfold.text.json_encoding import dumps
-from bnfold.tuning.affine_form import FORMS, MUL_ADD, FrozenNode, frozen, plan_freezing
+from bnfold.tuning.affine_form import FrozenNode, frozen, plan_freezing
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 from bnfold.verdict import Verdict
 from bnfold.verification.client import compare
@@ -56,30 +58,32 @@ class AssignResult:
     moved: Mapping[str, float]
 
 
+@renamed_parameter("trial", "run_options")
 def freeze(
     path_in: PathLike,
     path_out: PathLike | None = None,
     *,
-    form: str = MUL_ADD,
+    form: FrozenForm = "mul-add",
     learnable: bool = False,
     assume_inference: bool = False,
-    verify: str = "full",
-    trial: RunOptions | None = None,
+    verify: Verify = "full",
+    run_options: RunOptions | None = None,
+    progress: Progress | None = None,
 ) -> FreezeResult:
     """Write every inference BatchNormalization of a file as its affine map γ′x + β′.
 
     `form` is "mul-add": a Mul and an Add with initializers `<name>.gamma_prime` and
     `<name>.beta_prime` of shape [C, 1, …] and x's type, or "batchnorm": a BatchNormalization with
     mean 0, variance 1 and ε 0. `learnable` makes γ′ and β′ graph inputs with their values as
-    defaults, lists them in metadata_props and in a JSON file beside the output.
-    `assume_inference` takes BatchNormalizations in training mode for inference with their running
-    statistics. `verify` and `trial` are those of `optimize`.
+    defaults, and lists them in metadata_props and in a JSON file beside the output.
+    `assume_inference` treats BatchNormalizations in training mode as inference with their running
+    statistics. `verify`, `run_options` and `progress` are those of `optimize`.
 
     Raises ModelError, UsageError (paths; IR below 4 with `learnable`), NotEqualError (nothing is
-    written), UndecidedError and ChildError.
+    written), UndecidedError and WorkerError.
     """
-    if form not in FORMS:
-        raise UsageError(f"form={form!r} is none of {', '.join(FORMS)}")
+    require_choice("form", form, FrozenForm)
+    require_choice("verify", verify, Verify)
     source = Path(path_in)
     file = model_file.read(source)
     if learnable and file.model.ir_version < 4:
@@ -92,6 +96,7 @@ def freeze(
     listed = target.with_suffix(".learnable.json") if learnable else None
     if listed is not None:
         require_replaceable(listed, Kind.PARAMETERS, [source, target])
+    comparison: Comparison | None = None
     with PrivateFolder() as folder:
         reference, refused = source, {}
         if assume_inference:
@@ -101,16 +106,19 @@ def freeze(
         plan = plan_freezing(index, form)
         apply(index, plan)
         done = tuple(frozen(plan))
-        with Output(target, [source, *(data.path for data in file.data_files)]) as output:
-            comparison = None
+        plain = model_file.save(file.model, file.storage, Path(folder, "frozen.onnx"))
+        if learnable:
+            _make_learnable(file.model, done)
+
+        def check(_: Path) -> None:
+            nonlocal comparison
             if done and verify != "none":
-                plain = model_file.save(file.model, file.storage, Path(folder, "frozen.onnx"))
-                comparison = compare(reference, plain, trial or RunOptions(), level=verify)
+                comparison = compare(
+                    reference, plain, run_options or RunOptions(), level=verify, progress=progress
+                )
                 require_equal(comparison)
-            if learnable:
-                _make_learnable(file.model, done)
-            model_file.write(file.model, file.storage, output, origin=source.name)
-            output.publish()
+
+        write_model(file, target, check=check)
     verdicts = tuple(
         Verdict(v.site, v.op, v.scope, v.output, refusal=refused.get(v.site, v.refusal))
         for v in plan.verdicts
@@ -168,7 +176,7 @@ def learnable_names(model: ModelProto) -> list[str]:
     if names is None:
         raise UsageError(
             "the model lists no learnable parameters",
-            "make it with: bnfold freeze MODEL --learnable",
+            "make it with `bnfold.freeze(learnable=True)`",
         )
     return names
 
@@ -214,9 +222,7 @@ def assign(path_in: PathLike, params: PathLike, path_out: PathLike) -> AssignRes
     target = output_path(source, path_out, "")
     if target.exists() and target.samefile(params):
         raise UsageError(f"the output {target} is {params} itself", "choose another name")
-    with Output(target, [source, *(data.path for data in file.data_files)]) as output:
-        model_file.write(file.model, file.storage, output, origin=source.name)
-        output.publish()
+    write_model(file, target)
     return AssignResult(target, moved)
 
 

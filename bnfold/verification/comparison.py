@@ -168,7 +168,7 @@ def require_equal(comparison: Comparison) -> None:
         what = f"with onnxruntime's optimisations {deployed.note}"
         remedy = (
             "nothing was written; the fold is right, onnxruntime computes something else of it: "
-            "keep that layer with --skip, or fold first and quantise then"
+            "keep that layer with `skip`, or fold first and quantise then"
         )
     elif worst is not None:
         what = f"output {worst.name!r} differs by {worst.max_abs:.3g}, rounding explains "

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
-from bnfold.benchmark.ratios import BenchResult, Graph, Measured, Mode
+from bnfold.benchmark.ratios import BenchMode, BenchResult, ExecutedGraph, Measurement
+from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
 from bnfold.text.formatting import count, plain, size
 
@@ -22,24 +22,23 @@ _FIGURES: tuple[tuple[str, str, Callable[[float], str]], ...] = (
 
 def of_bench(result: BenchResult) -> RenderableType:
     """A table of all figures, and what they mean in a sentence for each mode."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for header in ("", "original", "folded", "folded / original"):
-        table.add_column(header, justify="right" if header else "left")
+    columns = ("original", "folded", "folded / original")
+    rows = table("", *columns, right=columns)
     heads: tuple[tuple[str, tuple[int, int], Callable[[float], str]], ...] = (
         ("file size", result.sizes, size),
         ("nodes", result.nodes, str),
         ("BatchNormalizations", result.batch_norms, str),
     )
     for name, (old, new), words in heads:
-        table.add_row(name, words(old), words(new), f"{new / old:.3f}" if old else "")
+        rows.add_row(name, words(old), words(new), f"{new / old:.3f}" if old else "")
     for mode in result.modes:
-        table.add_row(f"\noptimisations {'on' if mode.optimised else 'off'}")
+        rows.add_row(f"\noptimisations {'on' if mode.optimised else 'off'}")
         if mode.original is not None and mode.folded is not None:
             for name, what in (("nodes run", "nodes"), ("BatchNormalizations run", "batch_norms")):
                 pair = (getattr(graph, what) for graph in (mode.original, mode.folded))
-                table.add_row(f"  {name}", *map(str, pair), "")
+                rows.add_row(f"  {name}", *map(str, pair), "")
         for field, name, words in _FIGURES:
-            table.add_row(f"  {name}", *_cells(getattr(mode, field), words))
+            rows.add_row(f"  {name}", *_cells(getattr(mode, field), words))
     threads = result.threads or "onnxruntime's choice of"
     ran = f"\non {', '.join(map(plain, result.inputs)) or 'no inputs'}, {threads} threads, "
     ran += ", ".join(map(plain, result.providers))
@@ -47,24 +46,24 @@ def of_bench(result: BenchResult) -> RenderableType:
     sentences = (
         Text(sentence, style="bold") for mode in result.modes for sentence in conclusion(mode, gone)
     )
-    return Group(table, Text(ran + "\n"), *sentences)
+    return Group(rows, Text(ran + "\n"), *sentences)
 
 
-def conclusion(mode: Mode, gone: int) -> Iterator[str]:
+def conclusion(mode: BenchMode, gone: int) -> Iterator[str]:
     """What the model gets of folding `gone` BatchNormalizations, and what not."""
     folds_itself = mode.optimised and gone > 0
     head = f"with optimisations {'on' if mode.optimised else 'off'}"
     if mode.original is not None and mode.folded is not None:
         yield f"{head}, {_work(mode.original, mode.folded, folds_itself=folds_itself)}"
     for field, name, _ in _FIGURES:
-        found: Measured = getattr(mode, field)
+        found: Measurement = getattr(mode, field)
         if found.low is None:
             continue
         change = f"{'less' if found.ratio < 1 else 'more'} by {abs(1 - found.ratio):.0%}"
         yield f"  {name}: {change if found.differs else 'no difference that these runs can show'}"
 
 
-def _work(original: Graph, folded: Graph, *, folds_itself: bool) -> str:
+def _work(original: ExecutedGraph, folded: ExecutedGraph, *, folds_itself: bool) -> str:
     if original == folded:
         same = f"onnxruntime runs the same {count(folded.nodes, 'node')} of either"
         if not folds_itself:
@@ -76,7 +75,7 @@ def _work(original: Graph, folded: Graph, *, folds_itself: bool) -> str:
     return f"{said}, and leaves {count(kept, BATCH_NORM)} of the original" if kept else said
 
 
-def _cells(found: Measured, words: Callable[[float], str]) -> Iterator[str]:
+def _cells(found: Measurement, words: Callable[[float], str]) -> Iterator[str]:
     for median, first, third in (found.original, found.folded):
         yield f"{words(median)} ({words(first)} … {words(third)})"
     held = "" if found.low is None else f" [{found.low:.3f}, {found.high:.3f}]"

@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bnfold.pipeline.gate import CheckResult
+from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain
 
 
@@ -17,7 +18,9 @@ def of_check(checked: Sequence[CheckResult]) -> RenderableType:
     for one in checked:
         path = plain(one.path)
         if one.error is not None:
-            parts.append(Text(f"{path}: not checked: {plain(one.error.message)}", style="yellow"))
+            parts.append(
+                Text(f"{path}: not checked: {as_flags(plain(one.error.message))}", style="yellow")
+            )
         for fault in one.faults:
             line = f"{path}: {plain(fault.site)}: {plain(fault.sentence)}"
             parts.append(Text(line, style="red"))

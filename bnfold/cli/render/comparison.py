@@ -1,14 +1,15 @@
-"""The result of a comparison, to be read by people and by programs. Pure but for `save_json`."""
+"""The result of a comparison, to be read by people. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
+from bnfold.cli.render.console import table
 from bnfold.proof.outcome import Certificate, Outcome
+from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, number, plain
 from bnfold.verification.comparison import Comparison, FoldRun, OutputDifference
 
@@ -16,14 +17,34 @@ _MOST_FINDINGS = 3
 _COLOURS = {Outcome.VALID: "green", Outcome.INVALID: "red", Outcome.UNDECIDED: "yellow"}
 
 
+def of_verify(comparison: Comparison, *, verbose: bool = False) -> RenderableType:
+    """The report of `bnfold verify`: the outcome; and how it was found, where that is asked for.
+
+    It is always told where the models are not equal, or not everything was decided.
+    """
+    checks = [check for check in (comparison.frame, comparison.certificate) if check is not None]
+    plainly = comparison.equal and not any(check.findings for check in checks)
+    outcome = Text(_in_one_sentence(comparison), style="bold green" if plainly else "bold")
+    return outcome if plainly and not verbose else Group(outcome, of_comparison(comparison))
+
+
+def _in_one_sentence(comparison: Comparison) -> str:
+    if not comparison.equal:
+        return "not equal"
+    if not comparison.runs:
+        return "equal, as the two files show; not run"
+    what = count(len(comparison.outputs), "output") if comparison.outputs else "every fold"
+    return f"equal up to rounding: {what} compared on {count(comparison.runs, 'set')} of inputs"
+
+
 def of_comparison(comparison: Comparison) -> RenderableType:
-    """The inputs used and one row for each output."""
+    """How two models were compared: the checks, the inputs used and one row for each output."""
     shapes = ", ".join(
         f"{plain(i.name)} {i.dtype}{list(i.shape)}" for i in comparison.inputs
     )  # fmt: skip
     parts: list[RenderableType] = [Text(""), *_of_files(comparison)]
     if comparison.not_run:
-        parts.append(Text(f"not run: {plain(comparison.not_run)}\n"))
+        parts.append(Text(f"not run: {as_flags(plain(comparison.not_run))}\n"))
     if not comparison.runs and not comparison.mismatch:
         return Group(*parts)
     if comparison.runs:
@@ -49,19 +70,15 @@ def _of_outputs(comparison: Comparison) -> RenderableType:
     ):  # fmt: skip
         if any(getattr(output, name) is not None for output in comparison.outputs):
             columns[header if header not in columns else f"{header} "] = name
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for header in ("output", *columns, ""):
-        table.add_column(
-            header, overflow="fold", justify="left" if header in ("output", "") else "right"
-        )
+    rows = table("output", *columns, "", right=columns)
     notes: list[RenderableType] = []
     for output in comparison.outputs:
         figures = (getattr(output, name) for name in columns.values())
         cells = ("" if figure is None else number(figure) for figure in figures)
-        table.add_row(Text(plain(output.name)), *cells, _outcome(output))
+        rows.add_row(Text(plain(output.name)), *cells, _outcome(output))
         if not output.equal and output.original is not None:
             notes.append(Text(f"  {plain(output.name)}{_where(output)}", style="red"))
-    return Group(table, *notes)
+    return Group(rows, *notes)
 
 
 def _where(at: OutputDifference | FoldRun) -> str:
@@ -77,7 +94,7 @@ def _of_deployed(comparison: Comparison) -> Iterable[RenderableType]:
         return
     text = Text("with onnxruntime's optimisations: ")
     if deployed.note:
-        text.append(plain(deployed.note), style="yellow" if deployed.equal else "red")
+        text.append(as_flags(plain(deployed.note)), style="yellow" if deployed.equal else "red")
     else:
         text.append(f"equal, the largest difference is {number(deployed.max_abs)}")
     yield text
@@ -85,28 +102,26 @@ def _of_deployed(comparison: Comparison) -> Iterable[RenderableType]:
 
 def _of_files(comparison: Comparison) -> Iterable[RenderableType]:
     """What the two files tell, a line for each check, and what was found."""
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
-    table.add_column()
-    table.add_column(overflow="fold")
+    rows = table("check", "verdict", show_header=False)
     frame, certificate = comparison.frame, comparison.certificate
     if frame is not None:
         text = Text(frame.verdict.value, style=_COLOURS[frame.verdict])
         if frame.verdict is Outcome.VALID:
             text.append(": nothing has changed but what was folded")
-        table.add_row("frame", text)
+        rows.add_row("frame", text)
     if certificate is not None and (certificate.folds or certificate.findings):
         text = Text(certificate.verdict.value, style=_COLOURS[certificate.verdict])
         if certificate.verdict is Outcome.VALID:
             text.append(f": {_certified(certificate)}")
-        table.add_row("certificate", text)
+        rows.add_row("certificate", text)
     failed = [fold for fold in comparison.folds if not fold.valid]
     if comparison.folds:
         outcome = Outcome.INVALID if failed else Outcome.VALID
         text = Text(outcome.value, style=_COLOURS[outcome])
         if not failed:
             text.append(f": {_run_alone(comparison)}")
-        table.add_row("folds", text)
-    yield table
+        rows.add_row("folds", text)
+    yield rows
     failed.sort(key=lambda fold: -fold.c / fold.gate)
     for fold in failed[:_MOST_FINDINGS]:
         yield Text(
@@ -157,4 +172,6 @@ def _certified(certificate: Certificate) -> str:
 def _outcome(output: OutputDifference) -> Text:
     if output.equal:
         return Text("equal", style="green")
-    return Text(f"not equal{f': {plain(output.note)}' if output.note else ''}", style="red")
+    return Text(
+        f"not equal{f': {as_flags(plain(output.note))}' if output.note else ''}", style="red"
+    )

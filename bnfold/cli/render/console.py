@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from bnfold.text.escape import escape_commands, on_github
 
@@ -16,6 +18,14 @@ def console(*, err: bool = False) -> Console:
     plainly: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False, "stderr": err}
     here = _Console(**plainly)
     return here if here.is_terminal else _Console(**plainly, width=_WIDE)
+
+
+def table(*headers: str, right: Collection[str] = (), show_header: bool = True) -> Table:
+    """An empty table in the style of all reports; columns in `right` are aligned so."""
+    made = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=show_header)
+    for header in headers:
+        made.add_column(header, overflow="fold", justify="right" if header in right else "left")
+    return made
 
 
 class _Console(Console):

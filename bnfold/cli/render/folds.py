@@ -14,34 +14,38 @@ from rich.text import Text
 
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.cli.render.comparison import of_comparison
+from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
 from bnfold.pipeline.batch import ModelOutcome
 from bnfold.reporting.summary import closing, would_fold
+from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain, size
 from bnfold.verdict import Verdict
 
 
-def of_optimize(result: OptimizeResult, source: str) -> RenderableType:
-    """The whole report of `bnfold optimize`."""
+def of_optimize(result: OptimizeResult, source: str, *, verbose: bool = False) -> RenderableType:
+    """What became of a model: first the outcome, then what stayed; with `verbose` everything."""
     written = " + ".join(plain(str(path)) for path in (result.model, *result.data_files))
-    parts: list[RenderableType] = [Text(f"{plain(source)} → {written}\n")]
-    parts.append(_before_and_after(result))
-    parts.extend(_verdicts(result.verdicts))
-    if result.comparison is not None:
+    parts: list[RenderableType] = [
+        Text(f"{plain(source)} → {written}"),
+        Text(f"{closing(result)}\n", style="bold"),
+        _before_and_after(result),
+        *_verdicts(result.verdicts, "folded into", verbose=verbose),
+    ]
+    if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
-    left = "left where it is, but not needed any more: "
+    left = "left behind, no longer needed: "
     parts.extend(Text(left + plain(str(path))) for path in result.left_behind)
-    parts.append(Text(closing(result), style="bold"))
     return Group(*parts)
 
 
-def of_done(done: ModelOutcome) -> RenderableType:
+def of_outcome(outcome: ModelOutcome) -> RenderableType:
     """One of several models, in one line."""
-    where = plain(str(done.source))
-    if done.error is not None:
-        return Text(f"{where}: {plain(done.error.message)}", style="red")
-    assert done.result is not None
-    return Text(f"{where} → {plain(str(done.result.model))}: {closing(done.result)}")
+    where = plain(str(outcome.source))
+    if outcome.error is not None:
+        return Text(f"{where}: {plain(outcome.error.message)}", style="red")
+    assert outcome.result is not None
+    return Text(f"{where} → {plain(str(outcome.result.model))}: {closing(outcome.result)}")
 
 
 def of_many(done: Sequence[ModelOutcome]) -> RenderableType:
@@ -56,63 +60,60 @@ def of_many(done: Sequence[ModelOutcome]) -> RenderableType:
         f"{count(gone, BATCH_NORM)} gone, {kept} kept",
     ]
     failed = [one for one in done if one.error is not None]
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
+    rows = table("model", "exit code", "what to do", show_header=False)
     for one in failed:
         assert one.error is not None
-        table.add_row(
-            Text(plain(str(one.source))), str(one.error.exit_code), plain(one.error.remedy)
-        )
+        remedy = as_flags(plain(one.error.remedy))
+        rows.add_row(Text(plain(str(one.source))), str(one.error.exit_code), Text(remedy))
     head: list[RenderableType] = []
     if failed:
-        head = [Text("\nfailed, with exit codes and what to do:", style="red"), table]
+        head = [Text("\nfailed, with exit codes and what to do:", style="red"), rows]
     return Group(*head, Text("\n" + "\n".join(parts), style="bold"))
 
 
 def of_inspection(inspection: Inspection, source: str) -> RenderableType:
-    """The whole report of `bnfold inspect`."""
+    """What would become of a model: first the outcome, then every site."""
     counts = inspection.counts
     head = (
         f"{plain(source)}: {counts.nodes} nodes, {count(counts.batch_norms, 'BatchNormalization')}"
     )
-    end = Text(f"{would_fold(inspection)}; nothing was written", style="bold")
-    return Group(Text(head + "\n"), *_verdicts(inspection.verdicts), end)
+    outcome = Text(f"{would_fold(inspection)}; nothing was written\n", style="bold")
+    return Group(Text(head), outcome, *_verdicts(inspection.verdicts, "folds into", verbose=True))
 
 
 def _before_and_after(result: OptimizeResult) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for header in ("", "before", "after"):
-        table.add_column(header, justify="right" if header else "left")
     before, after = result.before, result.after
-    table.add_row("nodes", str(before.nodes), str(after.nodes))
-    table.add_row("BatchNormalizations", str(before.batch_norms), str(after.batch_norms))
-    table.add_row("file size", size(result.bytes_before), size(result.bytes_after))
+    rows = table("", "before", "after", right=("before", "after"))
+    rows.add_row("nodes", str(before.nodes), str(after.nodes))
+    rows.add_row("BatchNormalizations", str(before.batch_norms), str(after.batch_norms))
+    rows.add_row("file size", size(result.bytes_before), size(result.bytes_after))
     if result.copied_bytes:
-        table.add_row("copies of shared weights", "", f"+{size(result.copied_bytes)}")
-    return table
+        rows.add_row("copies of shared weights", "", f"+{size(result.copied_bytes)}")
+    return rows
 
 
-def _verdicts(verdicts: Iterable[Verdict]) -> list[RenderableType]:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    table.add_column("\nBatchNormalization", overflow="fold")
-    table.add_column("\nverdict", overflow="fold")
+def _verdicts(verdicts: Iterable[Verdict], folded: str, *, verbose: bool) -> list[RenderableType]:
+    """What stayed, with reasons; with `verbose` also what was folded into what."""
+    rows = table("\nBatchNormalization", "\nverdict")
     for verdict in verdicts:
-        where = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
-        table.add_row(Text(plain(where)), _verdict(verdict))
-    return [table, Text("")] if table.row_count else [Text("")]
+        if verbose or not verdict.folded:
+            where = f"{verdict.scope}/{verdict.site}" if verdict.scope else verdict.site
+            rows.add_row(Text(plain(where)), _verdict(verdict, folded))
+    return [rows, Text("")] if rows.row_count else [Text("")]
 
 
-def _verdict(verdict: Verdict) -> Text:
+def _verdict(verdict: Verdict, folded: str) -> Text:
     if verdict.refusal is None:
         into = ", ".join(map(plain, verdict.into))
-        how = f"{verdict.branches} branches merged" if verdict.branches else "folded"
-        return Text(f"{how} into {into}" if into else "did nothing", style="green")
+        how = f"{verdict.branches} branches merged into" if verdict.branches else folded
+        return Text(f"{how} {into}" if into else "does nothing", style="green")
     reason = verdict.refusal.reason
     text = Text(f"kept ({reason.code}): {plain(verdict.refusal.sentence)}", style="yellow")
     if verdict.below is not None and verdict.below.reason is not reason:
         below = verdict.below
         text.append(f"\nbelow it ({below.reason.code}): {plain(below.sentence)}", style="yellow")
     for remedy in _remedies(verdict):
-        text.append(f"\n{remedy}", style="dim")
+        text.append(f"\n{as_flags(remedy)}", style="dim")
     return text
 
 

@@ -1,20 +1,64 @@
-"""What is shown of several models while they are worked on."""
+"""Live progress on a terminal."""
 
 from __future__ import annotations
 
-import sys
-from typing import Any
-
-import click
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.text import Text
 
 from bnfold.cli.render.console import console
-from bnfold.cli.render.folds import of_done
+from bnfold.cli.render.folds import of_outcome
 from bnfold.pipeline.batch import ModelOutcome
+from bnfold.progress import Stage
+from bnfold.text.formatting import plain
 
 
-class Batch:
-    """Tells of each of several models as it is done, with a bar where there is a terminal."""
+class _Amount(TextColumn):
+    """How much of the stage is done, where that is counted."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        """Nothing for what is not counted."""
+        return Text(f"{task.completed:.0f} of {task.total:.0f}" if task.total else "")
+
+
+class LiveLine:
+    """One line on standard error: the stage, what of how much, and the time since the start."""
+
+    def __init__(self) -> None:
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), _Amount())
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), console=console(err=True), transient=True
+        )
+        self._task = self._bar.add_task("starting", total=None)
+
+    def __enter__(self) -> LiveLine:
+        """Show it."""
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Take it away."""
+        self._bar.stop()
+
+    def __call__(self, stage: Stage) -> None:
+        """Show another stage."""
+        self._bar.update(
+            self._task, description=plain(stage.name), completed=stage.done,
+            total=stage.total or None,
+        )  # fmt: skip
+
+
+class BatchProgress:
+    """A line for each model as it is done, and a bar on a terminal."""
 
     def __init__(self, total: int, *, quiet: bool) -> None:
         self._quiet = quiet
@@ -28,7 +72,7 @@ class Batch:
         )  # fmt: skip
         self._task = self._bar.add_task("", total=total)
 
-    def __enter__(self) -> Batch:
+    def __enter__(self) -> BatchProgress:
         """Show the bar."""
         self._bar.start()
         return self
@@ -37,45 +81,17 @@ class Batch:
         """Take it away."""
         self._bar.stop()
 
-    def tell(self, done: ModelOutcome) -> None:
-        """One more."""
+    def show(self, outcome: ModelOutcome) -> None:
+        """Show what became of one model; of quiet ones, only failures."""
         try:
-            if self._unshown is None and (done.error is not None or not self._quiet):
-                self._console.print(of_done(done), soft_wrap=not self._console.is_terminal)
+            if self._unshown is None and (outcome.error is not None or not self._quiet):
+                wrap = not self._console.is_terminal
+                self._console.print(of_outcome(outcome), soft_wrap=wrap)
             self._bar.advance(self._task)
-        except OSError as error:  # nobody reads on: the others are worked on all the same
+        except OSError as error:  # nobody reads any more: the other models are done all the same
             self._unshown = error
 
     def require_shown(self) -> None:
-        """Raises what kept results from being shown."""
+        """Raises the error that kept results from being shown."""
         if self._unshown is not None:
             raise self._unshown
-
-
-class Bar:
-    """Called with how much is done, of how much."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-        self._bar: Any = None
-        self._done = 0
-
-    def __enter__(self) -> Bar:
-        """Nothing to show yet."""
-        return self
-
-    def __call__(self, done: int, total: int) -> None:
-        """Show how far it is."""
-        if not sys.stderr.isatty():
-            return
-        if self._bar is None:
-            self._bar = click.progressbar(length=total, label=self._label, file=sys.stderr)
-            self._bar.render_progress()
-        self._bar.length = max(total, done)
-        self._bar.update(done - self._done)
-        self._done = done
-
-    def __exit__(self, *_: object) -> None:
-        """Leave the line."""
-        if self._bar is not None:
-            self._bar.render_finish()

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from bnfold.cli.render.comparison import of_comparison
+from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
+from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain
 from bnfold.text.json_encoding import dumps
 from bnfold.tuning.data_statistics import RecalibrateResult, SkippedNode, StatsResult
@@ -20,46 +21,49 @@ from bnfold.tuning.frozen_models import AssignResult, FreezeResult
 _STYLES = {Fit.FITS: "green", Fit.DRIFTED: "red", Fit.TOO_LITTLE: "yellow"}
 
 
-def of_freeze(result: FreezeResult, source: str) -> RenderableType:
-    """The report of `bnfold freeze`."""
-    parts: list[RenderableType] = [Text(f"{plain(source)} → {plain(str(result.model))}\n")]
-    table = _table("BatchNormalization", "frozen as")
+def of_freeze(result: FreezeResult, source: str, *, verbose: bool = False) -> RenderableType:
+    """What was frozen and what was not; with `verbose` also how that was verified."""
+    total = f"{len(result.frozen)} of {count(len(result.verdicts), BATCH_NORM)} frozen"
+    verified = " and verified" if result.comparison is not None else ""
+    parts: list[RenderableType] = [
+        Text(f"{plain(source)} → {plain(str(result.model))}"),
+        Text(f"{total}{verified}\n", style="bold"),
+    ]
+    rows = table("BatchNormalization", "frozen as")
     for one in result.frozen:
-        table.add_row(
+        rows.add_row(
             Text(plain(one.site)), Text(f"{plain(one.gamma_prime)}, {plain(one.beta_prime)}")
         )
     for verdict in result.verdicts:
         if verdict.refusal is not None:
             refusal = verdict.refusal
             text = Text(f"kept ({refusal.reason.code}): {plain(refusal.sentence)}", style="yellow")
-            text.append(f"\n{refusal.reason.remedy}", style="dim")
-            table.add_row(Text(plain(verdict.site)), text)
-    parts.append(table)
-    if result.comparison is not None:
+            text.append(f"\n{as_flags(refusal.reason.remedy)}", style="dim")
+            rows.add_row(Text(plain(verdict.site)), text)
+    parts.append(rows)
+    if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
     if result.learnable is not None:
-        parts.append(Text(f"learnable parameters are listed in {plain(str(result.learnable))}"))
-    total = f"{len(result.frozen)} of {count(len(result.verdicts), BATCH_NORM)} frozen"
-    done = " and verified" if result.comparison is not None else ""
-    parts.append(Text(total + done, style="bold"))
+        parts.append(Text(f"\nlearnable parameters are listed in {plain(str(result.learnable))}"))
     return Group(*parts)
 
 
 def of_assign(result: AssignResult) -> RenderableType:
     """The report of `bnfold assign`."""
-    table = _table("parameter", "largest change")
+    rows = table("parameter", "largest change", right=("largest change",))
     for name, moved in result.moved.items():
-        table.add_row(Text(plain(name)), f"{moved:.3g}")
+        rows.add_row(Text(plain(name)), f"{moved:.3g}")
     done = f"{count(len(result.moved), 'parameter')} written to {plain(str(result.model))}"
-    return Group(table, Text(f"\n{done}", style="bold"))
+    return Group(rows, Text(f"\n{done}", style="bold"))
 
 
 def of_stats(result: StatsResult) -> RenderableType:
     """The report of `bnfold stats`, a line for each BatchNormalization."""
-    table = _table("BatchNormalization", "mean shift", "variance", "drifted", "dead", "")
+    figures = ("mean shift", "variance", "drifted", "dead")
+    rows = table("BatchNormalization", *figures, "", right=figures)
     for drift in result.drifts:
         alive = drift.channels - drift.dead
-        table.add_row(
+        rows.add_row(
             Text(plain(drift.node)), f"{drift.worst_shift:.2f} ± {_error(drift):.2f} σ",
             f"× {drift.worst_ratio:.3g}", f"{drift.drifted} of {alive}", str(drift.dead),
             Text(drift.fit.value, style=_STYLES[drift.fit]),
@@ -67,7 +71,7 @@ def of_stats(result: StatsResult) -> RenderableType:
     samples = result.drifts[0].samples if result.drifts else 0
     total = f"{len(result.drifted)} of {count(len(result.drifts), BATCH_NORM)} drifted"
     closing = Text(f"\n{total}, on {count(samples, 'sample')}", style="bold")
-    return Group(table, *_left(result.left), closing)
+    return Group(rows, *_skipped(result.left), closing)
 
 
 def _error(drift: ChannelDrift) -> float:
@@ -84,7 +88,7 @@ def of_recalibrate(result: RecalibrateResult, source: str) -> RenderableType:
     parts: list[RenderableType] = [
         Text(f"{plain(source)} → {plain(str(result.model))}\n"),
         Text(f"{norms} in {count(result.layers, 'layer')}, on {count(result.samples, 'sample')}"),
-        *_left(result.left),
+        *_skipped(result.left),
     ]
     if result.before is not None and result.after is not None:
         parts.append(
@@ -93,16 +97,8 @@ def of_recalibrate(result: RecalibrateResult, source: str) -> RenderableType:
     return Group(*parts)
 
 
-def _left(left: Sequence[SkippedNode]) -> list[RenderableType]:
-    return [Text(f"left alone: {plain(one.sentence)}", style="yellow") for one in left]
-
-
-def _table(*headers: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for header in headers:
-        right = header in ("mean shift", "variance", "drifted", "dead", "largest change")
-        table.add_column(header, overflow="fold", justify="right" if right else "left")
-    return table
+def _skipped(left: Sequence[SkippedNode]) -> list[RenderableType]:
+    return [Text(f"skipped: {plain(one.sentence)}", style="yellow") for one in left]
 
 
 def stats_as_json(result: StatsResult) -> str:

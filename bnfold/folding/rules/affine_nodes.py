@@ -32,7 +32,7 @@ def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None
         own = batch_norm(draft, node)
         return own if isinstance(own, Refusal) else (0, own)
     options = draft.options
-    if op not in ARITHMETIC or options.only_batch_norm or options.leaves(node.label):
+    if op not in ARITHMETIC or options.only_batch_norm or options.excludes(node.label):
         return None
     if (slot := constant_slot(draft, node)) is None:
         return None
@@ -89,7 +89,7 @@ def per_channel(draft: Draft, node: Node, slot: int) -> Affine | None:
 
 def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
     """The map that an inference BatchNormalization applies, or why it is none or not constant."""
-    if draft.options.leaves(node.label):
+    if draft.options.excludes(node.label):
         return Refusal(Reason.LEFT_OUT, node.label)
     mode = training(node)
     if mode is not None and is_instance_norm(draft, node):

@@ -14,6 +14,7 @@ from typing import Any
 from bnfold.reasons import Reason
 from bnfold.reporting.content import ModelReport, Report
 from bnfold.text.escape import shown, uri
+from bnfold.text.flags import as_flags
 from bnfold.text.json_encoding import dumps
 
 _SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
@@ -50,7 +51,10 @@ def render(report: Report) -> str:
 
 def _rules(used: Iterable[str]) -> Iterator[dict[str, Any]]:
     known = {
-        reason.code: (reason.sentence.format(node="a node", detail="something"), reason.remedy)
+        reason.code: (
+            reason.sentence.format(node="a node", detail="something"),
+            as_flags(reason.remedy),
+        )
         for reason in Reason
     }
     for name in sorted(used):

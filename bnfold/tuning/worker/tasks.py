@@ -16,6 +16,7 @@ from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import Array
 from bnfold.reasons import Refusal
 from bnfold.runtime import synthetic_inputs as model_inputs
+from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import SessionFactory, check_memory, load_error, run
 from bnfold.tuning.drift import DriftLimits, drift, severity
 from bnfold.tuning.moments import FloatArray, Moments
@@ -24,16 +25,15 @@ from bnfold.tuning.training_mode import assume_inference
 from bnfold.tuning.worker.dataset import Batch, DatasetReader, Pictures
 from bnfold.tuning.worker.moment_probes import levels, probed, sample_moments
 
-Request = dict[str, Any]
-
 
 class _Runner:
     """One model and the data that goes through it."""
 
-    def __init__(self, request: Request, folder: Path) -> None:
-        self.request = request
-        self.folder = folder
-        self.file: ModelFile = model_file.read(Path(request["original"]))
+    def __init__(self, job: Job) -> None:
+        self.request = request = job.request
+        self.folder = job.folder
+        self.job = job
+        self.file: ModelFile = job.original
         self.refused = {}
         if request["assume_inference"]:
             index = Index(self.file.model, self.file.storage)
@@ -42,8 +42,9 @@ class _Runner:
         self.input_specs = tuple(model_inputs.input_specs(self.file.model, {}, given=True))
         pictures = Pictures(**request["pictures"])
         self.data = DatasetReader(Path(request["inputs"]), self.input_specs, pictures)
-        self.opener = SessionFactory.of(request["providers"])
+        self.sessions = SessionFactory.of(request["providers"])
         self.size = self._batch_size()
+        self.name = ""
         self.done = 0
         self.total = 0
 
@@ -53,17 +54,15 @@ class _Runner:
             raise UsageError("the model's inputs have no common batch axis in front")
         return int(next(iter(fixed))) if fixed else int(self.request["batch"])
 
-    def stage(self, stage: str) -> None:
-        """Leave word of what is being done."""
-        (self.folder / "stage").write_text(stage, encoding="utf-8")
+    def stage(self, name: str) -> None:
+        """Say what is being done."""
+        self.name = name
+        self.job.stage(name, self.done, self.total)
 
     def step(self) -> None:
         """One batch more."""
         self.done += 1
-        (self.folder / "progress.tmp").write_text(
-            f"{self.done} {max(self.total, self.done)}", encoding="utf-8"
-        )
-        (self.folder / "progress.tmp").replace(self.folder / "progress")
+        self.job.stage(self.name, self.done, max(self.total, self.done))
 
     def batches(self) -> Iterator[tuple[Batch, Array]]:
         """All batches, with what says which of their rows are held out."""
@@ -77,7 +76,7 @@ class _Runner:
     def session(self, path: Path) -> Any:
         """A session on a model that was made of the original."""
         try:
-            return self.opener.open(str(path))
+            return self.sessions.open(str(path))
         except Exception as error:
             raise load_error(error) from error
 
@@ -115,7 +114,7 @@ class _Runner:
                 elif np.any(held):
                     raise UsageError(
                         f"{name} has no row for each sample, so that none can be held out",
-                        "leave --holdout away",
+                        "omit `holdout`",
                     )
                 found[name].add(part)
             self.step()
@@ -130,20 +129,20 @@ class _Runner:
         for batch, held in self.batches():
             if batch.labels is None:
                 raise UsageError(
-                    "--holdout needs labels", "put them into the .npz file as the array y"
+                    "`holdout` needs labels", "put them into the .npz file as the array y"
                 )
             scores = next(iter(self.results(session, batch).values()))[: batch.rows]
             labels = np.asarray(batch.labels)
             if scores.ndim != 2 or labels.ndim != 1 or labels.dtype.kind not in "iu":
                 raise UsageError(
-                    f"--holdout needs scores [N, classes] and whole numbers [N] as labels, not "
+                    f"`holdout` needs scores [N, classes] and whole numbers [N] as labels, not "
                     f"{list(scores.shape)} and {labels.dtype}{list(labels.shape)}"
                 )
             right += int(np.count_nonzero((np.argmax(scores, axis=1) == labels)[held]))
             count += int(np.count_nonzero(held))
             self.step()
         if not count:
-            raise UsageError("--holdout leaves no sample aside", "hold out a larger share")
+            raise UsageError("`holdout` leaves no sample aside", "hold out a larger share")
         return right / count
 
     def answer(self, **more: Any) -> dict[str, Any]:
@@ -153,9 +152,10 @@ class _Runner:
         return {"left": list(told.values())} | more
 
 
-def stats(request: Request, folder: Path) -> dict[str, Any]:
+def stats(job: Job) -> dict[str, Any]:
     """Compare the statistics of the data with the stored ones, the worst first."""
-    runner = _Runner(request, folder)
+    request = job.request
+    runner = _Runner(job)
     runner.stage("running the data through the model")
     found, refused = norms(Index(runner.file.model, runner.file.storage))
     _require_some(found, refused)
@@ -165,16 +165,17 @@ def stats(request: Request, folder: Path) -> dict[str, Any]:
     drifts.sort(key=severity, reverse=True)
     arrays = {f"{i}/{k}": v for i, d in enumerate(drifts) for k, v in asdict(d).items()
               if isinstance(v, np.ndarray)}  # fmt: skip
-    _save(folder, arrays)
+    _save(job.folder, arrays)
     plain = [
         {k: v for k, v in asdict(d).items() if not isinstance(v, np.ndarray)} for d in drifts
     ]  # fmt: skip
     return runner.answer(drifts=plain)
 
 
-def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
+def recalibrate(job: Job) -> dict[str, Any]:
     """Estimate μ and σ² anew, layer after layer; each sees what those before it give then."""
-    runner = _Runner(request, folder)
+    request = job.request
+    runner = _Runner(job)
     found, refused = norms(Index(runner.file.model, runner.file.storage))
     _require_some(found, refused)
     before = _accuracy_sentence(runner)
@@ -207,7 +208,7 @@ def recalibrate(request: Request, folder: Path) -> dict[str, Any]:
     after = _accuracy_sentence(runner)
     flat = {f"{name}/{what}": value for name, both in estimates.items()
             for what, value in zip(("mean", "variance"), both, strict=True)}  # fmt: skip
-    _save(folder, {f"a{i}": v for i, v in enumerate(flat.values())})
+    _save(job.folder, {f"a{i}": v for i, v in enumerate(flat.values())})
     return runner.answer(
         names=list(flat), layers=len(layers), samples=samples, before=before, after=after
     )

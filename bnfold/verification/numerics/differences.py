@@ -105,7 +105,7 @@ class Differences:
             raise MeaninglessOutputError(
                 f"rounding alone may change the output {self.name!r} by {bound:.3g}, which is as "
                 f"much as it holds ({size:.3g}): equality would mean nothing",
-                "give inputs with --inputs on which the model's own results are stable",
+                "give `inputs` on which the model's own results are stable",
             )
         errors = self.errors[run]
         return self._difference_of(

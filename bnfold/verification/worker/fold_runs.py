@@ -21,6 +21,7 @@ from bnfold.onnx_io.protos import Array
 from bnfold.proof.numbers.correct_rounding import unit_roundoff
 from bnfold.proof.reading.model_view import View
 from bnfold.proof.regions import Part, Region, Regions
+from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, run
 from bnfold.verification.comparison import FoldRun
 from bnfold.verification.numerics import float64
@@ -50,32 +51,32 @@ class FoldRuns:
 
 
 def run_folds(
-    regions: Regions, feeds: Sequence[Feed], sessions: SessionFactory, folder: Path
+    regions: Regions, feeds: Sequence[Feed], sessions: SessionFactory, job: Job
 ) -> FoldRuns:
     """Run every fold on the values that the original computes there from each feed."""
-    compare_by_running = _FoldRunner(regions, sessions, folder)
+    folder = job.folder
+    runner = _FoldRunner(regions, sessions, folder)
     beyond = [f"{label}: it stands where no values can be compared" for label in regions.beyond]
     if not regions.found:
         return FoldRuns((), tuple(beyond), None)
-    names = {name for region in regions.found for name in compare_by_running.names(region)}
+    names = {name for region in regions.found for name in runner.names(region)}
     made = {name for node in regions.views[0].main.nodes for name in node.proto.output}
     session = sessions.open(str(submodels.exposed(regions.views[0], names & made, folder)))
     for start in range(0, len(regions.found), _AT_ONCE):
         some = regions.found[start : start + _AT_ONCE]
+        job.stage("running each fold by itself", start, len(regions.found))
         try:
-            compare_by_running.run(session, some, feeds)
+            runner.run(session, some, feeds)
         except Exception as error:
             check_memory(error)
             why = f"onnxruntime does not run it alone: {first_line(error, 800)}"
             beyond += [f"{label(region)}: {why}" for region in some]
-    failed = [best for best in compare_by_running.worst.values() if not best.run.valid]
+    failed = [best for best in runner.worst.values() if not best.run.valid]
     worst = max(failed, key=lambda best: best.run.c / best.run.gate, default=None)
     if worst is not None:
-        worst = compare_by_running.worst[worst.region.original.end] = _with_truth(
-            regions, worst, folder
-        )
-    runs = tuple(best.run for best in compare_by_running.worst.values())
-    return FoldRuns(runs, tuple(beyond + compare_by_running.unfit), worst)
+        worst = runner.worst[worst.region.original.end] = _with_truth(regions, worst, folder)
+    runs = tuple(best.run for best in runner.worst.values())
+    return FoldRuns(runs, tuple(beyond + runner.unfit), worst)
 
 
 class _FoldRunner:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from bnfold.errors import BnfoldError, UndecidedError
-from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.certificate import Static, certify
 from bnfold.proof.outcome import Certificate, Finding, Frame, Outcome
 from bnfold.runtime.answer_file import FALLBACK, write_answer
+from bnfold.runtime.job import Job
 from bnfold.verification.comparison import Comparison
 
 _OF_RUN = (
@@ -20,16 +19,16 @@ _OF_RUN = (
 FOREIGN_K = 8.0  # units u·A that float32 arithmetic throughout may be off: five roundings, and more
 
 
-def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+def verify(job: Job) -> dict[str, Any]:
     """Judge the two files as far as the request says. Raises BnfoldError where nothing was decided.
 
     A model that does not run, or crashes onnxruntime, is decided by its certificate, if that is
     valid.
     """
-    (folder / "stage").write_text("checking what the two files say", encoding="utf-8")
-    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
+    request = job.request
+    job.stage("checking the fold from the two files")
     foreign = request["foreign"]
-    static = _certified(original, folded, request)
+    static = _certified(job.original, job.folded, request)
     found = Comparison((), (), 0, frame=static.frame, certificate=static.certificate)
     told = asdict(found)
     if request["level"] in ("frame", "certificate"):
@@ -43,9 +42,9 @@ def verify(request: dict[str, Any], folder: Path) -> dict[str, Any]:
         _require_decided(static, "certificate", foreign=foreign)
     checks = {static.certificate.verdict, *([] if foreign else [static.frame.verdict])}
     if checks == {Outcome.VALID}:
-        write_answer(told, folder, FALLBACK)  # the original may crash onnxruntime
+        write_answer(told, job.folder, FALLBACK)  # the original may crash onnxruntime
     try:
-        run = compare_by_running(request, folder, static.regions)
+        run = compare_by_running(job, static.regions)
     except UndecidedError as error:
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise
@@ -80,5 +79,5 @@ def _require_decided(static: Static, level: str, *, foreign: bool) -> None:
             what = f"{where.node}: {where.sentence}" if where else "the two files do not align"
             raise UndecidedError(
                 f"the {level} is not decided: {what}",
-                "compare results as well: verify --level full, optimize --verify full",
+                'compare results as well: `level="full"` of verify, `verify="full"` of optimize',
             )

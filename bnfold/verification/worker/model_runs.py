@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from bnfold.errors import BnfoldError, UndecidedError, first_line
-from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.regions import Regions
 from bnfold.runtime import feeding, input_files
 from bnfold.runtime.answer_file import FALLBACK
+from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import (
     Feed,
     Run,
@@ -38,24 +38,21 @@ from bnfold.verification.worker.cut_points import before_saturation
 from bnfold.verification.worker.output_verdicts import OutputJudge, require_finite
 from bnfold.verification.worker.pair import Pair, _saved
 
-Request = dict[str, Any]
 
-
-def compare_by_running(request: Request, folder: Path, regions: Regions | None) -> dict[str, Any]:
+def compare_by_running(job: Job, regions: Regions | None) -> dict[str, Any]:
     """Compare as the request says. Raises BnfoldError where nothing can be decided."""
-    original, folded = (model_file.read(Path(request[w])) for w in ("original", "folded"))
-    whole = Pair(original, folded)
-    mismatch = interface.difference(original.model, folded.model)
-    pair, sets = _cut_at_roundings(request, folder, whole)
-    runner = _Runner(request, folder, pair, sets)
+    request, folder = job.request, job.folder
+    whole = Pair(job.original, job.folded)
+    mismatch = interface.difference(whole.original.model, whole.folded.model)
+    pair, sets = _cut_at_roundings(job, whole)
+    runner = _Runner(job, pair, sets)
     truth = runner.run_original()
     (folder / FALLBACK).unlink(missing_ok=True)  # what crashes from here on is no crash of it
     found = fold_runs.FoldRuns((), (), None)
     if regions is not None and not mismatch:
-        runner.stage("running every fold by itself")
         feeds = [{n: a for n, a in feed.items() if n not in pair.cut} for feed in runner.feeds]
         try:
-            found = fold_runs.run_folds(regions, feeds, runner.sessions, folder)
+            found = fold_runs.run_folds(regions, feeds, runner.sessions, job)
         except MemoryError:  # the other levels may do with less
             labels = tuple(
                 f"{fold_runs.label(r)}: the memory limit was reached" for r in regions.found
@@ -88,19 +85,17 @@ def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: s
         return runner.compare(whole, truth, mismatch)
     except MeaninglessOutputError:
         pair = runner.pair
-        common_roundings = before_saturation(pair.original.model, pair.folded.model)
-        if not common_roundings:
+        saturated = before_saturation(pair.original.model, pair.folded.model)
+        if not saturated:
             raise
-        sources = set(common_roundings.values())
+        sources = set(saturated.values())
         deeper = pair.changed(runner.folder, lambda model: cut_points.expose(model, sources))
-        deeper = replace(deeper, saturated=frozenset(common_roundings))
-        again = _Runner(runner.request, runner.folder, deeper, runner.sets)
+        deeper = replace(deeper, saturated=frozenset(saturated))
+        again = _Runner(runner.job, deeper, runner.sets)
         return again.compare(whole, again.run_original(), mismatch)
 
 
-def _cut_at_roundings(
-    request: Request, folder: Path, whole: Pair
-) -> tuple[Pair, list[input_files.InputSet]]:
+def _cut_at_roundings(job: Job, whole: Pair) -> tuple[Pair, list[input_files.InputSet]]:
     """Both models cut open at their roundings, and what to feed them.
 
     As they are, and no feeds, where they round nothing.
@@ -110,9 +105,9 @@ def _cut_at_roundings(
         return whole, []
     names = set(roundings)
     exposed = _saved(
-        whole.original, lambda model: cut_points.expose(model, names), folder / "exposed.onnx"
+        whole.original, lambda model: cut_points.expose(model, names), job.folder / "exposed.onnx"
     )
-    runner = _Runner(request, folder, replace(whole, original=exposed))
+    runner = _Runner(job, replace(whole, original=exposed))
     try:
         runs = runner.run_original()
     except BnfoldError:  # uncut it may run; if not, it is said of the model as it is
@@ -122,7 +117,7 @@ def _cut_at_roundings(
         for own, run in zip(runner.sets, runs, strict=True)
     ]
     own = {value.name for value in whole.folded.model.graph.output}
-    cut = whole.changed(folder, lambda model: cut_points.cut(model, roundings, sets[0].feed))
+    cut = whole.changed(job.folder, lambda model: cut_points.cut(model, roundings, sets[0].feed))
     inner = frozenset(roundings.values()) - own
     return replace(cut, cut=frozenset(roundings), inner=inner), sets
 
@@ -130,15 +125,13 @@ def _cut_at_roundings(
 class _Runner:
     """Runs a pair of models on sets of inputs, which are found first where none are given."""
 
-    def __init__(
-        self, request: Request, folder: Path, pair: Pair, sets: Sequence[input_files.InputSet] = ()
-    ) -> None:
-        self.request = request
-        self.folder = folder
+    def __init__(self, job: Job, pair: Pair, sets: Sequence[input_files.InputSet] = ()) -> None:
+        self.job = job
+        self.request, self.folder, self.stage = job.request, job.folder, job.stage
         self.pair = pair
         self.original = pair.original
         self.sets = list(sets)
-        self.sessions = SessionFactory.of(request["providers"])
+        self.sessions = SessionFactory.of(job.request["providers"])
 
     @property
     def feeds(self) -> list[Feed]:
@@ -153,8 +146,7 @@ class _Runner:
         try:
             self.stage("loading the folded model")
             folded = self.sessions.open(str(self.pair.folded.path))
-            self.stage("running the folded model")
-            results = [require_tensors(run(folded, feed)) for feed in self.feeds]
+            results = self._run_all(folded, "running the folded model")
         except Exception as error:
             check_memory(error)
             return self.comparison((), f"onnxruntime refuses the folded model: {error}")
@@ -187,11 +179,18 @@ class _Runner:
 
     def _run_on_feeds(self, session: Any) -> list[Run]:
         if self.sets:
-            return [require_tensors(run(session, feed)) for feed in self.feeds]
+            return self._run_all(session, "running the original")
         self.sets, runs = feeding.first_that_runs(
             self.request, self.original.model, lambda feed: require_tensors(run(session, feed))
         )
         return runs
+
+    def _run_all(self, session: Any, stage: str) -> list[Run]:
+        found = []
+        for number, feed in enumerate(self.feeds):
+            self.stage(stage, number, len(self.feeds))
+            found.append(require_tensors(run(session, feed)))
+        return found
 
     def _require_determinism(self, session: Any, truth: list[Run]) -> None:
         again = require_tensors(run(session, self.feeds[0]))
@@ -199,7 +198,7 @@ class _Runner:
             if not np.array_equal(array, again[name], equal_nan=is_float(array)):
                 raise UndecidedError(
                     f"two runs of the original give different values of {name!r}: it is random",
-                    "remove its random operators, or write without comparison: --verify none",
+                    'remove its random operators, or write without comparing: `verify="none"`',
                 )
 
     # --- as it will be deployed ------------------------------------------------------------------
@@ -297,7 +296,3 @@ class _Runner:
             if name not in self.pair.cut
         )
         return Comparison(outputs, used, len(self.feeds), mismatch)
-
-    def stage(self, stage: str) -> None:
-        """Leave word of what is being done, for the parent to report if this process dies."""
-        (self.folder / "stage").write_text(stage, encoding="utf-8")

@@ -115,7 +115,7 @@ def require_finite(truth: list[Run]) -> None:
         raise UndecidedError(
             "every output of the original is empty or zero throughout, so equality would mean "
             "nothing",
-            "give real inputs with --inputs FILE.npz",
+            "give real inputs with `inputs`",
         )
     for name in truth[0]:
         arrays = [run[name] for run in truth]
@@ -123,5 +123,5 @@ def require_finite(truth: list[Run]) -> None:
             raise UndecidedError(
                 f"every value of the original's output {name!r} is NaN or infinite, so equality "
                 "would mean nothing",
-                "give real inputs with --inputs FILE.npz",
+                "give real inputs with `inputs`",
             )
