@@ -1,4 +1,4 @@
-"""Entry of the child: what ends it first, then limits, then what is asked for, one JSON answer."""
+"""Entry of the worker: what ends it first, then limits, then what is asked for, one JSON answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def main(folder: Path) -> None:
         carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
         job = Job.of(request, folder)
         _limit(job)
-        answer = carry_out(job)
+        answer = _within_limits(carry_out, job)
     except BnfoldError as error:
         answer = {
             "error": _public(error), "message": error.message, "remedy": error.remedy,
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
         traceback.print_exc()
         answer = {
             "error": BnfoldError.__name__,
-            "message": f"bnfold's own child failed: {type(error).__name__}: {error}",
+            "message": f"bnfold's own worker failed: {type(error).__name__}: {error}",
             "remedy": "please report it",
         }
     write_answer(answer, folder)
@@ -71,6 +71,13 @@ def _task(name: str) -> Callable[[Job], dict[str, Any]]:
 def _public(error: BnfoldError) -> str:
     """The name under which the parent knows the error."""
     return next(c.__name__ for c in type(error).__mro__ if c.__module__ == BnfoldError.__module__)
+
+
+def _within_limits(carry_out: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    try:
+        return carry_out(job)
+    except ImportError:  # a library that finds no room any more
+        return _out_of_memory(job.folder)
 
 
 def _end_with_stdin() -> None:

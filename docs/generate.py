@@ -76,7 +76,9 @@ def _help(command: click.Command, name: str) -> str:
 
 
 def _alias(what: Any) -> str:
-    return re.sub(r"\b(?:typing|collections\.abc|bnfold|pathlib|os)(?:\.[a-z_]+)*\.", "", str(what))
+    return re.sub(
+        r"\b(?:typing|collections\.abc|bnfold|pathlib|os)(?:\.[a-z_]+)*\.", "", str(what)
+    ).replace("'", '"')
 
 
 # --- the library ---------------------------------------------------------------------------------

@@ -14,8 +14,10 @@ PACKAGE = Path(__file__).parents[1] / "bnfold"
 ORDER = (
     "version",       # of bnfold
     "errors",        # what can go wrong, with exit codes
+    "deprecation",   # old names
     "reasons",       # why something stays
     "options",       # what a caller may choose
+    "progress",      # what a long call says of itself
     "verdict",       # what becomes of each site
     "system",        # what differs between operating systems
     "text",          # numbers and names in words

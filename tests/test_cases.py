@@ -25,7 +25,7 @@ def optimize(path: Path, folder: Path, *words: str) -> subprocess.CompletedProce
 
 @pytest.mark.parametrize("name", FOLDED)
 def test_a_right_fold_that_was_refused(name: str, tmp_path: Path) -> None:
-    done = optimize(CASES / "refused" / f"{name}.onnx", tmp_path)
+    done = optimize(CASES / "refused" / f"{name}.onnx", tmp_path, "-v")
     assert done.returncode == 0, done.stderr
     assert "frame         valid" in done.stdout
     assert "certificate   valid" in done.stdout

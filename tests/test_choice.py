@@ -94,7 +94,7 @@ def test_the_options_of_the_commands(tmp_path: Path) -> None:
     onnx.save(two(), tmp_path / "m.onnx")
     words = ["inspect", str(tmp_path / "m.onnx"), "--skip", "norm1", "--only-batchnorm"]
     text = CliRunner().invoke(main, words).output
-    assert re.search(r"norm1 +kept \(left-out\): norm1 was to stay as it is", text)
+    assert re.search(r"norm1 +kept \(left-out\): norm1 is excluded from folding", text)
     words = [
         "optimize",
         str(tmp_path / "m.onnx"),

@@ -185,10 +185,41 @@ def test_the_report_of_optimize() -> None:
     assert re.search(r"nodes +2 +1\n", text.replace(" \n", "\n"))
     assert re.search(r"BatchNormalizations +1 +0", text)
     assert re.search(r"file size +\d+ B +\d+ B", text)
+    assert text.splitlines()[1] == (
+        "1 of 1 BatchNormalization folded and verified: equal up to rounding"
+    )
+    for figure in ("folded into", "certificate", "run in onnxruntime", "u·A(x)"):
+        assert figure not in text, "figures come with -v"
+
+
+def test_the_report_of_optimize_in_full() -> None:
+    text = bnfold_("optimize model.onnx -v").output
     assert re.search(r"norm +folded into conv", text)
     assert "run in onnxruntime 3 times on x float32[1, 3, 4, 4]" in text
     assert re.search(r"y +\S+ +\S+ +\S+ +equal", text)
-    assert "1 of 1 BatchNormalization folded and verified: the largest difference is" in text
+    assert "u·A(x), whatever x is" in text
+
+
+def test_quiet_shows_errors_only() -> None:
+    for line in ("optimize model.onnx -q", "inspect model.onnx -q", "diff model.onnx same.onnx -q"):
+        done = bnfold_(line)
+        assert (done.exit_code, done.output) == (0, "")
+    assert "is not an ONNX model" in bnfold_("optimize garbage.onnx -q").stderr
+
+
+def test_help_lists_options_in_groups() -> None:
+    text = bnfold_("optimize --help").output
+    groups = re.findall(r"^([A-Z][a-z ]+):$", text, re.M)
+    assert groups == [
+        "What to fold", "Output", "Verification", "Inputs and limits", "Reports", "General",
+    ]  # fmt: skip
+    for name, command in main.commands.items():
+        for option in command.params:
+            assert (
+                option.param_type_name != "option"
+                or option.name == "help"
+                or hasattr(option, "section")
+            ), f"{name} {option.name}"
 
 
 def test_the_report_of_a_kept_one() -> None:

@@ -261,13 +261,13 @@ def test_inputs_that_cannot_be_made_up(kind: str) -> None:
 def test_an_input_without_a_shape() -> None:
     model = parse("g (float x) => (float y) { y = Relu (x) }")
     model.graph.input[0].type.tensor_type.ClearField("shape")
-    assert "--input-shape x:" in certified(model, model)
+    assert "`input_shapes=x:" in certified(model, model)
     assert bnfold.verify(model, model, run_options=RunOptions(input_shapes={"x": (2, 3)})).equal
 
 
 def test_inputs_that_fit_no_guess() -> None:
     model = parse("g (float[A] x) => (float[2,5] y) { y = Reshape (x, k) }", k=np.array([2, 5]))
-    assert "--inputs" in certified(model, model)
+    assert "`inputs`" in certified(model, model)
     assert bnfold.verify(model, model, run_options=RunOptions(dims={"A": 10})).equal
 
 
@@ -379,7 +379,7 @@ def test_dims_and_input_shapes_are_obeyed() -> None:
 
 
 @pytest.mark.parametrize(
-    "trial",
+    "run_options",
     [
         RunOptions(dims={"depth": 5}),
         RunOptions(input_shapes={"z": (2, 3)}),

@@ -102,8 +102,8 @@ def test_in_place() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("models", "-o", "x.onnx"), "-o names one output"),
-        (("models/a.onnx", "models/a.onnx", "-o", "x.onnx"), "-o names one output"),
+        (("models", "-o", "x.onnx"), "-o names the output of one model"),
+        (("models/a.onnx", "models/a.onnx", "-o", "x.onnx"), "-o names the output of one model"),
         (("models", "--in-place", "--out-dir", "out"), "exclude each other"),
         (("nothing*.onnx",), "there is no model in nothing"),
     ],

@@ -269,7 +269,7 @@ def test_the_flags_that_would_settle_a_guess_are_named() -> None:
     ]
     with pytest.raises(bnfold.UndecidedError) as caught:
         bnfold.verify(*models)
-    for flag in ("--dim N=N", "--dim H=N", "--val-range i:LOW,HIGH", "--inputs"):
+    for flag in ("`dims=N=N`", "`dims=H=N`", "`val_range=i:LOW,HIGH`", "`inputs`"):
         assert flag in caught.value.remedy
 
 

@@ -291,7 +291,7 @@ def test_numbers_that_are_no_raw_data_go_into_the_file_as_well(tmp_path: Path) -
 def test_names_that_are_no_file_beside_the_output(tmp_path: Path, name: str) -> None:
     source = place(model(), tmp_path / "in", in_one_file)
     (tmp_path / "out" / "folder").mkdir(parents=True)
-    with pytest.raises(bnfold.UsageError, match="names no file"):
+    with pytest.raises(bnfold.UsageError, match="does not name a file"):
         bnfold.optimize(source, tmp_path / "out", external_data=name)
     assert entries(tmp_path / "out") == {"folder"}
 
@@ -311,7 +311,7 @@ def test_more_than_protobuf_can_hold_is_refused(
 ) -> None:
     source = place(model(), tmp_path / "in", in_one_file)
     monkeypatch.setattr("bnfold.onnx_io.model_file._LIMIT", 30_000)
-    with pytest.raises(bnfold.UsageError, match="--external-data NAME"):
+    with pytest.raises(bnfold.UsageError, match="`external_data=NAME`"):
         bnfold.optimize(source, tmp_path / "f.onnx", external_data="inline")
     assert entries(tmp_path) == {"in"}
     bnfold.optimize(source, tmp_path / "f.onnx")
@@ -729,4 +729,4 @@ def test_the_command_takes_the_option(tmp_path: Path) -> None:
     assert again.exit_code == 2
     assert "not what an earlier run for this output has left" in again.output
     kept = CliRunner().invoke(main, command[:-2])
-    assert "not needed any more" in kept.output
+    assert "no longer needed" in kept.output

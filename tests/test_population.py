@@ -197,7 +197,7 @@ def test_what_does_not_get_better_is_not_written(tmp_path: Path) -> None:
     [
         ({"momentum": 1.0}, "momentum and holdout are shares"),
         ({"holdout": -0.1}, "momentum and holdout are shares"),
-        ({"require_improvement": True}, "needs --holdout"),
+        ({"require_improvement": True}, "needs `holdout`"),
         ({"holdout": 0.5}, "needs labels"),
         ({"holdout": 0.001}, "leaves no sample aside"),
     ],

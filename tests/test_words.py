@@ -49,7 +49,7 @@ def save(
 @pytest.mark.parametrize("name", ["[/x]", "[bold]", "[red]a[/red]", ":smile:", "a[link=x]"])
 @pytest.mark.parametrize(
     "command",
-    ["optimize model.onnx --verify certificate", "inspect model.onnx", "check model.onnx",
+    ["optimize model.onnx -v --verify certificate", "inspect model.onnx", "check model.onnx",
      "verify model.onnx model.onnx", "freeze model.onnx --verify none",
      "optimize model.onnx other.onnx --out-dir out --verify none"],
 )  # fmt: skip
@@ -107,7 +107,7 @@ def test_lines_of_a_batch_are_not_wrapped() -> None:
     save("two.onnx")
     done = bnfold_("optimize", str(deep / "one.onnx"), "two.onnx", "--verify", "none")
     (line,) = (line for line in done.output.splitlines() if line.startswith(str(deep)))
-    assert line.endswith("not compared (--verify none)")
+    assert line.endswith("folded; not verified")
 
 
 # --- hints ---------------------------------------------------------------------------------------

@@ -60,9 +60,10 @@ def verify(
     run_options: RunOptions, as_json: bool, certificate: str | None, reports: ReportRequest,
     display: Display,
 ) -> None:  # fmt: skip
-    """Check that two models are equal, from their files and by running them.
+    """Check that two models are equal.
 
-    Any two models with the same inputs and outputs can be compared, whichever tool made them.
+    From their files, and by running them. Any two models with the same inputs and outputs can be
+    compared, whichever tool made them.
 
     \b
     Examples:

@@ -23,7 +23,8 @@ def of_verify(comparison: Comparison, *, verbose: bool = False) -> RenderableTyp
     It is always told where the models are not equal, or not everything was decided.
     """
     checks = [check for check in (comparison.frame, comparison.certificate) if check is not None]
-    plainly = comparison.equal and not any(check.findings for check in checks)
+    plainly = comparison.equal and not comparison.not_run
+    plainly &= not any(check.findings for check in checks)
     outcome = Text(_in_one_sentence(comparison), style="bold green" if plainly else "bold")
     return outcome if plainly and not verbose else Group(outcome, of_comparison(comparison))
 
