@@ -14,8 +14,8 @@ test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest -n 2
 
 quick: $(STAMP)  ## what a change of the engine or of the house touches most, under a minute
-	$(BIN)/python -m pytest -n 2 -q tests/test_architecture.py tests/test_api.py tests/test_rules.py \
-		tests/test_fold_conv.py tests/test_fold_matrix.py tests/test_choice.py tests/test_moments.py
+	$(BIN)/python -m pytest -n 2 -q tests/test_architecture.py tests/test_api.py tests/folding/rules/test_rules.py \
+		tests/folding/test_fold_conv.py tests/folding/test_fold_matrix.py tests/folding/test_options.py tests/tuning/test_moments.py
 
 fuzz: $(STAMP)  ## random graphs, for about half an hour
 	BNFOLD_EXAMPLES=100000 $(BIN)/python -m pytest tests/test_random_graphs.py
@@ -43,7 +43,7 @@ finetune: .venv-samples/.installed  ## the example with PyTorch: freeze, learn, 
 	.venv-samples/bin/python examples/finetune_frozen_bn.py
 
 torch: .venv-samples/.installed  ## the tests of bnfold.torch, which need PyTorch
-	.venv-samples/bin/python -m pytest tests/test_torch.py
+	.venv-samples/bin/python -m pytest tests/torch/test_torch.py
 
 samples: .venv-samples/.installed  ## train and export sample_models/ again
 	.venv-samples/bin/python sample_models/build.py

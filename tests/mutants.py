@@ -59,10 +59,19 @@ MODULES = (
     "weights.weight_copies",
 )
 TESTS = (
-    "test_rules", "test_laws", "test_refuse", "test_fold_conv", "test_fold_matrix",
-    "test_constants", "test_scopes", "test_quantized", "test_merge", "test_hardening",
+    "folding/rules/test_rules",
+    "folding/rules/test_identities",
+    "folding/test_refusals",
+    "folding/test_fold_conv",
+    "folding/test_fold_matrix",
+    "folding/weights/test_affine",
+    "folding/weights/test_constants",
+    "folding/test_scopes",
+    "folding/rules/test_quantization",
+    "folding/branches/test_merge",
+    "test_hardening",
     "test_random_graphs",
-)  # fmt: skip
+)
 SLOW = "test_random_graphs"  # asked last
 SECONDS = 60  # for the tests of one change: one that makes a loop endless is noticed, too
 

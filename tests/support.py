@@ -7,6 +7,7 @@ give the original's outputs bit for bit, and no tolerance hides a mistake.
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+from click.testing import CliRunner, Result
 from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 
 import bnfold
 from bnfold import FoldResult, Verdict
+from bnfold.cli.main import main
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
@@ -36,6 +39,12 @@ g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
   [conv] c = Conv (x, w)
   [norm] y = BatchNormalization (c, s, b, m, v)
 }"""
+
+
+def invoke(*words: object) -> Result:
+    """Run a command in this process; one string alone is a whole line."""
+    line = list(map(str, words))
+    return CliRunner().invoke(main, shlex.split(line[0]) if len(line) == 1 else line)
 
 
 def parse(text: str, opset: int = 17, ir_version: int = 8, /, **tensors: Array) -> ModelProto:

@@ -131,7 +131,7 @@ def test_what_is_left_behind_is_swept() -> None:
 
 
 def test_a_timeout_ends_the_child() -> None:
-    from tests.test_compare import endless
+    from tests.verification.test_compare import endless
 
     onnx.save(endless(), "endless.onnx")
     done = elsewhere("verify", "endless.onnx", "endless.onnx", "--timeout", "3")

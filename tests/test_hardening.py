@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from click.testing import CliRunner
 from onnx import helper, numpy_helper
 
 import bnfold
-from bnfold.cli.main import main
 from bnfold.options import RunOptions
-from tests.support import Array, bn, folded, numbers, parse, reason
+from tests.support import Array, bn, folded, invoke, numbers, parse, reason
 
 SITE = """
 g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
@@ -323,7 +321,7 @@ def test_odd_values_are_wrong_usage(
     onnx.save(site(), "m.onnx")
     np.save("x.npy", np.zeros(3))
     Path("empty.npz").write_bytes(b"")
-    result = CliRunner().invoke(main, ["optimize", "m.onnx", option])
+    result = invoke("optimize", "m.onnx", option)
     assert result.exit_code == 2, result.output
     assert not Path("m.folded.onnx").exists()
 
@@ -364,7 +362,7 @@ def until(condition: Callable[[], object], seconds: float = 20) -> None:
 
 
 def test_control_c_is_no_verdict(tmp_path: Path) -> None:
-    from tests.test_compare import endless
+    from tests.verification.test_compare import endless
 
     onnx.save(endless(), tmp_path / "m.onnx")
     with subprocess.Popen(
@@ -387,7 +385,7 @@ def test_remedies_are_cleaned_like_messages(
     model.graph.input[0].name = model.graph.node[0].input[0] = "\x1b[31mEVIL\x07"
     onnx.save(model, tmp_path / "m.onnx")
     path = str(tmp_path / "m.onnx")
-    result = CliRunner().invoke(main, ["verify", path, path])
+    result = invoke("verify", path, path)
     assert "EVIL" in result.output
     assert "\x1b" not in result.output
     assert "\x07" not in result.output

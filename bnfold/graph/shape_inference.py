@@ -15,7 +15,7 @@ from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper, numpy_h
 
 from bnfold.graph.index import Scope
 from bnfold.graph.long_vectors import HIDDEN, hide_long_vectors
-from bnfold.onnx_io.protos import bodies, is_external
+from bnfold.onnx_io.protos import bodies, delete_named, is_external
 from bnfold.onnx_io.tensor_storage import Storage
 
 Shape = tuple[int | str | None, ...]
@@ -75,7 +75,9 @@ def _infer(
     del skeleton.functions[:]
     _strip(skeleton.graph, storage)
     if not freeze and model.ir_version >= 4:
-        _forget(skeleton.graph, {value.name for value in skeleton.graph.input})
+        # as inputs they keep their types
+        inputs = {value.name for value in skeleton.graph.input}
+        delete_named(skeleton.graph.initializer, inputs)
     for value in skeleton.graph.output:
         value.type.tensor_type.ClearField("shape")
     try:
@@ -102,13 +104,6 @@ def _strip(graph: GraphProto, storage: Storage) -> None:
             _strip(body, storage)
             for value in (*body.input, *body.output):
                 value.type.tensor_type.ClearField("shape")
-
-
-def _forget(graph: GraphProto, names: set[str]) -> None:
-    """Take out initializers of these names; as inputs they keep their types."""
-    for place in reversed(range(len(graph.initializer))):
-        if graph.initializer[place].name in names:
-            del graph.initializer[place]
 
 
 def _empty(tensor: TensorProto, storage: Storage) -> None:

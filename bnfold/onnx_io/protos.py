@@ -18,6 +18,7 @@ from onnx import (
     ModelProto,
     NodeProto,
     TensorProto,
+    ValueInfoProto,
     helper,
 )
 
@@ -102,6 +103,12 @@ def delete_named(entries: Any, names: Collection[str]) -> None:
     places = [place for place, entry in enumerate(entries) if entry.name in names]
     for place in reversed(places):
         del entries[place]
+
+
+def expose(graph: GraphProto, names: Iterable[str]) -> None:
+    """Make these values outputs of the graph as well."""
+    outputs = {value.name for value in graph.output}
+    graph.output.extend(ValueInfoProto(name=name) for name in sorted({*names} - outputs))
 
 
 # --- one tensor ----------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
 from bnfold.errors import UsageError
 from bnfold.onnx_io.protos import Array
+from bnfold.runtime.fit_inputs import from_protos, require_all, require_fit
 from bnfold.runtime.sessions import Feed
-from bnfold.runtime.synthetic_inputs import InputSpec, dims_text
+from bnfold.runtime.synthetic_inputs import InputSpec
 
 _REMEDY = (
     "give an .npz file with one array for each input, a folder of .npy files named after them, "
@@ -68,8 +68,8 @@ def _sets(
     for folder in sets:
         if any(folder.glob("input_*.pb")):
             names = [spec.name for spec in inputs]
-            feed = _from_protos(folder, "input", names)
-            yield folder, InputSet(feed, _from_protos(folder, "output", outputs))
+            feed = from_protos(folder, "input", names)
+            yield folder, InputSet(feed, from_protos(folder, "output", outputs))
     for archive in sorted(path.glob("*.npz")):
         for arrays in _from_npz(archive):
             yield archive, InputSet(arrays)
@@ -100,41 +100,8 @@ def _load(path: Path) -> Array:
     return np.asarray(np.load(path, allow_pickle=False))
 
 
-def _from_protos(folder: Path, kind: str, names: list[str]) -> Feed:
-    arrays = {}
-    for number, name in enumerate(names):
-        file = folder / f"{kind}_{number}.pb"
-        if file.exists():
-            arrays[name] = numpy_helper.to_array(TensorProto.FromString(file.read_bytes()))
-    return arrays
-
-
 def _fitted(where: Path, arrays: Feed, inputs: list[InputSpec]) -> Feed:
-    wanted = [spec.name for spec in inputs]
-    if missing := [name for name in wanted if name not in arrays]:
-        raise UsageError(
-            f"{where} has no array for the input {missing[0]!r}",
-            f"it holds {', '.join(arrays) or 'nothing'}; the model wants {', '.join(wanted)}",
-        )
-    return {spec.name: _fitting(where, spec, arrays[spec.name]) for spec in inputs}
-
-
-def _fitting(where: Path, spec: InputSpec, array: Array) -> Array:
-    if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-        raise UsageError(
-            f"the array {spec.name!r} in {where} is {array.dtype}, the model wants {spec.dtype}",
-            "convert it as the model's user would, with the same scaling",
-        )
-    fits = spec.open_rank or (
-        len(array.shape) == len(spec.dims)
-        and all(
-            isinstance(dim, str) or dim == size
-            for dim, size in zip(spec.dims, array.shape, strict=True)
-        )
-    )
-    if not fits:
-        raise UsageError(
-            f"the array {spec.name!r} in {where} has shape {dims_text(array.shape)}, "
-            f"the model wants {dims_text(spec.dims)}"
-        )
-    return array.astype(spec.dtype)
+    require_all(where, arrays, inputs)
+    for spec in inputs:
+        require_fit(where, spec, arrays[spec.name])
+    return {spec.name: arrays[spec.name].astype(spec.dtype) for spec in inputs}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape, quoteattr
 
@@ -41,6 +41,20 @@ class Arrow:
 
 
 Shape = Box | Label | Arrow
+
+
+def quartile_bar(
+    at: Callable[[float], float], quartiles: Sequence[float], middle: float, dark: str, light: str
+) -> tuple[Box, Box]:
+    """All values, light and low; above it the middle half of them, dark and high.
+
+    `quartiles` are the least, the first, the third and the largest; `at` gives their x.
+    """
+    low, first, third, high = map(at, quartiles)
+    return (
+        Box(low, middle - 4, max(1.5, high - low), 8, light),
+        Box(first, middle - 6, max(1.5, third - first), 12, dark),
+    )
 
 
 def svg(shapes: Sequence[Shape], width: float, height: float) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from bnfold.errors import UsageError
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.text.formatting import plain
-from bnfold.text.svg import Box, Label, cut, svg
+from bnfold.text.svg import Box, Label, cut, quartile_bar, svg
 from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
 
 _ROW, _TOP, _NAME, _PANEL, _GAP = 20, 46, 300, 300, 30
@@ -102,9 +102,7 @@ def _panel(
         if not own.size:
             continue
         y, (dark, light) = _TOP + _ROW * row, _COLOURS[found.fit]
-        low, first, third, high = np.quantile(own, [0, 0.25, 0.75, 1])
-        yield Box(at(low), y + 6, max(1.5, at(high) - at(low)), 8, light)
-        yield Box(at(first), y + 4, max(1.5, at(third) - at(first)), 12, dark)
+        yield from quartile_bar(at, np.quantile(own, [0, 0.25, 0.75, 1]), y + 10, dark, light)
 
 
 def _png(shapes: Sequence[Box | Label], height: int) -> bytes:

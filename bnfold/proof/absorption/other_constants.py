@@ -12,14 +12,14 @@ from bnfold.onnx_io.protos import Array
 from bnfold.proof.absorption import linear_constants
 from bnfold.proof.absorption.candidates import Candidate, best
 from bnfold.proof.absorption.linear_constants import Absorption
-from bnfold.proof.laws.multi_input import Related
 from bnfold.proof.numbers.maps import Map, identity, quotient
 from bnfold.proof.numbers.reals import Real
+from bnfold.proof.numbers.relation import Relation
 from bnfold.proof.reading.model_view import View, alike
 
 
 def held(
-    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
+    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Relation | None],
     candidates: list[Candidate], present: Collection[str], loose: float,
 ) -> Absorption | str:  # fmt: skip
     """The candidate that the constants of `other` fit best; or why none is known."""
@@ -44,14 +44,14 @@ def held(
     return found or f"no map is known that {other.label} could hold"
 
 
-def _alike(relation: Related) -> bool:
+def _alike(relation: Relation) -> bool:
     """Whether the value is the same in both models."""
     settled = quotient(relation.p, relation.q)
     return settled is not None and settled.is_identity
 
 
 def _arithmetic(
-    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Related | None],
+    original: View, folded: View, node: Node, other: Node, inputs: Sequence[Relation | None],
     candidate: Candidate, rank: int | None, loose: float,
 ) -> Absorption | None:  # fmt: skip
     """u_s·(p(z) + c) + u_t = q(z) + c′ with u_s·p_s = q_s;  u_s·c·p_s = c′·q_s without shifts."""

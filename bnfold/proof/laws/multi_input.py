@@ -4,32 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.numbers.maps import Map, identity
 from bnfold.proof.numbers.reals import joined
+from bnfold.proof.numbers.relation import Relation
 from bnfold.proof.reading.model_view import View
 
 
-class Related(Protocol):
-    """A value o = p(z) that stands for f = q(z)."""
-
-    @property
-    def p(self) -> Map:
-        """What makes it of z in the original."""
-        ...
-
-    @property
-    def q(self) -> Map:
-        """And in the folded model."""
-        ...
-
-
 def shared(
-    view: View, node: Node, inputs: Sequence[Related | None]
+    view: View, node: Node, inputs: Sequence[Relation | None]
 ) -> tuple[Map, Map] | str | None:
     """P and q of the result; a string for what does not pass; None for any other operator."""
     given = [(slot, r) for slot, r in enumerate(inputs) if r is not None]
@@ -118,7 +104,7 @@ def _concat(view: View, node: Node, maps: list[Map]) -> Map | str:
     return "different maps in what is joined"
 
 
-def _padded(view: View, node: Node, relation: Related) -> tuple[Map, Map] | str:
+def _padded(view: View, node: Node, relation: Relation) -> tuple[Map, Map] | str:
     """Copies of what is there pass every map; zeros pass a scale; channels are never padded."""
     shape = view.shape(node.scope, node.input(0))
     pads = node.numbers("pads") or node.numbers("paddings")

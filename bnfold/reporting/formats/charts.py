@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from bnfold.folding.layer_details import Layer, Neighbourhood, Spread
 from bnfold.reporting.content import SiteReport
 from bnfold.text.formatting import plain
-from bnfold.text.svg import Arrow, Box, Label, Shape, cut, svg
+from bnfold.text.svg import Arrow, Box, Label, Shape, cut, quartile_bar, svg
 
 _ROW, _TOP, _NAME, _PANEL, _GAP = 18, 40, 250, 280, 24
 _LETTERS = 38
@@ -83,9 +83,8 @@ def _panel(
         yield Label(at(tick), _TOP - 8, f"{tick:g}", ends=tick > 0, colour="#777777")
     for row, spread in enumerate(spreads):
         if spread is not None:
-            y = _TOP + _ROW * row
-            yield Box(at(spread.low), y + 5, _width(at, spread.low, spread.high), 7, _LIGHT)
-            yield Box(at(spread.first), y + 3, _width(at, spread.first, spread.third), 11, _DARK)
+            quartiles = (spread.low, spread.first, spread.third, spread.high)
+            yield from quartile_bar(at, quartiles, _TOP + _ROW * row + 8.5, _DARK, _LIGHT)
     for row, own in enumerate(bars):
         for number, (low, high, colour) in enumerate(own):
             yield Box(at(low), _TOP + _ROW * row + 3 + 6 * number, _width(at, low, high), 5, colour)

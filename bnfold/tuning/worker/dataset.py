@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, numpy_helper
 
 from bnfold.errors import UsageError
 from bnfold.onnx_io.protos import Array
+from bnfold.runtime.fit_inputs import from_protos, require_all, require_fit
 from bnfold.runtime.sessions import Feed
-from bnfold.runtime.synthetic_inputs import InputSpec, dims_text
+from bnfold.runtime.synthetic_inputs import InputSpec
 
 LABELS = "y"
 _IMAGES = frozenset({".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -103,7 +103,7 @@ class DatasetReader:
             return
         for folder in sorted(path.glob("test_data_set_*")) or [path]:
             if any(folder.glob("input_*.pb")):
-                yield folder, self._protos(folder)
+                yield folder, from_protos(folder, "input", self._names())
         for file in sorted(path.iterdir()):
             if file.suffix == ".npz":
                 yield from _npz(file, size)
@@ -132,15 +132,6 @@ class DatasetReader:
                 "give .npz files with an array for each",
             )
         return self.inputs[0]
-
-    def _protos(self, folder: Path) -> Feed:
-        arrays = {}
-        for number, spec in enumerate(self.inputs):
-            file = folder / f"input_{number}.pb"
-            if file.exists():
-                tensor = TensorProto.FromString(file.read_bytes())
-                arrays[spec.name] = numpy_helper.to_array(tensor)
-        return arrays
 
     # --- images ----------------------------------------------------------------------------------
 
@@ -190,12 +181,7 @@ class DatasetReader:
         """Arrays as the model wants them; `first` is the number of their first sample there."""
         if len(self.inputs) == 1 and len(arrays) == 1:
             arrays = {self.inputs[0].name: next(iter(arrays.values()))}
-        if missing := [name for name in self._names() if name not in arrays]:
-            raise UsageError(
-                f"{where} has no array for the input {missing[0]!r}",
-                f"it holds {', '.join(arrays) or 'nothing'}; the model wants "
-                f"{', '.join(self._names())}",
-            )
+        require_all(where, arrays, self.inputs)
         feed = {
             spec.name: self._fitting(where, spec, arrays[spec.name], first) for spec in self.inputs
         }
@@ -208,25 +194,7 @@ class DatasetReader:
         return feed
 
     def _fitting(self, where: Path, spec: InputSpec, array: Array, first: int) -> Array:
-        if not np.can_cast(array.dtype, spec.dtype, "same_kind"):
-            raise UsageError(
-                f"the array {spec.name!r} in {where} is {array.dtype}, the model wants "
-                f"{spec.dtype}",
-                "convert it as the model's user would, with the same scaling",
-            )
-        fits = spec.open_rank or (
-            array.ndim == len(spec.dims)
-            and all(
-                isinstance(dim, str) or dim == size
-                for dim, size in zip(spec.dims[1:], array.shape[1:], strict=True)
-            )
-        )
-        if not fits or not array.ndim:
-            wanted: tuple[object, ...] = ("N", *spec.dims[1:])
-            raise UsageError(
-                f"the array {spec.name!r} in {where} has shape {dims_text(array.shape)}, the model "
-                f"wants {dims_text(wanted)}"
-            )
+        require_fit(where, spec, array, batched=True)
         if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
             bad = first + int(np.argwhere(~np.isfinite(array))[0][0])
             raise UsageError(

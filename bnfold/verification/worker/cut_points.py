@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
+from onnx import ModelProto, NodeProto, TensorProto, helper
 
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.onnx_io.protos import Array, node_tensors
+from bnfold.onnx_io.protos import Array, delete_named, expose, node_tensors
 from bnfold.runtime.sessions import Feed
 
 _FED = (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
@@ -35,12 +35,6 @@ class _Rounding:
     attributes: tuple[bytes, ...]
 
 
-def expose(model: ModelProto, names: set[str]) -> None:
-    """Make these values outputs of the graph as well."""
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(ValueInfoProto(name=name) for name in sorted(names - outputs))
-
-
 def cut(model: ModelProto, roundings: dict[str, str], values: Feed) -> None:
     """Replace the QuantizeLinears that give `roundings` by inputs, and expose what they read."""
     graph = model.graph
@@ -48,11 +42,9 @@ def cut(model: ModelProto, roundings: dict[str, str], values: Feed) -> None:
         if roundings.keys() & set(graph.node[place].output):
             del graph.node[place]
     made = {name for node in graph.node for name in node.output}
-    expose(model, made.intersection(roundings.values()))
+    expose(graph, made.intersection(roundings.values()))
     given = {value.name for value in graph.output} & roundings.keys()  # cannot be both
-    for place in reversed(range(len(graph.output))):
-        if graph.output[place].name in given:
-            del graph.output[place]
+    delete_named(graph.output, given)
     for name in roundings:
         kind = helper.np_dtype_to_tensor_dtype(values[name].dtype)
         graph.input.append(helper.make_tensor_value_info(name, kind, None))

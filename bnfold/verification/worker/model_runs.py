@@ -11,6 +11,7 @@ import numpy as np
 
 from bnfold.errors import BnfoldError, UndecidedError, first_line
 from bnfold.onnx_io.model_file import ModelFile
+from bnfold.onnx_io.protos import expose
 from bnfold.proof.regions import Regions
 from bnfold.runtime import feeding, input_files
 from bnfold.runtime.answer_file import FALLBACK
@@ -89,7 +90,7 @@ def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: s
         if not saturated:
             raise
         sources = set(saturated.values())
-        deeper = pair.changed(runner.folder, lambda model: cut_points.expose(model, sources))
+        deeper = pair.changed(runner.folder, lambda model: expose(model.graph, sources))
         deeper = replace(deeper, saturated=frozenset(saturated))
         again = _Runner(runner.job, deeper, runner.sets)
         return again.compare(whole, again.run_original(), mismatch)
@@ -105,7 +106,7 @@ def _cut_at_roundings(job: Job, whole: Pair) -> tuple[Pair, list[input_files.Inp
         return whole, []
     names = set(roundings)
     exposed = _saved(
-        whole.original, lambda model: cut_points.expose(model, names), job.folder / "exposed.onnx"
+        whole.original, lambda model: expose(model.graph, names), job.folder / "exposed.onnx"
     )
     runner = _Runner(job, replace(whole, original=exposed))
     try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.onnx_io import model_file
+from bnfold.onnx_io.protos import expose
 from bnfold.proof.reading.model_view import View
 from bnfold.proof.regions import Part
 from bnfold.runtime.sessions import Feed
@@ -20,8 +21,7 @@ def exposed(view: View, names: Iterable[str], folder: Path) -> Path:
     """The whole model, with these values as outputs as well."""
     model = ModelProto()
     model.CopyFrom(view.model)
-    outputs = {value.name for value in model.graph.output}
-    model.graph.output.extend(ValueInfoProto(name=name) for name in sorted({*names} - outputs))
+    expose(model.graph, names)
     return _saved(view, model, folder)
 
 
