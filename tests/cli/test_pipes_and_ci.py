@@ -13,6 +13,8 @@ import onnx
 import pytest
 
 import bnfold
+from bnfold.cli.display import PlainLines
+from bnfold.progress import Stage
 from bnfold.reporting.content import ModelReport, Report
 from bnfold.reporting.github import announce
 from bnfold.text.escape import escape_commands
@@ -201,15 +203,13 @@ def test_without_a_terminal_a_batch_gives_plain_lines() -> None:
     assert "model.onnx → out/model.onnx: 2 of 2" in text
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-@pytest.mark.parametrize(("words", "bar"), [((), True), (("--quiet",), False)])
-def test_on_a_terminal_a_batch_has_a_bar(words: tuple[str, ...], bar: bool) -> None:
+def on_a_terminal(*words: str) -> str:
+    """What a command shows on a terminal."""
     import pty
 
     parent, child = pty.openpty()
-    command = [sys.executable, "-m", "bnfold", "optimize", "model.onnx", "folded.onnx"]
     with subprocess.Popen(
-        [*command, "--out-dir", "out", *words], stdout=child, stderr=child,
+        [sys.executable, "-m", "bnfold", *words], stdout=child, stderr=child,
         env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"},
     ) as process:  # fmt: skip
         os.close(child)
@@ -224,8 +224,37 @@ def test_on_a_terminal_a_batch_has_a_bar(words: tuple[str, ...], bar: bool) -> N
             shown += piece
     os.close(parent)
     assert process.returncode == 0
-    assert ("of 2 models" in shown.decode()) == bar
     assert b"\x1b[3" not in shown  # no colours
+    return shown.decode()
+
+
+needs_terminal = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+
+
+@needs_terminal
+@pytest.mark.parametrize(("words", "bar"), [((), True), (("--quiet",), False)])
+def test_on_a_terminal_a_batch_has_a_bar(words: tuple[str, ...], bar: bool) -> None:
+    shown = on_a_terminal("optimize", "model.onnx", "folded.onnx", "--out-dir", "out", *words)
+    assert ("of 2 models" in shown) == bar
+
+
+@needs_terminal
+def test_on_a_terminal_one_model_has_a_line_that_says_what_is_done() -> None:
+    shown = on_a_terminal("optimize", "model.onnx")
+    assert "checking the fold from the two files" in shown
+    assert "0:00:0" in shown
+    assert on_a_terminal("optimize", "model.onnx", "-q") == ""
+
+
+def test_without_a_terminal_long_work_is_told_in_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = iter([0.0, 4.0, 6.0, 7.0, 9.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    lines = PlainLines()
+    for name in ("planning", "running", "running", "comparing"):
+        lines(Stage(name))
+    assert capsys.readouterr().err == "running … (6 s)\ncomparing … (9 s)\n"
 
 
 def test_results_do_not_depend_on_the_report() -> None:

@@ -6,11 +6,9 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
-    Task,
     TextColumn,
     TimeElapsedColumn,
 )
-from rich.text import Text
 
 from bnfold.cli.render.console import console
 from bnfold.cli.render.folds import of_outcome
@@ -19,25 +17,16 @@ from bnfold.progress import Stage
 from bnfold.text.formatting import plain
 
 
-class _Amount(TextColumn):
-    """How much of the stage is done, where that is counted."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def render(self, task: Task) -> Text:
-        """Nothing for what is not counted."""
-        return Text(f"{task.completed:.0f} of {task.total:.0f}" if task.total else "")
-
-
 class LiveLine:
     """One line on standard error: the stage, what of how much, and the time since the start."""
 
     def __init__(self) -> None:
-        columns = (SpinnerColumn(), TextColumn("{task.description}"), _Amount())
-        self._bar = Progress(
-            *columns, TimeElapsedColumn(), console=console(err=True), transient=True
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            TimeElapsedColumn(),
         )
+        self._bar = Progress(*columns, console=console(err=True), transient=True)
         self._task = self._bar.add_task("starting", total=None)
 
     def __enter__(self) -> LiveLine:
@@ -51,10 +40,8 @@ class LiveLine:
 
     def __call__(self, stage: Stage) -> None:
         """Show another stage."""
-        self._bar.update(
-            self._task, description=plain(stage.name), completed=stage.done,
-            total=stage.total or None,
-        )  # fmt: skip
+        amount = f", {stage.done} of {stage.total}" if stage.total else ""
+        self._bar.update(self._task, description=plain(stage.name) + amount)
 
 
 class BatchProgress:
