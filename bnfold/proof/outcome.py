@@ -31,6 +31,8 @@ class CertifiedFold:
     the dot products and k how far, in units of u, the constants are from their exact values.
     """
 
+    IN_JSON = ("c",)
+
     node: str
     op: str
     sites: tuple[str, ...]

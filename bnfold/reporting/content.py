@@ -10,7 +10,6 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
 
 from bnfold.api import Inspection
 from bnfold.errors import BnfoldError
@@ -19,7 +18,6 @@ from bnfold.graph.node_counts import NodeCounts
 from bnfold.pipeline.batch import ModelOutcome
 from bnfold.pipeline.gate import CheckFault, CheckResult
 from bnfold.reasons import Refusal
-from bnfold.reporting.comparison_json import comparison_data
 from bnfold.reporting.summary import closing, would_fold
 from bnfold.text.flags import as_flags
 from bnfold.verdict import Verdict
@@ -97,7 +95,7 @@ class ModelReport:
     faults: tuple[CheckFault, ...] = ()
     accepted: tuple[CheckFault, ...] = ()
     stale: tuple[str, ...] = ()
-    comparison: dict[str, Any] | None = None
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -161,9 +159,7 @@ def of_verify(comparison: Comparison, original: str, folded: str) -> Report:
     """The report of `bnfold verify`: one model, the folded one."""
     code = 0 if comparison.equal else NotEqualError.exit_code
     sentence = f"{'equal' if comparison.equal else 'not equal'} to {original}"
-    model = ModelReport(
-        folded, _status(code), code, sentence, comparison=comparison_data(comparison)
-    )
+    model = ModelReport(folded, _status(code), code, sentence, comparison=comparison)
     return Report("verify", code, (model,))
 
 
@@ -173,7 +169,7 @@ def of_error(command: str, source: str, error: BnfoldError) -> Report:
 
 
 def _failed(source: str, error: BnfoldError) -> ModelReport:
-    comparison = comparison_data(error.comparison) if isinstance(error, NotEqualError) else None
+    comparison = error.comparison if isinstance(error, NotEqualError) else None
     message = as_flags(error.message)
     problem = Problem(type(error).__name__, message, as_flags(error.remedy))
     return ModelReport(
@@ -194,7 +190,7 @@ def _optimized(done: ModelOutcome) -> ModelReport:
         before=_amounts(result.before, result.bytes_before),
         after=_amounts(result.after, result.bytes_after),
         sites=tuple(_sites(result.verdicts, result.layers)),
-        comparison=None if result.comparison is None else comparison_data(result.comparison),
+        comparison=result.comparison,
     )  # fmt: skip
 
 

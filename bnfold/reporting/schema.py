@@ -9,12 +9,11 @@ import json
 import sys
 import types
 import typing
-from dataclasses import is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from typing import Any
 
 from bnfold.reporting.content import SCHEMA_VERSION, Report
-from bnfold.verification.comparison import Comparison
 
 _PLAIN: dict[Any, Any] = {
     str: {"type": "string"},
@@ -22,20 +21,12 @@ _PLAIN: dict[Any, Any] = {
     int: {"type": "integer"},
     float: {"anyOf": [{"type": "number"}, {"enum": ["NaN", "Infinity", "-Infinity"]}]},
 }
-_ADDED = {  # properties that the dictionary of a comparison has beside the fields
-    "Comparison": {"equal": {"type": "boolean"}},
-    "CertifiedFold": {"c": _PLAIN[float]},
-}
 
 
 def schema() -> dict[str, Any]:
     """The whole schema, of draft 2020-12."""
     definitions: dict[str, Any] = {}
     root = _of(Report, definitions)
-    comparison = _of(Comparison, definitions)
-    definitions["ModelReport"]["properties"]["comparison"] = {
-        "anyOf": [comparison, {"type": "null"}]
-    }
     definitions["Report"]["properties"]["schema_version"] = {"const": SCHEMA_VERSION}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -72,14 +63,13 @@ def _of(kind: Any, definitions: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of_dataclass(kind: type, definitions: dict[str, Any]) -> dict[str, Any]:
-    fields = {
-        name: _of(hint, definitions)
-        for name, hint in typing.get_type_hints(kind).items()
-        if name in kind.__dataclass_fields__  # type: ignore[attr-defined]
-    } | _ADDED.get(kind.__name__, {})
+    hints = typing.get_type_hints(kind)
+    own = {field.name: _of(hints[field.name], definitions) for field in fields(kind)}
+    for name in getattr(kind, "IN_JSON", ()):
+        own[name] = _of(typing.get_type_hints(getattr(kind, name).fget)["return"], definitions)
     described = " ".join((kind.__doc__ or "").split())
     return {
-        "description": described, "type": "object", "properties": fields, "required": list(fields),
+        "description": described, "type": "object", "properties": own, "required": list(own),
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import fields, is_dataclass
 from enum import Enum
 from os import PathLike, fspath
 from typing import Any
@@ -18,9 +18,13 @@ _COMMAND = re.compile(r"##(?=[A-Za-z]*\[)")
 
 
 def jsonable(value: Any) -> Any:
-    """Dataclasses, enums, paths, tuples and floats as what JSON has."""
+    """Dataclasses, enums, paths, tuples and floats as what JSON has.
+
+    A dataclass may name properties that are shown like its fields in `IN_JSON`.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        return jsonable(asdict(value))
+        names = (*getattr(value, "IN_JSON", ()), *(field.name for field in fields(value)))
+        return {name: jsonable(getattr(value, name)) for name in names}
     if isinstance(value, Mapping):
         return {jsonable(str(key)): jsonable(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):

@@ -111,6 +111,8 @@ class Comparison:
     so that its frame says nothing of equality.
     """
 
+    IN_JSON = ("equal",)
+
     outputs: tuple[OutputDifference, ...]
     inputs: tuple[InputUsed, ...]
     runs: int

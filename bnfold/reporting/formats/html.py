@@ -6,9 +6,9 @@ does not fit is left to the JSON report, and the page says how much that is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
@@ -18,6 +18,7 @@ from bnfold.reporting.formats import charts
 from bnfold.reporting.formats.charts import Share
 from bnfold.text.escape import shown
 from bnfold.text.formatting import count, number, size
+from bnfold.verification.comparison import Comparison
 
 LARGEST = 200_000  # bytes
 
@@ -75,7 +76,7 @@ def _page(report: Report, caps: Caps) -> str:
     environment.filters |= {
         "shown": lambda text: shown(str(text), caps.letters),
         "size": size,
-        "figure": lambda value: value if isinstance(value, str) else number(value),
+        "figure": number,
         "count": count,
     }
     models = sorted(report.models, key=_interest)
@@ -108,7 +109,7 @@ def _sections(models: Iterable[ModelReport], caps: Caps) -> Iterator[_Section]:
         if layers[:bars]:
             section.ranges = Markup(charts.ranges(layers[:bars]))  # noqa: S704
             bars -= len(layers[:bars])
-        shares = list(_shares(model.comparison or {}))[:bars]
+        shares = list(_shares(model.comparison))[:bars]
         if shares:
             section.shares = Markup(charts.shares(shares))  # noqa: S704
             bars -= len(shares)
@@ -126,21 +127,20 @@ def _drawn(site: SiteReport) -> Markup:
     return Markup(charts.around(site.layer.around, blocker))  # noqa: S704
 
 
-def _shares(comparison: dict[str, Any]) -> Iterator[Share]:
+def _shares(comparison: Comparison | None) -> Iterator[Share]:
     """The outputs, then the folds, those closest to their bounds first."""
+    if comparison is None:
+        return
     outputs = [
-        Share(f"output {o['name']}", _share(o["max_abs"], o["bound"]), o["equal"])
-        for o in comparison.get("outputs", ())
+        Share(f"output {o.name}", _share(o.max_abs, o.bound), o.equal) for o in comparison.outputs
     ]
-    folds = [
-        Share(f["node"], _share(f["c"], f["gate"]), f["valid"]) for f in comparison.get("folds", ())
-    ]
+    folds = [Share(f.node, _share(f.c, f.gate), f.valid) for f in comparison.folds]
     for rows in (outputs, folds):
         yield from sorted(rows, key=lambda row: (row.valid, -(row.share or 0)))
 
 
-def _share(value: float | str, bound: float | str) -> float | None:
+def _share(value: float, bound: float) -> float | None:
     """None for what is no finite number."""
-    if isinstance(value, str) or isinstance(bound, str):
+    if not (math.isfinite(value) and math.isfinite(bound)):
         return None
     return value / bound if bound else (0.0 if value == 0 else None)

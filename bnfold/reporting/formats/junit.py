@@ -7,12 +7,12 @@ against the model), one for each output that was compared, and one for the model
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from bnfold.reporting.content import ERROR, PASSED, ModelReport, Report
 from bnfold.text.escape import shown
 from bnfold.text.formatting import number
+from bnfold.verification.comparison import OutputDifference
 
 
 def render(report: Report) -> str:
@@ -50,10 +50,10 @@ def _cases(command: str, model: ModelReport) -> Iterator[Element]:
         case = _case(where, fault.site)
         _outcome(case, "skipped", f"accepted: {fault.sentence}", "accepted")
         yield case
-    for output in (model.comparison or {}).get("outputs", ()):
-        case = _case(where, f"output {output['name']}")
-        if not output["equal"]:
-            _outcome(case, "failure", _difference(output), "not-equal", output["note"])
+    for output in () if model.comparison is None else model.comparison.outputs:
+        case = _case(where, f"output {output.name}")
+        if not output.equal:
+            _outcome(case, "failure", _difference(output), "not-equal", output.note)
         yield case
     whole = _case(where, f"bnfold {command}")
     if model.status != PASSED and not model.faults:
@@ -76,7 +76,5 @@ def _outcome(case: Element, tag: str, message: str, kind: str, more: str = "") -
     outcome.text = shown(f"{kind}: {more}" if more else kind)
 
 
-def _difference(output: dict[str, Any]) -> str:
-    figures = (output[key] for key in ("max_abs", "bound"))
-    difference, bound = (f if isinstance(f, str) else number(f) for f in figures)
-    return f"differs by {difference}, rounding explains {bound}"
+def _difference(output: OutputDifference) -> str:
+    return f"differs by {number(output.max_abs)}, rounding explains {number(output.bound)}"

@@ -8,6 +8,7 @@ from typing import Any
 from bnfold.reporting.content import ERROR, FAILED, PASSED, ModelReport, Report, SiteReport
 from bnfold.text.escape import code, markdown
 from bnfold.text.formatting import count, number, size
+from bnfold.verification.comparison import Comparison
 
 _MARKS = {PASSED: "✅", FAILED: "❌", ERROR: "⚠️"}
 _MOST_ROWS = 200  # of one table
@@ -101,38 +102,26 @@ def _verdict(site: SiteReport) -> str:
     return "<br>".join([*told, *remedies])
 
 
-def _comparison(found: dict[str, Any]) -> Iterator[str]:
-    checks = [
-        f"{name} {found[name]['verdict']}"
-        for name in ("frame", "certificate")
-        if found[name] is not None
-    ]
-    if found["folds"]:
-        checks.append(f"{count(len(found['folds']), 'fold')} run alone")
-    runs = f"run in onnxruntime {count(found['runs'], 'time')}" if found["runs"] else "not run"
-    yield f"{'Equal' if found['equal'] else '**Not equal**'}: {', '.join([*checks, runs])}."
+def _comparison(found: Comparison) -> Iterator[str]:
+    named = [(n, c) for n, c in (("frame", found.frame), ("certificate", found.certificate)) if c]
+    checks = [f"{name} {check.verdict.value}" for name, check in named]
+    if found.folds:
+        checks.append(f"{count(len(found.folds), 'fold')} run alone")
+    runs = f"run in onnxruntime {count(found.runs, 'time')}" if found.runs else "not run"
+    yield f"{'Equal' if found.equal else '**Not equal**'}: {', '.join([*checks, runs])}."
     yield ""
-    findings = [
-        finding
-        for name in ("frame", "certificate")
-        if found[name] is not None
-        for finding in found[name]["findings"]
-    ]
-    rows = [(code(f["node"], in_table=True), markdown(f["sentence"])) for f in findings]
+    findings = [finding for _, check in named for finding in check.findings]
+    rows = [(code(f.node, in_table=True), markdown(f.sentence)) for f in findings]
     yield from _table(("node", "found"), rows, len(rows))
     outputs = [
         (
-            code(output["name"], in_table=True),
-            *(_figure(output[key]) for key in ("max_abs", "max_rel", "bound")),
-            "equal" if output["equal"] else f"**not equal** {markdown(output['note'])}",
+            code(output.name, in_table=True),
+            *map(number, (output.max_abs, output.max_rel, output.bound)),
+            "equal" if output.equal else f"**not equal** {markdown(output.note)}",
         )
-        for output in found["outputs"]
+        for output in found.outputs
     ]
     yield from _table(("output", "max abs", "max rel", "bound", ""), outputs, len(outputs))
-
-
-def _figure(value: float | str) -> str:
-    return value if isinstance(value, str) else number(value)
 
 
 def _table(head: Sequence[str], rows: Any, total: int) -> Iterator[str]:
