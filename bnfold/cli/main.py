@@ -118,7 +118,7 @@ def main() -> None:
     Start with:
       bnfold optimize model.onnx
     """
-    for number in system.END_SIGNALS:  # end in order: no stray files, no stray child
+    for number in system.END_SIGNALS:  # end in order: no stray files, no stray worker
         signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 

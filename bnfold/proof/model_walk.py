@@ -4,7 +4,7 @@ A value o of the original and a value f of the folded model that stands in its p
 and f = q(z) for one and the same z, with affine maps p and q. Going down the original,
 
     a map that is gone      composes with p;
-    a node that is there    lets both pass (`laws`), or takes both into its constants (`absorbed`);
+    a node that is there    lets both pass (`laws`), or takes both (`absorption`);
 
 and what p and q have in common drops out. At the outputs o = f must be left. Nothing that the
 folder did or wrote down is used: only what stands in the two files.

@@ -1,7 +1,7 @@
 """One node and its counterpart: what their outputs are in terms of each other.
 
 The node lets the maps before it pass (`laws`, `shared`), or its counterpart's constants have taken
-them, and those that stand behind it (`absorbed`, `kept`, `held`).
+them, and those that stand behind it (`absorption`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The process in which onnxruntime runs: started, watched, and its answer read.
 
 onnxruntime runs in a process of its own, because a model can crash it (an opset-9
-BatchNormalization with trailing empty outputs does), hang it or eat all memory. A child that does
-not answer is a ChildError, never a pass. What the child does is in `bnfold.worker`.
+BatchNormalization with trailing empty outputs does), hang it or eat all memory. A worker that does
+not answer is a WorkerError, never a pass. What the worker does is in `bnfold.worker`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bnfold.runtime.answer_file import ANSWER, FALLBACK, read_stage
 T = TypeVar("T")
 
 _STDERR, _STDERR_LINES = "stderr.txt", 3
-_GRACE = 5.0  # seconds by which the child's own clock is behind ours
+_GRACE = 5.0  # seconds by which the worker's own clock is behind ours
 _PERIOD = 0.1  # seconds between two looks at the progress
 
 
@@ -32,10 +32,10 @@ def run_worker(
     request: dict[str, Any], timeout: float, read: Callable[[dict[str, Any], Path], T],
     progress: Progress | None = None,
 ) -> T:  # fmt: skip
-    """Have a child carry out a request; `read` makes the result of its answer and its folder.
+    """Have a worker carry out a request; `read` makes the result of its answer and folder.
 
-    Where the child crashed and has left an answer for that case, the answer says so in "crash".
-    Raises what the child reports, and ChildError where it crashed, ran out of time or hit a limit.
+    Where the worker crashed and has left an answer for that case, the answer says so in "crash".
+    Raises what the worker reports, and WorkerError if it crashed, ran out of time or hit a limit.
     """
     with PrivateFolder() as folder:
         (folder / "request.json").write_text(
@@ -56,7 +56,7 @@ def run_worker(
 
 
 def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
-    """The exit code of the child. It ends when its stdin does, which it does with this process."""
+    """The exit code of the worker. It ends when its stdin does, which it does with this process."""
     command = [sys.executable, "-P", "-m", "bnfold.worker", str(folder)]
     end = time.monotonic() + timeout
     with (
@@ -64,12 +64,12 @@ def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
         subprocess.Popen(
             command, cwd=folder, env=system.child_environment(folder), stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL, stderr=stderr, **system.own_group(),
-        ) as child,
+        ) as worker,
     ):  # fmt: skip
         try:
-            return _wait(child, end, folder, progress)
+            return _wait(worker, end, folder, progress)
         except BaseException as error:
-            system.kill(child)
+            system.kill(worker)
             if not isinstance(error, subprocess.TimeoutExpired):
                 raise
             raise WorkerError(
@@ -79,14 +79,14 @@ def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
 
 
 def _wait(
-    child: subprocess.Popen[bytes], end: float, folder: Path, progress: Progress | None
+    worker: subprocess.Popen[bytes], end: float, folder: Path, progress: Progress | None
 ) -> int:
-    """Wait until the child has ended. Raises TimeoutExpired."""
+    """Wait until the worker has ended. Raises TimeoutExpired."""
     while True:
         left = end - time.monotonic()
         period = left if progress is None else min(left, _PERIOD)
         try:
-            return child.wait(max(period, 0))
+            return worker.wait(max(period, 0))
         except subprocess.TimeoutExpired:
             if left <= period:
                 raise

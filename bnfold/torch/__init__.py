@@ -72,7 +72,7 @@ def export(
     Raises UsageError (no PyTorch, paths, options), ModelError (PyTorch cannot export the module),
     NotEqualError (the folded model differs from the export, or from the module, by more than
     rounding explains: nothing is written), UndecidedError (the module is random, or the model does
-    not run) and ChildError.
+    not run) and WorkerError.
     """
     _require_torch()
     target = Path(path)

@@ -94,7 +94,7 @@ def stats(
     """Compare what a file's BatchNormalizations have stored with what they see of the data.
 
     Nothing is written. Raises ModelError, UsageError (the data cannot be read or does not fit),
-    UndecidedError (onnxruntime has no kernel) and ChildError.
+    UndecidedError (onnxruntime has no kernel) and WorkerError.
     """
     request = _request("stats", model, data, assume_inference=assume_inference)
     request["limits"] = asdict(limits or DriftLimits())

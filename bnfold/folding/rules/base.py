@@ -1,4 +1,4 @@
-"""What a rule is, and what the rules share. The rules themselves are in `rules`.
+"""What a rule is, and what the rules share. `table` lists them all.
 
 A rule sees one node and its constants through a draft, and returns a Step or a Refusal. It changes
 nothing, and nothing else carries out what it says, so what is planned and what is done cannot drift

@@ -1,7 +1,7 @@
 """Which maps may be owed to a value: what stands behind it in the original, led back to it.
 
 A fold gives a value f = U(o) in place of o, and U is made of the maps that o's readers apply. These
-are few, so all of them are collected here; which one it is, the folded weights tell (`absorbed`).
+are few, so all of them are collected here; which one it is, the folded weights tell (`absorption`).
 """
 
 from __future__ import annotations
