@@ -45,11 +45,11 @@ from .pipeline.gate import CheckResult as CheckResult
 from .pipeline.gate import check as check
 from .progress import Progress as Progress
 from .progress import Stage as Stage
-from .proof.outcome import Certificate as Certificate
-from .proof.outcome import CertifiedFold as CertifiedFold
-from .proof.outcome import Finding as Finding
-from .proof.outcome import Frame as Frame
-from .proof.outcome import Outcome as Outcome
+from .proof.kernel.outcome import Certificate as Certificate
+from .proof.kernel.outcome import CertifiedFold as CertifiedFold
+from .proof.kernel.outcome import Finding as Finding
+from .proof.kernel.outcome import Frame as Frame
+from .proof.kernel.outcome import Outcome as Outcome
 from .reasons import Reason as Reason
 from .reasons import Refusal as Refusal
 from .tuning.affine_form import FrozenNode as FrozenNode

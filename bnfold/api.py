@@ -7,32 +7,35 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
+from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Generic, TypeVar
 
 import onnx
+from msgspec import structs
 
 from bnfold.deprecation import renamed_parameter
-from bnfold.errors import ModelError, UsageError
+from bnfold.errors import BnfoldError, ModelError, UsageError
 from bnfold.folding.apply import apply
 from bnfold.folding.inlining import inlined
 from bnfold.folding.layer_details import Layer, layers
 from bnfold.folding.plan import plan
-from bnfold.folding.rules.affine_nodes import ARITHMETIC
+from bnfold.folding.selection import helpful_flags, require_sites
 from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import graphsurgeon, model_file
 from bnfold.onnx_io.data_files import DataFolder
 from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
 from bnfold.onnx_io.private_folder import PrivateFolder
+from bnfold.onnx_io.replace_file import Kind, require_replaceable
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Verify, require_choice
 from bnfold.progress import Progress, Stage, ignore
+from bnfold.steps import Proof
 from bnfold.verdict import Verdict
+from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import compare
 from bnfold.verification.comparison import Comparison, require_equal
 
@@ -58,6 +61,7 @@ class FoldResult(Generic[Model]):
     before: NodeCounts
     after: NodeCounts
     copied_bytes: int = 0  # of copies of weights that others read as they were
+    proof: Proof | None = None  # what was done, for the kernel to check
 
     @property
     def folded(self) -> tuple[Verdict, ...]:
@@ -127,7 +131,7 @@ def inspect(
         file = model_file.read(Path(model))
         proto, storage = file.model, file.storage
     index = Index(proto, storage)
-    _require_sites(index, options)
+    require_sites(index, options)
     before, verdicts = NodeCounts.of(index), plan(index, options).verdicts
     named = options is not None and (options.skip or options.only)
     if (
@@ -152,6 +156,7 @@ def optimize(
     options: Options | None = None,
     run_options: RunOptions | None = None,
     details: bool = False,
+    proof_file: PathLike | None = None,
     progress: Progress | None = None,
 ) -> OptimizeResult:
     """Fold a file, verify the result against the original, and write it.
@@ -164,8 +169,9 @@ def optimize(
 
     `external_data` is "keep" (tensors stay in the model or in as many data files as before),
     "inline" (everything in the model) or the name of one data file beside the output. `details`
-    adds what a report draws: the maps of all layers and the ranges of their weights. `progress` is
-    called with each Stage of the work.
+    adds what a report draws: the maps of all layers and the ranges of their weights. `proof_file`
+    is where to write the proof, which `verify` can check again. `progress` is called with each
+    Stage of the work.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (neither certified nor runnable), WorkerError (the worker crashed).
@@ -179,6 +185,9 @@ def optimize(
     if in_place:
         require_own_data(file, target)
     original = _copy(file.model) if details else None
+    before = proof_files.resources(source) if proof_file is not None else ()
+    if proof_file is not None:
+        require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
     tell(Stage("planning what to fold"))
     result = _fold_in_place(file.model, file.storage, options)
     drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
@@ -193,6 +202,7 @@ def optimize(
             return
         comparison = compare(
             source, candidate, run_options or RunOptions(), level=verify, progress=progress,
+            proof=result.proof,
             freeze_initializers=options is not None and options.freeze_initializers,
         )  # fmt: skip
         require_equal(comparison)
@@ -202,8 +212,14 @@ def optimize(
         file, target, keep=not in_place, external_data=external_data, check=check,
         unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
     )  # fmt: skip
+    if proof_file is not None and result.proof is not None:
+        certificate = comparison.certificate if comparison is not None else None
+        proof_files.write(
+            proof_file, before, target, result.proof, options or Options(), certificate
+        )
     return OptimizeResult(
-        target, result.verdicts, result.before, result.after, result.copied_bytes, file.size,
+        target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
+        file.size,
         written.size, written.data_files, written.left_behind, comparison, drawn, flags,
     )  # fmt: skip
 
@@ -217,6 +233,7 @@ def verify(
     level: Level = "full",
     foreign: bool = False,
     freeze_initializers: bool = False,
+    proof_file: PathLike | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
     """Compare two models: what the files tell, and what they give in onnxruntime.
@@ -226,18 +243,52 @@ def verify(
     computes there, gives the same) or "full" (and both models do, whole). `foreign`: the second
     model was made by another tool; changes of names and metadata are reported but not held against
     it, and its constants may be rounded more than once. `freeze_initializers`: callers do not
-    replace initializers that are also graph inputs. `progress` is called with each Stage.
+    replace initializers that are also graph inputs. `proof_file` is a proof that `optimize` wrote
+    of these two files: it is believed in nothing, and proven again. `progress` is called with each
+    Stage.
 
     Raises ModelError, UndecidedError or WorkerError where no comparison was possible; a difference
     is not an error here: look at the result's `equal`.
     """
     require_choice("level", level, Level)
+    if foreign and proof_file is not None:
+        raise UsageError(
+            "`foreign` and `proof_file` exclude each other",
+            "a proof says all that has changed: omit `foreign`",
+        )
     with contextlib.ExitStack() as stack:
+        one, two = _located(original, stack), _located(folded, stack)
+        proof = proof_files.read(proof_file, one, two) if proof_file is not None else None
+        candidates: list[Proof] = []
+        if proof is None and not foreign:
+            candidates = _own_folds(one, two, freeze_initializers=freeze_initializers)
         return compare(
-            _located(original, stack), _located(folded, stack), run_options or RunOptions(),
-            level=level, foreign=foreign, freeze_initializers=freeze_initializers, exact=True,
-            progress=progress,
+            one, two, run_options or RunOptions(), level=level, foreign=foreign,
+            freeze_initializers=freeze_initializers, exact=True, progress=progress,
+            proof=proof, candidates=candidates,
         )  # fmt: skip
+
+
+def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> list[Proof]:
+    """What bnfold itself would do to a model, with the options that two files make likely.
+
+    Nobody believes it: it is tried on the two files, and proves them equal or does not.
+    """
+    try:
+        before, after = model_file.read(original), model_file.read(folded)
+        counts = [
+            Counter(node.op for node in Index(file.model, file.storage).nodes())
+            for file in (before, after)
+        ]
+        options = Options(
+            freeze_initializers=freeze_initializers,
+            allow_max=counts[1]["Max"] > counts[0]["Max"],
+            merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
+        )
+        proof = _fold_in_place(before.model, before.storage, options).proof
+    except BnfoldError:  # said by whoever compares them
+        return []
+    return [] if proof is None else [proof]
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -262,54 +313,25 @@ def _fold_in_place(
     model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True
 ) -> FoldResult[onnx.ModelProto]:
     index = Index(model, storage)
-    _require_sites(index, options)
+    require_sites(index, options)
     before, planned = NodeCounts.of(index), plan(index, options)
     may_inline &= options is None or not (options.skip or options.only)  # which changes names
-    if may_inline and (copy := inlined(model, planned.verdicts)) is not None:
+    if may_inline and (found := inlined(model, planned.verdicts)) is not None:
+        copy, names = found
         inner = _fold_in_place(copy, storage, options, may_inline=False)
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             model.CopyFrom(copy)
-            return dataclasses.replace(inner, model=model, before=before)
-    copied = apply(index, planned)
-    return FoldResult(model, planned.verdicts, before, NodeCounts.of(Index(model)), copied)
-
-
-def helpful_flags(index: Index, options: Options | None) -> tuple[str, ...]:
-    """The fields of Options with which something of a model would fold where nothing does."""
-    own = options or Options()
-    if own.skip or own.only:
-        return ()
-    tried = {
-        "merge_branches": dataclasses.replace(own, merge_branches=True),
-        "freeze_initializers": dataclasses.replace(own, freeze_initializers=True),
-        "allow_max": dataclasses.replace(own, allow_max=True),
-    }
-    return tuple(
-        flag for flag, more in tried.items()
-        if more != own and any(verdict.folded for verdict in plan(index, more).verdicts)
+            assert inner.proof is not None
+            proof = structs.replace(inner.proof, inlined=names)
+            return dataclasses.replace(inner, model=model, before=before, proof=proof)
+    applied = apply(index, planned)
+    proof = structs.replace(
+        applied.proof, freeze=options is not None and options.freeze_initializers
+    )
+    return FoldResult(
+        model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied, proof
     )  # fmt: skip
-
-
-def _require_sites(index: Index, options: Options | None) -> None:
-    """Raises UsageError for a pattern of `skip` or `only` that no node's name fits.
-
-    `only` must name what can be folded.
-    """
-    if options is None or not (options.skip or options.only):
-        return
-    nodes = list(index.nodes())
-    sites = [node for node in nodes if node.op in (BATCH_NORM, *ARITHMETIC)]
-    for patterns, among in ((options.skip, nodes), (options.only, sites)):
-        names = [node.label for node in among]
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                close = difflib.get_close_matches(pattern, names, 3, 0.4)
-                what = "node" if among is nodes else "BatchNormalization, Mul, Add, Sub or Div"
-                raise UsageError(
-                    f"the model has no {what} {pattern!r}",
-                    f"did you mean {', '.join(close)}?" if close else "see bnfold inspect",
-                )
 
 
 def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> Path:

@@ -27,7 +27,7 @@ from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.certificate import certify
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from bnfold.runtime.sessions import SessionFactory, run
 from bnfold.runtime.synthetic_inputs import SyntheticInputs, input_specs, synthetic_feeds
 

@@ -19,6 +19,7 @@ ORDER = (
     "options",       # what a caller may choose
     "progress",      # what a long call says of itself
     "verdict",       # what becomes of each site
+    "steps",         # what was folded, as the steps of a proof
     "system",        # what differs between operating systems
     "text",          # numbers and names in words
     "onnx_io",       # model files

@@ -15,7 +15,7 @@ import pytest
 
 import bnfold
 from bnfold.options import RunOptions
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from tests.support import assert_frame
 
 CORPUS = Path(

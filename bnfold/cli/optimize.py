@@ -59,6 +59,14 @@ if TYPE_CHECKING:
     help="Keep tensors where they are, in the model or in data files; put all of them into the "
     "model; or put them into one data file of this name.",
 )
+@option(
+    sections.OUTPUT,
+    "--proof",
+    "proof_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Also write the proof, an in-toto statement that bnfold verify can check again.",
+)
 @verify_option(
     "How to verify before anything is written: check the fold from the two files and run both "
     "models (full), only check the files (certificate), or not at all (none)."
@@ -79,7 +87,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def optimize(
     ctx: click.Context, /, models: tuple[str, ...], output: str | None, out_dir: str | None,
-    in_place: bool, external_data: str, verify: str, options: Options, run_options: RunOptions,
+    in_place: bool, external_data: str, proof_file: str | None, verify: str, options: Options,
+    run_options: RunOptions,
     reports: ReportRequest, recursive: bool, jobs: int, display: Display,
 ) -> None:  # fmt: skip
     """Fold, verify against the original, and write.
@@ -101,16 +110,20 @@ def optimize(
     streamed = stdio.STREAM in models
     found = [] if streamed else jobs_of(models, out_dir=out_dir, recursive=recursive)
     files = _files(found, output, external_data, run_options.inputs)
-    reporting = Reporting("optimize", reports, files)
+    reporting = Reporting("optimize", reports, [*files, proof_file])
     _require_one_place(many=many, streamed=streamed, output=output, out_dir=out_dir,
                        in_place=in_place)  # fmt: skip
     given: dict[str, Any] = {
         "options": options, "in_place": in_place, "verify": verify,
         "external_data": external_data, "run_options": run_options, "details": reporting.details,
     }  # fmt: skip
+    if proof_file is not None and (many or streamed or output == stdio.STREAM):
+        raise UsageError(
+            "--proof names the proof of one model, from a file to a file", "fold them one by one"
+        )
     if many:
         ctx.exit(_optimize_many(found, given, reporting, jobs, display))
-    _optimize_one(models[0], output, given, reporting, display)
+    _optimize_one(models[0], output, given | {"proof_file": proof_file}, reporting, display)
     ctx.exit(reporting.exit_code())
 
 

@@ -43,6 +43,14 @@ _NOT_EQUAL = 1
     help="FOLDED was made by another tool: accept changes of names and metadata, and constants "
     "that were rounded more than once.",
 )
+@option(
+    sections.VERIFICATION,
+    "--proof",
+    "proof_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Check this proof, which bnfold optimize wrote, instead of looking for one.",
+)
 @freeze_initializers_option
 @run_options()
 @json_option("Print the result as JSON.")
@@ -56,9 +64,9 @@ _NOT_EQUAL = 1
 @report_options
 @display_options
 def verify(
-    original: str, folded: str, level: Level, foreign: bool, freeze_initializers: bool,
-    run_options: RunOptions, as_json: bool, certificate: str | None, reports: ReportRequest,
-    display: Display,
+    original: str, folded: str, level: Level, foreign: bool, proof_file: str | None,
+    freeze_initializers: bool, run_options: RunOptions, as_json: bool, certificate: str | None,
+    reports: ReportRequest, display: Display,
 ) -> None:  # fmt: skip
     """Check that two models are equal.
 
@@ -69,6 +77,7 @@ def verify(
     Examples:
       bnfold verify model.onnx model.folded.onnx
       bnfold verify model.onnx model.folded.onnx --level certificate
+      bnfold verify model.onnx model.folded.onnx --proof model.proof.json --level certificate
       bnfold verify model.onnx slim.onnx --foreign --input-shape image:1,3,224,224
     """
     from pathlib import Path
@@ -79,14 +88,14 @@ def verify(
     from bnfold.reporting import comparison_json, content
 
     inputs = run_options.inputs
-    reporting = Reporting("verify", reports, (original, folded, certificate, inputs))
+    reporting = Reporting("verify", reports, (original, folded, certificate, proof_file, inputs))
     if certificate is not None:
-        used = [path for path in (original, folded, inputs, *reports.report) if path]
+        used = [path for path in (original, folded, proof_file, inputs, *reports.report) if path]
         require_replaceable(Path(certificate), Kind.CERTIFICATE, used)
     with reporting.on_error(folded), display.progress() as progress:
         comparison = bnfold.verify(
             original, folded, run_options=run_options, level=level, foreign=foreign,
-            freeze_initializers=freeze_initializers, progress=progress,
+            freeze_initializers=freeze_initializers, proof_file=proof_file, progress=progress,
         )  # fmt: skip
     reporting.write(lambda: content.of_verify(comparison, original, folded))
     if certificate is not None:

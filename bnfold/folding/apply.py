@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 
 from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from bnfold.folding.plan import Plan
+from bnfold.folding.proof_writing import written
+from bnfold.folding.weights.carried_maps import refs_of
 from bnfold.folding.weights.constants import Constant
 from bnfold.folding.weights.edits import (
     Drop,
@@ -26,18 +29,25 @@ from bnfold.folding.weights.edits import (
 from bnfold.folding.weights.recipe import Recipe
 from bnfold.graph.index import Index, Node, Scope
 from bnfold.onnx_io.protos import delete_named
+from bnfold.steps import Proof, Ref
 
 _Change = tuple[Node, int, Constant, Recipe]  # who reads what where, and what it shall hold
 
 
-def apply(index: Index, plan: Plan) -> int:
-    """Change `index.model` as the plan says. The index describes the old model afterwards.
+@dataclass(frozen=True)
+class Applied:
+    """What came of a plan: the bytes of copies of shared weights, and the steps that were taken."""
 
-    Returns the bytes of the copies that were made of shared weights.
-    """
-    surgery = _ModelEditor(index, plan)
-    surgery.run()
-    return surgery.copied
+    copied: int
+    proof: Proof
+
+
+def apply(index: Index, plan: Plan) -> Applied:
+    """Change `index.model` as the plan says. The index describes the old model afterwards."""
+    refs = refs_of(index)
+    editor = _ModelEditor(index, plan)
+    editor.run()
+    return Applied(editor.copied, written(refs, plan, editor.removed, editor.new_places))
 
 
 class _ModelEditor:
@@ -58,6 +68,7 @@ class _ModelEditor:
         self.new: Counter[str] = Counter()  # the readers of both, by name
         self.made: dict[tuple[Scope, str, bytes], str] = {}  # what may serve another reader
         self.copied = 0  # bytes
+        self.new_places: list[Ref] = []  # of the nodes that were put in, in the folded model
 
     def run(self) -> None:
         self._write_constants()
@@ -285,9 +296,15 @@ class _ModelEditor:
             (position[n], helper.make_node("Constant", [], [tensor.name], value=tensor))
             for n, tensor in self.added if n.scope is scope
         ]  # fmt: skip
-        for place, node in sorted(new, key=lambda entry: entry[0], reverse=True):
-            container.node.insert(place, node)
+        inserted = set()
+        for place, proto in sorted(new, key=lambda entry: entry[0], reverse=True):
+            container.node.insert(place, proto)
             scope.nodes.insert(place, Node(container.node[place], scope))
+            inserted.add(scope.nodes[place])
+        kept = [node for node in scope.nodes if node not in self.removed]
+        self.new_places += [
+            Ref(scope.number, place) for place, node in enumerate(kept) if node in inserted
+        ]
         for place in reversed(range(len(scope.nodes))):
             if scope.nodes[place] in self.removed:
                 del container.node[place]

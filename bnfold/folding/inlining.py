@@ -17,7 +17,12 @@ from bnfold.verdict import Verdict
 _MOST_NODES = 100_000  # a few hundred bytes of nested functions can expand to billions
 
 
-def inlined(model: ModelProto, verdicts: Iterable[Verdict]) -> ModelProto | None:
+Names = tuple[tuple[str, str], ...]  # domains and names of functions
+
+
+def inlined(
+    model: ModelProto, verdicts: Iterable[Verdict]
+) -> tuple[ModelProto, Names] | None:  # fmt: skip
     """A copy with the functions inlined in which a site was kept; None where there are none.
 
     None as well where they call each other in a circle, or would expand without bounds.
@@ -31,7 +36,7 @@ def inlined(model: ModelProto, verdicts: Iterable[Verdict]) -> ModelProto | None
     if not chosen or _expanded(model) > _MOST_NODES:
         return None
     try:
-        return onnx.inliner.inline_selected_functions(model, chosen)
+        return onnx.inliner.inline_selected_functions(model, chosen), tuple(chosen)
     except Exception:  # the inliner gives up on models that it does not understand
         return None
 

@@ -43,6 +43,7 @@ class Plan:
     edits: tuple[Edit, ...]
     verdicts: tuple[Verdict, ...]
     constants: Constants = field(repr=False)  # as they were found, for those who apply the edits
+    merges: tuple[Merge, ...] = ()  # those that are made
 
 
 def plan(index: Index, options: Options | None = None) -> Plan:
@@ -86,18 +87,20 @@ class _Planning:
         )
         self.owners.clear()
         verdicts: list[Verdict] = []
+        made: list[Merge] = []
         if draft.options.merge_branches:
             from bnfold.folding.branches.merge import merges
 
             for merge in merges(draft, index):
                 verdicts.extend(_of_merge(merge))
+                made += [merge] if merge.into is not None else []
         for chain in reversed(list(chains_of(draft, index))):
             while chain and (parts := list(recut(draft, chain))):
                 verdicts.extend(self._site(parts[-1]))
                 chain = chain[: chain.index(parts[-1][0])]
         order = {(v.scope, v.output): k for k, v in enumerate(_graph_order(index))}
         verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
-        return Plan(tuple(draft.edits), tuple(verdicts), draft.constants)
+        return Plan(tuple(draft.edits), tuple(verdicts), draft.constants, tuple(made))
 
     def _site(self, chain: Chain) -> list[Verdict]:
         last, before = chain[-1].node, len(self.draft.edits)

@@ -10,7 +10,7 @@ from bnfold.folding.rules.base import Step, broadcast_along, refuse
 from bnfold.folding.rules.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
-from bnfold.folding.weights.edits import Edit, Rescale, SetOperator, Supply
+from bnfold.folding.weights.edits import Carry, Edit, Rescale, SetOperator, Supply
 from bnfold.graph.index import Node, Role, Scope, Use
 from bnfold.reasons import Reason, Refusal
 
@@ -77,7 +77,10 @@ class Propagation:
         output = list(producer.proto.output).index(name)
         if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
             return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
-        return self._apply_rule(producer, rule(draft, producer, output, a), up=True)
+        refusal = self._apply_rule(producer, rule(draft, producer, output, a), up=True)
+        if refusal is None and output == 0:
+            draft.add(Carry(producer, a.origin))
+        return refusal
 
     def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
         rank = len(operand.shape)
@@ -86,7 +89,10 @@ class Propagation:
             broadcast_along(a.shift, a.axis, rank),
         )
         edit = Rescale(node, slot, operand.shape, scale, shift)
-        return self._apply_rule(node, Step((edit,)), up=True)
+        refusal = self._apply_rule(node, Step((edit,)), up=True)
+        if refusal is None:
+            self.draft.add(Carry(node, a.origin, slot=slot))
+        return refusal
 
     # --- down ------------------------------------------------------------------------------------
 
@@ -114,6 +120,8 @@ class Propagation:
             refusal = self._apply_rule(node, rule(self.draft, node, use.slot, a), up=False)
             if refusal is not None:
                 return refusal
+        if not self.draft.is_removed(producer) and name == producer.output:
+            self.draft.add(Carry(producer, a.origin, down=True))
         return None
 
     # --- both ------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from bnfold import steps
 from bnfold.folding.chains import Chain, Link
 from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, affine_map
 from bnfold.folding.rules.base import broadcast_along
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
-from bnfold.folding.weights.edits import Edit, Remove, Rescale, SetOperator, Supply
+from bnfold.folding.weights.edits import Carry, Edit, Remove, Rescale, SetOperator, Supply
 from bnfold.graph.index import BATCH_NORM, Node
 from bnfold.reasons import Reason, Refusal
 from bnfold.verdict import Verdict
@@ -152,6 +153,7 @@ class Site:
         if propagation.push_up(self.first.node, self.first.slot, a.scale_only()) is not None:
             propagation.undo()
             return False
+        rest = self._behind()
         edits = self._edits_that_keep_shift(a, shift_holder, len(shape or ()))
         longer = self.first.node.scope.is_function and propagation.new_constants() > 0
         if longer or not edits or any(propagation.edit(edit) is not None for edit in edits):
@@ -159,6 +161,7 @@ class Site:
             return False
         self.into = (*propagation.absorbed_by, (shift_holder or self.last).node.label)
         staying = (shift_holder or self.last).node
+        self.draft.add(Carry(staying, rest[staying]))
         self._remove({link.node for link in self.chain} - {staying})
         return True
 
@@ -204,9 +207,11 @@ class Site:
             Rescale(kept, 2, sigma.shape, zero, a.shift + a.scale * mean),
         )
         propagation = Propagation(self.draft)
+        rest = self._behind()
         if any(propagation.edit(edit) is not None for edit in edits):
             propagation.undo()
             return None
+        self.draft.add(Carry(kept, rest[kept]))
         self.into = (kept.label,)
         self._remove({link.node for link in self.chain} - {kept})
         return kept
@@ -224,6 +229,15 @@ class Site:
         if propagation.new_constants() <= len(nodes) + len(going):
             return None
         return Refusal(Reason.MORE_NODES, self.last.node.label)
+
+    def _behind(self) -> dict[Node, steps.Map]:
+        """For each node of the chain the map of all that stand behind it."""
+        found: dict[Node, steps.Map] = {}
+        rest: steps.Map = steps.IDENTITY
+        for link in reversed(self.chain):
+            found[link.node] = rest
+            rest = steps.then(self.draft.own_map(link.node, link.slot), rest)
+        return found
 
     # --- small things ----------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from onnx import NodeProto
+from onnx import NodeProto, TensorProto
 
 from bnfold.graph.budget import Budget, BudgetExceededError
 from bnfold.onnx_io.protos import Array
@@ -29,6 +29,10 @@ QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
 SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION
 
+_NARROW = tuple(
+    number for name, number in TensorProto.DataType.items()
+    if name.endswith(("INT4", "INT2", "FLOAT4E2M1"))
+)  # fmt: skip
 _LEAST = 1 << 24  # elements that are always allowed
 _GROWTH = 8  # times the largest operand
 
@@ -45,6 +49,8 @@ def evaluate(
         return None
     if opset < 7 and node.op_type in ARITHMETIC:
         return None  # another kind of broadcasting, by attributes
+    if _misjudged(node, operands):
+        return None
     if node.op_type == "Squeeze" and (axes := _axes(node)):
         # the reference evaluator overlooks the attribute that opset 13 made an input
         operand = operands[0]
@@ -85,6 +91,35 @@ def _well_defined(node: NodeProto, operands: Sequence[Array | None]) -> bool:
     kind = "u" if zero_point is None else zero_point.dtype.kind
     plain = not any(a.name in ("output_dtype", "precision") and a.i for a in node.attribute)
     return x is not None and x.dtype == np.float32 and kind in "iu" and plain
+
+
+def _misjudged(node: NodeProto, operands: Sequence[Array | None]) -> bool:
+    """Whether the reference implementation is known to give what onnxruntime contradicts.
+
+    Shape and Slice with bounds beyond what there is, and Cast to integers and floats of 4 bits.
+    """
+    value = operands[0]
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type in ("Cast", "CastLike"):
+        target = given["to"].i if "to" in given else 0
+        return target in _NARROW or (value is not None and value.dtype.itemsize < 1)
+    if value is None:
+        return False
+    if node.op_type == "Shape":
+        bounds = [given[name].i for name in ("start", "end") if name in given]
+        return any(not -value.ndim <= bound <= value.ndim for bound in bounds)
+    if node.op_type == "Slice" and len(operands) > 4 and operands[4] is not None:
+        starts, axes, steps = operands[1], operands[3], operands[4]
+        if starts is None or np.all(steps > 0):
+            return False
+        named = range(starts.size) if axes is None else axes.reshape(-1).tolist()
+        if any(not -value.ndim <= axis < value.ndim for axis in named):
+            return True
+        sizes = [value.shape[axis] for axis in named]
+        return any(
+            start < -size for start, size in zip(starts.reshape(-1), sizes, strict=False)
+        )  # fmt: skip
+    return False
 
 
 def _size(op: str, operands: list[Array]) -> float:

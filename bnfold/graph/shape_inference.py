@@ -13,6 +13,7 @@ import math
 import onnx
 from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper, numpy_helper
 
+from bnfold.graph.doubtful_shapes import hide_doubtful_shapes
 from bnfold.graph.index import Scope
 from bnfold.graph.long_vectors import HIDDEN, hide_long_vectors
 from bnfold.onnx_io.protos import bodies, delete_named, is_external
@@ -82,7 +83,11 @@ def _infer(
         value.type.tensor_type.ClearField("shape")
     try:
         first = onnx.shape_inference.infer_shapes(skeleton)
-        if hide_long_vectors(skeleton.graph, first.graph):
+        doubtful = hide_doubtful_shapes(skeleton.graph, first.graph)
+        if doubtful:
+            skeleton.opset_import.add(domain=HIDDEN, version=1)
+            first = onnx.shape_inference.infer_shapes(skeleton)
+        if hide_long_vectors(skeleton.graph, first.graph) and not doubtful:
             skeleton.opset_import.add(domain=HIDDEN, version=1)
         skeleton = onnx.shape_inference.infer_shapes(skeleton, data_prop=True)
     except Exception:  # an inference that gives up leaves everything unknown, which is refused

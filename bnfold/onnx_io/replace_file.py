@@ -38,6 +38,7 @@ class Kind(Enum):
     JUNIT = "a bnfold report in JUnit's XML", rb'<\?xml[^>]*>\s*<testsuites name="bnfold '
     SARIF = "a bnfold report in SARIF", rb'\s*\{\s*"\$schema".*"name": "bnfold"'
     CERTIFICATE = "a certificate of bnfold", rb'\s*\{\s*"original": \{\s*"file"'
+    PROOF = "a proof of bnfold", rb'\s*\{\s*"_type":\s*"https://in-toto.io/Statement/v1"'
     BASELINE = "a baseline of bnfold", rb'\s*\{\s*"accepted"'
     PARAMETERS = "a list of parameters of bnfold", rb'\s*\{\s*"model".*"parameters"'
     SVG = "a picture of bnfold", rb"<svg .*stored statistics"

@@ -104,7 +104,7 @@ def freeze(
             reference = model_file.save(file.model, file.storage, Path(folder, source.name))
         index = Index(file.model, file.storage)
         plan = plan_freezing(index, form)
-        apply(index, plan)
+        proof = apply(index, plan).proof
         done = tuple(frozen(plan))
         plain = model_file.save(file.model, file.storage, Path(folder, "frozen.onnx"))
         if learnable:
@@ -114,8 +114,9 @@ def freeze(
             nonlocal comparison
             if done and verify != "none":
                 comparison = compare(
-                    reference, plain, run_options or RunOptions(), level=verify, progress=progress
-                )
+                    reference, plain, run_options or RunOptions(), level=verify, progress=progress,
+                    proof=proof,
+                )  # fmt: skip
                 require_equal(comparison)
 
         write_model(file, target, check=check)

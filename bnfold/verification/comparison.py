@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnfold.errors import BnfoldError
-from bnfold.proof.outcome import Certificate, Frame, Outcome
+from bnfold.proof.kernel.outcome import Certificate, Frame, Outcome
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from bnfold.onnx_io import model_file
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.options import Options
 from bnfold.proof.certificate import certify
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from tests.support import bn, numbers, parse
 
 PAIR = "c{0} = Conv (h{0}, w) n{0} = BatchNormalization (c{0}, s, b, m, v) h{1} = Relu (n{0})"

@@ -17,10 +17,10 @@ import bnfold
 from bnfold.onnx_io.model_file import ModelFile, read, save
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.certificate import Static, certify
+from bnfold.proof.kernel.outcome import Outcome
 from bnfold.proof.numbers.correct_rounding import Numbers, Tally, compare, half_ulp
-from bnfold.proof.numbers.maps import Map, identity, quotient
 from bnfold.proof.numbers.reals import Real, inverse, plus, rational, sign, times
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.search.numbers.maps import Map, identity, quotient
 from tests.random_graphs import build
 from tests.support import Array, parse
 

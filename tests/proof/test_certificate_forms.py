@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from tests.proof.test_certificate import (
     SAMPLES,
     attribute,

@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from tests.proof.test_certificate import judged, norm, real
 from tests.support import Array, parse
 

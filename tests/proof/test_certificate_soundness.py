@@ -16,7 +16,7 @@ from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold import BnfoldError
-from bnfold.proof.outcome import Outcome
+from bnfold.proof.kernel.outcome import Outcome
 from tests.proof.test_certificate import judged, norm, real, values_of, without_bias
 from tests.random_graphs import OPERATORS, build
 from tests.support import Array, parse

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bnfold.cli.render.console import table
-from bnfold.proof.outcome import Certificate, Outcome
+from bnfold.proof.kernel.outcome import Certificate, Outcome
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, number, plain
 from bnfold.verification.comparison import Comparison, FoldRun, OutputDifference

@@ -74,6 +74,7 @@ class _Merger:
                 return Merge(self.root, count, refusal=refusal)
             self.draft.add(edit)
         assert not isinstance(branches, Refusal)
+        self.draft.merged.add(self.root)
         return Merge(self.root, count, tuple(self.tree.nodes), _largest(branches).conv)
 
     def _branches(self) -> list[_Branch] | Refusal:

@@ -21,7 +21,11 @@ def affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:
 
     A BatchNormalization that is not an inference one, or not constant, gives the Refusal why.
     """
-    return draft.cached(node, _affine_map)
+    found = draft.cached(node, _affine_map)
+    if not isinstance(found, tuple):
+        return found
+    slot, a = found
+    return slot, a.made_by(draft.own_map(node, slot))
 
 
 def _affine_map(draft: Draft, node: Node) -> tuple[int, Affine] | Refusal | None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from bnfold import steps
 from bnfold.folding.rules import kernel_layout
 from bnfold.folding.rules.base import Demand, Step, channels, refuse, refuse_shift
 from bnfold.folding.rules.kernel_layout import Layout
@@ -174,11 +175,23 @@ def matmul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     if not a.shifts:
         return Step(scaled)
     shift = _response(draft, node, constant, layout, a.shift)
-    passed = Demand(0, Affine(produced, np.ones_like(shift), shift))
+    origin = _response_origin(draft, node, constant, a, produced)
+    passed = Demand(0, Affine(produced, np.ones_like(shift), shift, origin))
     if constant == 1 and rank == 2:
         gemm = Step((*scaled, *_as_gemm(node, operand, shift)))
         return Step(scaled, (passed,), otherwise=lambda: gemm)
     return Step(scaled, (passed,))
+
+
+def _response_origin(
+    draft: Draft, node: Node, constant: int, a: Affine, produced: int
+) -> steps.Map:  # fmt: skip
+    """The shift W′·t by the weight W of the model as it is: W′ = u_s·W·e_s."""
+    p, q = draft.relation_at(node, 1 - constant)
+    e, u = steps.between(q, p), steps.between(*draft.relation(node))
+    inner = steps.shift(steps.then(steps.shift(a.origin), steps.scale(e)))
+    response = steps.Response(draft.ref(node), constant, inner, produced)
+    return steps.shift(steps.then(response, steps.scale(u)))
 
 
 def _matmul_weight(draft: Draft, node: Node) -> tuple[int, Operand, Layout, int] | Refusal:

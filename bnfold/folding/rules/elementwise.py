@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from bnfold import steps
 from bnfold.folding.rules.affine_nodes import constant_slot, per_channel
 from bnfold.folding.rules.base import (
     Demand,
@@ -49,9 +50,8 @@ def add_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
         edits: tuple[Edit, ...] = ()
         demands = []
         for slot, branch in branches.items():
-            sign = -1.0 if op == "Sub" and slot == 1 else 1.0
-            shift = branch.shift * (sign if slot == holders[place] else 0.0)
-            share = replace(branch, shift=shift)
+            share = branch if slot == holders[place] else branch.scale_only()
+            share = share.negated() if op == "Sub" and slot == 1 else share
             if slot == constant:
                 edits = _into_constant(draft, node, slot, share)
             else:
@@ -78,8 +78,7 @@ def relu_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
 
 def add_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     """(s·x + t) + c  =  s·(x + (c + t)/s);  (x + t) + y  =  (x + y) + t."""
-    sign = -1.0 if draft.op(node) == "Sub" and slot == 1 else 1.0
-    a = replace(a, shift=a.shift * sign)
+    a = a.negated() if draft.op(node) == "Sub" and slot == 1 else a
     constant = constant_slot(draft, node)
     placed = _to_output(draft, node, slot, a)
     if isinstance(placed, Refusal):
@@ -115,7 +114,8 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
                 Reason.NOT_TRANSPARENT, node, "the divisor of Div"
             )
         factor = own.scale if not divides else 1 / own.scale
-        shift = Affine(own.axis, factor, np.zeros_like(factor)).then(a.shift_only())
+        made_by = draft.own_map(node, 1 - constant)
+        shift = Affine(own.axis, factor, np.zeros_like(factor), made_by).then(a.shift_only())
         before = shift.shift_first() if shift is not None else None
         if shift is None:
             return refuse(Reason.CHANNEL_AXIS, node, f"{own.axis}, the map along axis {a.axis}")
@@ -154,6 +154,7 @@ def mul_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     if own is None or not a.shifts or (divides and not np.all(own.scale)):
         return refuse_shift(node, a) or Step(edits)
     factor = replace(own, scale=1 / own.scale) if divides else own
+    factor = factor.made_by(steps.scale(draft.own_map(node, slot)))
     passed = placed.shift_only().then(factor)
     if passed is None:
         return refuse(Reason.CHANNEL_AXIS, node, f"{own.axis}, the map along axis {placed.axis}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import numpy.typing as npt
 from onnx import TensorProto
@@ -195,9 +193,7 @@ def _selected_up(
         return refuse(Reason.AXIS_LOST, node)
     if (wide := refuse_too_wide(draft, node, size)) is not None:
         return wide
-    scale, shift = np.ones(size), np.zeros(size)
-    scale[indices], shift[indices] = a.scale, a.shift
-    return Step(demands=(Demand(0, replace(a, scale=scale, shift=shift)),))
+    return Step(demands=(Demand(0, a.scatter(indices, size)),))
 
 
 def _selected_down(

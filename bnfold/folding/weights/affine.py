@@ -1,7 +1,8 @@
 """Affine(axis, scale, shift): the map y = scale·x + shift, one factor and one summand per channel.
 
 An inference BatchNormalization is such a map, and so is everything that it becomes on its way to
-the weights. Knows no ONNX and imports nothing of bnfold.
+the weights. Knows no ONNX. Each map knows where it comes from (`origin`): the expression over nodes
+of the model by which a proof speaks of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+
+from bnfold import steps
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,6 +39,7 @@ class Affine:
     axis: int | None
     scale: FloatArray
     shift: FloatArray
+    origin: steps.Map = steps.IDENTITY
 
     @property
     def channels(self) -> int:
@@ -90,15 +94,16 @@ class Affine:
         axis = self.axis if self.axis is not None else after.axis
         with np.errstate(over="ignore", invalid="ignore"):  # refused where it is used
             scale = after.scale * self.scale
-            return Affine(axis, scale, after.scale * self.shift + after.shift)
+            shift = after.scale * self.shift + after.shift
+            return Affine(axis, scale, shift, steps.then(self.origin, after.origin))
 
     def scale_only(self) -> Affine:
         """The map without its shift."""
-        return replace(self, shift=np.zeros_like(self.shift))
+        return replace(self, shift=np.zeros_like(self.shift), origin=steps.scale(self.origin))
 
     def shift_only(self) -> Affine:
         """The map without its scale."""
-        return replace(self, scale=np.ones_like(self.scale))
+        return replace(self, scale=np.ones_like(self.scale), origin=steps.shift(self.origin))
 
     def shift_first(self) -> Affine | None:
         """The shift that, made before the scale, has the same effect; None where a scale is 0."""
@@ -108,33 +113,48 @@ class Affine:
         quotient = np.divide(
             self.shift, self.scale, out=np.zeros_like(self.shift), where=self.shift != 0
         )
-        return Affine(self.axis, np.ones_like(self.scale), quotient)
+        return Affine(self.axis, np.ones_like(self.scale), quotient, steps.First(self.origin))
+
+    def negated(self) -> Affine:
+        """The map seen through a minus sign: −a(−x) = s·x − t."""
+        return replace(self, shift=-self.shift, origin=steps.Negated(self.origin))
+
+    def made_by(self, origin: steps.Map) -> Affine:
+        """The same numbers, known to come from there."""
+        return replace(self, origin=origin)
 
     def along(self, axis: int) -> Affine:
         """The same vectors along another axis."""
-        return replace(self, axis=axis)
+        return replace(self, axis=axis, origin=steps.Along(self.origin, axis))
 
     def uniform_along(self, axis: int, channels: int) -> Affine:
         """A uniform map, written out for each of `channels` along `axis`."""
-        return Affine(
-            axis, np.broadcast_to(self.scale, channels), np.broadcast_to(self.shift, channels)
-        )
+        return replace(self, axis=axis).select(np.zeros(channels, np.int64))
 
     def repeated(self, times: int) -> Affine:
         """Each channel spread over `times` consecutive ones, as Flatten does."""
-        return replace(self, scale=self.scale.repeat(times), shift=self.shift.repeat(times))
+        return self.select(np.arange(self.channels).repeat(times))
 
     def tiled(self, times: int) -> Affine:
         """All channels in a row, `times` over, as Flatten does where they come last."""
-        return replace(self, scale=np.tile(self.scale, times), shift=np.tile(self.shift, times))
+        return self.select(np.tile(np.arange(self.channels), times))
 
     def select(self, channels: npt.NDArray[np.int64] | slice) -> Affine:
         """The map of some of the channels, in the order given."""
-        return replace(self, scale=self.scale[channels], shift=self.shift[channels])
+        if isinstance(channels, slice):
+            channels = np.arange(self.channels)[channels]
+        origin = steps.Take(self.origin, self.axis, steps.Indices(channels))
+        return Affine(self.axis, self.scale[channels], self.shift[channels], origin)
 
     def embed(self, start: int, channels: int) -> Affine:
         """The map as that of channels `start`… of `channels`, with the identity for the others."""
+        return self.scatter(np.arange(start, start + self.channels), channels)
+
+    def scatter(self, places: npt.NDArray[np.int64], channels: int) -> Affine:
+        """The map as that of some of `channels`, with the identity for the others."""
         scale, shift = np.ones(channels), np.zeros(channels)
-        scale[start : start + self.channels] = self.scale
-        shift[start : start + self.channels] = self.shift
-        return replace(self, scale=scale, shift=shift)
+        scale[places], shift[places] = self.scale, self.shift
+        source = np.full(channels, -1)
+        source[places] = np.arange(self.channels)
+        origin = steps.Take(self.origin, self.axis, steps.Indices(source))
+        return Affine(self.axis, scale, shift, origin)

@@ -13,9 +13,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from bnfold import steps
 from bnfold.folding.weights.affine import FloatArray
+from bnfold.folding.weights.carried_maps import refs_of, relation_of
 from bnfold.folding.weights.constants import Constant, Constants
-from bnfold.folding.weights.edits import Edit, Remove, Rescale, SetOperator, Supply, effective
+from bnfold.folding.weights.edits import (
+    Carry,
+    Edit,
+    Remove,
+    Rescale,
+    SetOperator,
+    Supply,
+    effective,
+)
 from bnfold.folding.weights.range_checks import exceeded
 from bnfold.folding.weights.recipe import Recipe
 from bnfold.graph.budget import Budget
@@ -66,6 +76,9 @@ class Draft:
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
         self._signature_faults: dict[Node, str] = {}
+        self._carries: dict[tuple[Node, int | None], list[Carry]] = {}
+        self._refs: dict[Node, steps.Ref] = {}
+        self.merged: set[Node] = set()  # the roots of sums that one convolution makes
         self._ends: dict[tuple[Node, int], list[int] | None] = {}
         self._remembered: dict[Node, tuple[int, Any]] = {}
 
@@ -209,6 +222,45 @@ class Draft:
             self._ends[node, axis] = [0, *itertools.accumulate(numbers)] if known else None
         return self._ends[node, axis]
 
+    # --- what a proof says ------------------------------------------------------------------------
+
+    def relation(self, node: Node) -> tuple[steps.Map, steps.Map]:
+        """How what `node` makes relates: p(z) in the model as it is, q(z) as it will be."""
+        return relation_of(self._carries.get((node, None), []))
+
+    def own_map(self, node: Node, slot: int) -> steps.Map:
+        """The map that a node applies to what it reads at `slot`, with the planned edits.
+
+        f = q_out(p_out⁻¹(a(p_in(q_in⁻¹(f_in))))) with the map a of the model as it is.
+        """
+        p, q = self.relation_at(node, slot)
+        p_out, q_out = self.relation(node)
+        total = steps.then(steps.between(q, p), steps.Site(self.ref(node)))
+        return steps.then(total, steps.between(p_out, q_out))
+
+    def relation_at(self, node: Node, slot: int) -> tuple[steps.Map, steps.Map]:
+        """How what `node` reads at `slot` relates, through the nodes in between that will go."""
+        scope, name = node.scope, node.input(slot)
+        between: list[steps.Map] = []
+        inside = False
+        producer = scope.producers.get(name)
+        while producer is not None and (through := self._removed.get(producer)) is not None:
+            if producer in self.merged:  # the convolution's relation is that of the sum
+                inside = True
+            elif not inside:
+                between.append(steps.Site(self.ref(producer)))
+            producer = scope.producers.get(producer.input(through))
+        p, q = (steps.IDENTITY, steps.IDENTITY) if producer is None else self.relation(producer)
+        for own in reversed(between):
+            p = steps.then(p, own)
+        return p, q
+
+    def ref(self, node: Node) -> steps.Ref:
+        """How a proof names a node of the model as it is."""
+        if not self._refs:
+            self._refs = refs_of(self._index)
+        return self._refs[node]
+
     # --- planning --------------------------------------------------------------------------------
 
     def refusal_of(self, edit: Edit) -> Refusal | None:
@@ -258,6 +310,8 @@ class Draft:
             self._inputs.setdefault((edit.node, edit.slot), []).append(edit)
         elif isinstance(edit, SetOperator):
             self._operators.setdefault(edit.node, []).append(edit)
+        elif isinstance(edit, Carry):
+            self._carries.setdefault((edit.node, edit.slot), []).append(edit)
         else:
             self._removed[edit.node] = edit.slot if isinstance(edit, Remove) else None
 
@@ -275,5 +329,7 @@ class Draft:
                 self._operators[edit.node].pop()
                 if not self._operators[edit.node]:
                     del self._operators[edit.node]
+            elif isinstance(edit, Carry):
+                self._carries[edit.node, edit.slot].pop()
             else:
                 del self._removed[edit.node]

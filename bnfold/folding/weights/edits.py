@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from bnfold import steps
 from bnfold.folding.weights.affine import Affine, FloatArray, line, varying_axes
 from bnfold.graph.index import Node
 
@@ -70,7 +71,8 @@ class Rescale:
         if len(axes) > 1:
             return None
         axis = axes[0] if axes else None
-        return Affine(axis, *(line(values, axis) for values in both))
+        scale, added = (line(values, axis) for values in both)
+        return Affine(axis, scale, added)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +137,21 @@ class Drop:
     node: Node
 
 
-Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop
+@dataclass(frozen=True, eq=False)
+class Carry:
+    """What `node` makes is no longer what it was: for the proof, nothing is edited.
+
+    It is `map`(value) instead, or, where `down` is set, the value is `map` of it. With a `slot` it
+    is a constant that the node reads there which has become `map`(constant).
+    """
+
+    node: Node
+    map: steps.Map
+    down: bool = False
+    slot: int | None = None
+
+
+Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop | Carry
 
 
 def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:

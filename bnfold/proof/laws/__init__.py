@@ -1,1 +1,1 @@
-"""What each operator demands of the maps that its inputs and outputs carry."""
+"""What each operator does with maps: laws, with exactly the conditions under which they hold."""

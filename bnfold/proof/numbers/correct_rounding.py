@@ -22,7 +22,7 @@ _SLACK = 16  # further roundings in float64 that whoever folds is allowed
 
 
 @dataclass(frozen=True)
-class Wrong:
+class WrongError:
     """One stored number that no rounding explains."""
 
     index: tuple[int, ...]
@@ -39,7 +39,7 @@ class Tally:
     misrounded: int = 0  # not the nearest number to the exact value, but within float64's own error
     decided: int = 0  # by rationals
     k: float = 0.0  # the largest distance from the exact value in units of u·(the terms' sizes)
-    wrong: list[Wrong] = field(default_factory=list)  # the first few
+    wrong: list[WrongError] = field(default_factory=list)  # the first few
     faults: int = 0  # all of them
     far: int = 0  # those that are not even near
 
@@ -127,7 +127,7 @@ def _blame(
     whole = numbers.whole(index)
     ulps = float(apart[index] / (2 * half[index])) if half[index] > 0 else float("inf")
     place = whole if numbers.place is None else numbers.place(whole)
-    tally.wrong.append(Wrong(place, float(wide[index]), float(numbers.value[index]), ulps))
+    tally.wrong.append(WrongError(place, float(wide[index]), float(numbers.value[index]), ulps))
 
 
 def told(name: str, tally: Tally, sites: tuple[str, ...]) -> str:

@@ -1,145 +1,188 @@
-"""The checker's own affine maps: y = scale·x + shift along one axis, in exact numbers."""
+"""Maps of whole values: which channel along which axis has which s·x + t."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bnfold.proof.numbers.functions import Functions, Ids
 from bnfold.proof.numbers.reals import Real
 
 
 @dataclass(frozen=True)
 class Map:
-    """y = scale·x + shift; `axis` None: the same for every element, both of length 1."""
+    """x ↦ s·x + t, with an entry of `ids` for each channel along `axis`.
 
+    `axis` None: one entry, for all elements. The numbers are those of `functions`.
+    """
+
+    functions: Functions
     axis: int | None
-    scale: Real
-    shift: Real
+    ids: Ids
 
     def __len__(self) -> int:
-        return max(len(self.scale), len(self.shift))
+        return len(self.ids)
+
+    @classmethod
+    def identity(cls, functions: Functions) -> Map:
+        """The map that changes nothing."""
+        return cls(functions, None, np.zeros(1, np.int64))
 
     @property
     def is_identity(self) -> bool:
-        """Whether it changes nothing, as far as float64 can tell."""
-        return not self.scales and not self.shifts
+        """Whether it changes nothing."""
+        return self.functions.equal(self.ids, np.zeros_like(self.ids))
+
+    @property
+    def scale(self) -> Real:
+        """The scales."""
+        return self.functions.scale_of(self.ids)
+
+    @property
+    def shift(self) -> Real:
+        """The shifts."""
+        return self.functions.shift_of(self.ids)
+
+    @property
+    def shifts(self) -> bool:
+        """Whether it adds anything."""
+        return not self.functions.without_shift(self.ids)
 
     @property
     def scales(self) -> bool:
         """Whether it multiplies by anything but 1."""
-        return not self.scale.equals(1.0)
-
-    @property
-    def shifts(self) -> bool:
-        """Whether it adds anything but 0."""
-        return not self.shift.equals(0.0)
+        return not self.functions.without_scale(self.ids)
 
     @property
     def keeps_order(self) -> bool:
         """Whether no scale is negative."""
-        return bool(np.all(self.scale.value >= 0))
+        return self.functions.scales_are(self.ids, lambda s: s >= 0)
+
+    @property
+    def keeps_apart(self) -> bool:
+        """Whether no scale is 0."""
+        return self.functions.scales_are(self.ids, lambda s: s != 0)
+
+    def with_ids(self, ids: Ids) -> Map:
+        """Other maps for the same channels."""
+        return Map(self.functions, self.axis, ids)
 
     def then(self, after: Map) -> Map | None:
-        """First this map, then `after`; None where they vary along different axes."""
-        axis = _common(self, after)
+        """First this map, then `after`; None where they lie along different axes."""
+        axis = common_axis(self, after)
         if axis is False:
             return None
-        # s₂(s₁x + t₁) + t₂  =  (s₂s₁)x + (s₂t₁ + t₂)
-        return Map(axis, after.scale * self.scale, after.scale * self.shift + after.shift)
+        return Map(self.functions, axis, self.functions.then(self.ids, after.ids))
 
-    def scale_only(self) -> Map:
-        """The map without its shift."""
-        return replace(self, shift=Real.full(0.0, len(self.scale)))
+    def scale_part(self) -> Map:
+        """s·x."""
+        return self.with_ids(self.functions.scale_part(self.ids))
 
-    def shift_first(self) -> Map | None:
-        """The shift that, made before the scale, has the same effect: s·x + t = s·(x + t/s)."""
-        if np.any(self.scale.value == 0):
+    def shift_part(self) -> Map:
+        """X + t."""
+        return self.with_ids(self.functions.shift_part(self.ids))
+
+    def inverse(self) -> Map | None:
+        """(x − t)/s; None where a scale is 0."""
+        if not self.keeps_apart:
             return None
-        return replace(
-            self, scale=Real.full(1.0, len(self.scale)), shift=self.shift * self.scale.inverse()
-        )
+        return self.with_ids(self.functions.inverse(self.ids))
 
-    def take(self, indices: npt.NDArray[np.int64], axis: int) -> Map:
-        """The entries at these places, along `axis`."""
-        count = int(indices.max(initial=0)) + 1
-        wide = self.over(axis, max(len(self), count))
-        return Map(axis, wide.scale.take(indices), wide.shift.take(indices))
+    def equals(self, other: Map) -> bool:
+        """Whether both do the same to every channel."""
+        if common_axis(self, other) is False:
+            one, two = self.uniform(), other.uniform()
+            return one is not None and two is not None and one.equals(two)
+        return self.functions.equal(self.ids, other.ids)
 
-    def over(self, axis: int, count: int) -> Map:
-        """Written out for each of `count` channels along `axis`."""
-        return Map(axis, self.scale.spread(count), self.shift.spread(count))
+    def uniform(self) -> Map | None:
+        """The same without an axis, if all channels are the same."""
+        if not self.functions.equal(self.ids, self.ids[:1]):
+            return None
+        return Map(self.functions, None, self.ids[:1])
 
-    def near(self, other: Map) -> bool:
-        """Whether the two are equal as far as float64 can tell."""
-        same = _common(self, other) is not False
-        return same and self.scale.near(other.scale) and self.shift.near(other.shift)
+    def over(self, axis: int, count: int) -> Map | None:
+        """With one entry for each of `count` channels along `axis`; None where it has others."""
+        if self.axis not in (None, axis):
+            one = self.uniform()
+            return None if one is None else one.over(axis, count)
+        if len(self) not in (1, count):
+            return None
+        return Map(self.functions, axis, np.broadcast_to(self.ids, count))
 
     def channel(self, i: int) -> str:
         """The map of one channel, to be read."""
-        scale, shift = (v.value[i if len(v) > 1 else 0] for v in (self.scale, self.shift))
+        at = self.ids[i if len(self) > 1 else 0 : (i if len(self) > 1 else 0) + 1]
+        scale, shift = self.functions.scale_of(at).value[0], self.functions.shift_of(at).value[0]
         return f"{scale:.6g}·x + {shift:.6g}"
 
 
-def identity() -> Map:
-    """The map that changes nothing."""
-    return Map(None, Real.full(1.0), Real.full(0.0))
-
-
-def cleaned(a: Map) -> Map:
-    """The map with scales and shifts of which float64 cannot tell 1 and 0 taken for these."""
-    scale = a.scale if a.scales else Real.full(1.0, len(a.scale))
-    shift = a.shift if a.shifts else Real.full(0.0, len(a.shift))
-    return identity() if not a.scales and not a.shifts else Map(a.axis, scale, shift)
-
-
-def quotient(p: Map, q: Map, *, scales: bool = False) -> Map | None:
-    """The map e with p = e∘q; None where q loses what p keeps.
-
-    p = s₁z + t₁ and q = s₂z + t₂ give e(f) = (s₁/s₂)·f + (t₁ − (s₁/s₂)·t₂). Where s₂ = 0, s₁ must
-    be 0 as well; then e(f) = f + (t₁ − t₂), or with `scales` e(f) = (t₁/t₂)·f where there is such.
-    """
-    if not all(v.is_known for v in (p.scale, p.shift, q.scale, q.shift)):
-        return None
-    if q.near(p):
-        return identity()
-    axis = _common(p, q)
-    if axis is False:
-        return None
-    if not q.scales and not q.shifts:
-        return cleaned(p)
-    count = max(len(p), len(q))
-    ps, qs = p.scale.spread(count), q.scale.spread(count)
-    dead = qs.value == 0
-    if np.any(dead & (ps.value != 0)):
-        return None
-    ones = Real.full(1.0, count)
-    above, below = _patched(ps, dead, ones), _patched(qs, dead, ones)
-    if scales:
-        pt, qt = p.shift.spread(count), q.shift.spread(count)
-        both = dead & (pt.value * qt.value > 0)
-        if all(len(qt.exact(int(i))) == 1 for i in np.flatnonzero(both)):
-            above, below = _patched(above, both, pt), _patched(below, both, qt)
-    ratio = above * below.inverse()
-    return cleaned(Map(axis, ratio, p.shift + -(ratio * q.shift)))
-
-
-def _patched(values: Real, where: npt.NDArray[np.bool_], other: Real) -> Real:
-    if not np.any(where):
-        return values
-    return Real(
-        np.where(where, other.value, values.value),
-        np.where(where, other.magnitude, values.magnitude),
-        max(values.steps, other.steps),
-        lambda i: other.exact(i) if where[i] else values.exact(i),
-    )
-
-
-def _common(a: Map, b: Map) -> int | bool | None:
+def common_axis(a: Map, b: Map) -> int | bool | None:
     """The axis of both, None for none; False where there is no common one."""
     if None not in (a.axis, b.axis) and a.axis != b.axis:
         return False
     if 1 not in (len(a), len(b)) and len(a) != len(b):
         return False
     return a.axis if a.axis is not None else b.axis
+
+
+@dataclass(frozen=True)
+class Relation:
+    """There is a z such that a value is p(z) in the original, and q(z) in the folded model."""
+
+    p: Map
+    q: Map
+
+    def settled(self) -> Relation:
+        """The same without what was done first, and alike, in both."""
+        p, q = self.p, self.q
+        if np.all(p.ids == 0) or np.all(q.ids == 0):
+            return self
+        axis = common_axis(p, q)
+        if axis is False:
+            return self
+        if p.functions.equal(p.ids, q.ids):
+            nothing = Map.identity(p.functions)
+            return Relation(nothing, nothing)
+        ours, theirs = p.functions.cancelled(p.ids, q.ids)
+        return Relation(Map(p.functions, axis, ours), Map(p.functions, axis, theirs))
+
+    @property
+    def same(self) -> bool:
+        """Whether both models have the same value."""
+        return self.p.equals(self.q)
+
+    def original_of_folded(self) -> Map | None:
+        """The map e with original = e(folded); None where the folded model has lost something."""
+        settled = self.settled()
+        if settled.q.is_identity:
+            return settled.p
+        inverse = settled.q.inverse()
+        return None if inverse is None else inverse.then(settled.p)
+
+    def folded_of_original(self) -> Map | None:
+        """The map e with folded = e(original); None where that cannot be told."""
+        settled = self.settled()
+        if settled.p.is_identity:
+            return settled.q
+        inverse = settled.p.inverse()
+        return None if inverse is None else inverse.then(settled.q)
+
+    def down(self) -> Relation | None:
+        """The same said as original = e(folded)."""
+        e = self.original_of_folded()
+        return None if e is None else Relation(e, Map.identity(e.functions))
+
+    def up(self) -> Relation | None:
+        """The same said as folded = e(original)."""
+        e = self.folded_of_original()
+        return None if e is None else Relation(Map.identity(e.functions), e)
+
+    def forms(self) -> Iterator[Relation]:
+        """The same relation, said in other ways."""
+        yield self
+        for found in (self.down(), self.up()):
+            if found is not None:
+                yield found

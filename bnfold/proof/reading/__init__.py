@@ -1,1 +1,1 @@
-"""A model as the proof sees it: its nodes, its affine nodes, its linear operators."""
+"""What the kernel reads of a model: constants, shapes and types, by the specification alone."""

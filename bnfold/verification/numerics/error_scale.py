@@ -14,10 +14,10 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.graph.index import Node
-from bnfold.proof.reading.affine_nodes import batch_norm
-from bnfold.proof.reading.linear_nodes import LINEAR, linear
-from bnfold.proof.reading.model_view import View
-from bnfold.proof.regions import Part
+from bnfold.proof.kernel.regions import Part
+from bnfold.proof.search.reading.affine_nodes import batch_norm
+from bnfold.proof.search.reading.linear_nodes import LINEAR, linear
+from bnfold.proof.search.reading.model_view import View
 
 # |g(a) − g(b)| ≤ g(e) for |a − b| ≤ e, and all of g's weights are positive
 _AS_IT_IS = frozenset(

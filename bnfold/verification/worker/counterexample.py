@@ -19,7 +19,7 @@ from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.protos import Array
-from bnfold.proof.regions import Regions
+from bnfold.proof.kernel.regions import Regions
 from bnfold.runtime.sessions import Feed
 from bnfold.verification.worker import submodels
 

@@ -18,9 +18,9 @@ from bnfold.errors import first_line
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import Array
+from bnfold.proof.kernel.regions import Part, Region, Regions
 from bnfold.proof.numbers.correct_rounding import unit_roundoff
-from bnfold.proof.reading.model_view import View
-from bnfold.proof.regions import Part, Region, Regions
+from bnfold.proof.search.reading.model_view import View
 from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, run
 from bnfold.verification.comparison import FoldRun

@@ -7,10 +7,11 @@ from typing import Any
 
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.proof.certificate import Static, certify
-from bnfold.proof.outcome import Certificate, Finding, Frame, Outcome
+from bnfold.proof.certificate import Static, certify, prove
+from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome
 from bnfold.runtime.answer_file import FALLBACK, write_answer
 from bnfold.runtime.job import Job
+from bnfold.steps import from_json
 from bnfold.verification.comparison import Comparison
 
 _OF_RUN = (
@@ -56,6 +57,10 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
     """The certificate; not decided, with the reason, where the checker itself fails."""
     loose = FOREIGN_K if request["foreign"] else 0.0
     try:
+        proofs = [from_json(proof.encode()) for proof in request["proofs"]]
+        proven = prove(original, folded, proofs, cut=request["level"] in ("folds", "full"))
+        if proven is not None and (request["proven"] or _valid(proven)):
+            return proven
         return certify(original, folded, freeze=request["freeze"], loose=loose)
     except (BnfoldError, MemoryError):
         raise
@@ -64,6 +69,10 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
         undecided = Outcome.UNDECIDED
         finding = Finding(undecided, "", sentence)
         return Static(Frame(undecided, ()), Certificate(undecided, (), (finding,)))
+
+
+def _valid(static: Static) -> bool:
+    return {static.certificate.verdict, static.frame.verdict} == {Outcome.VALID}
 
 
 def _require_decided(static: Static, level: str, *, foreign: bool) -> None:

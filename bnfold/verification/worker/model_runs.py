@@ -12,7 +12,7 @@ import numpy as np
 from bnfold.errors import BnfoldError, UndecidedError, first_line
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import expose
-from bnfold.proof.regions import Regions
+from bnfold.proof.kernel.regions import Regions
 from bnfold.runtime import feeding, input_files
 from bnfold.runtime.answer_file import FALLBACK
 from bnfold.runtime.job import Job

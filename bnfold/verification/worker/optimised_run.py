@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from bnfold.graph.index import Node
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.proof.reading.model_view import View
+from bnfold.proof.search.reading.model_view import View
 from bnfold.runtime.sessions import Feed, Run, is_float
 from bnfold.verification.comparison import Deployed, OutputDifference
 from bnfold.verification.numerics.noise import perturb_integers

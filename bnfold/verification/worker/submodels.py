@@ -10,8 +10,8 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import expose
-from bnfold.proof.reading.model_view import View
-from bnfold.proof.regions import Part
+from bnfold.proof.kernel.regions import Part
+from bnfold.proof.search.reading.model_view import View
 from bnfold.runtime.sessions import Feed
 
 _NUMBERS = itertools.count()

@@ -1,0 +1,1 @@
+"""The kernel: all that one has to trust."""

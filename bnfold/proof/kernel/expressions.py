@@ -1,0 +1,99 @@
+"""The maps that a proof speaks of, computed from the original's own numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bnfold import steps
+from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.laws.linear import response_of, weight_of
+from bnfold.proof.laws.sites import site
+from bnfold.proof.numbers.functions import Functions
+from bnfold.proof.numbers.maps import Map
+from bnfold.proof.reading.model import Model
+
+_DEEPEST = 200  # expressions within each other
+_WIDEST = 1 << 24  # channels of one map
+
+
+class Expressions:
+    """Evaluates the expressions of one proof, each once."""
+
+    def __init__(self, original: Model) -> None:
+        self.original = original
+        self.functions = Functions()
+        self.identity = Map.identity(self.functions)
+        self._sites: dict[steps.Ref, tuple[int, Map]] = {}
+        self._known: dict[int, Map] = {}
+
+    def site(self, ref: steps.Ref) -> tuple[int, Map]:
+        """The slot and the map of a node. Raises WrongError where it applies none."""
+        if ref not in self._sites:
+            node = self.original.node(ref.scope, ref.node)
+            found = None if node is None else site(self.original, self.functions, node)
+            if found is None:
+                label = "a node that is not there" if node is None else node.label
+                raise WrongError(f"{label} applies no map that is known")
+            self._sites[ref] = found
+        return self._sites[ref]
+
+    def map(self, a: steps.Map, depth: int = 0) -> Map:
+        """The map that an expression stands for. Raises WrongError where it is none."""
+        if isinstance(a, steps.Identity):
+            return self.identity
+        if id(a) not in self._known:
+            if depth > _DEEPEST:
+                raise WrongError("a map that is made of itself too often")
+            try:
+                self._known[id(a)] = self._map(a, depth + 1)
+            except (ValueError, IndexError) as error:
+                raise WrongError(f"a map that there is not: {error}") from error
+        return self._known[id(a)]
+
+    def _map(self, a: steps.Map, depth: int) -> Map:
+        functions = self.functions
+        if isinstance(a, steps.Site):
+            return self.site(a.node)[1]
+        if isinstance(a, steps.Then):
+            total = self.identity
+            for part in a.maps:
+                found = total.then(self.map(part, depth))
+                if found is None:
+                    raise WrongError("maps along two axes")
+                total = found
+            return total
+        if isinstance(a, steps.Response):
+            return self._response(a, depth)
+        assert not isinstance(a, steps.Identity)
+        of = self.map(a.of, depth)
+        if isinstance(a, steps.Scale):
+            return of.scale_part()
+        if isinstance(a, steps.Shift):
+            return of.shift_part()
+        if isinstance(a, steps.First):
+            return of.with_ids(functions.first(of.ids))
+        if isinstance(a, steps.Negated):
+            return of.with_ids(functions.negated(of.ids))
+        if isinstance(a, steps.Inverse):
+            return of.with_ids(functions.inverse(of.ids))
+        if isinstance(a, steps.Along):
+            return of if of.axis is None else Map(functions, a.axis, of.ids)
+        assert isinstance(a, steps.Take)
+        places = a.indices.places
+        if not len(places) or len(places) > _WIDEST or np.any(places < -1):
+            raise WrongError("channels that there are not")
+        ids = np.where(places < 0, 0, of.ids[np.maximum(places, 0)])
+        return Map(functions, a.axis, ids)
+
+    def _response(self, a: steps.Response, depth: int) -> Map:
+        node = self.original.node(a.node.scope, a.node.node)
+        if node is None:
+            raise WrongError("a node that is not there")
+        rank = len(self.original.shapes.of(node.scope, node.input(1 - a.slot)) or ())
+        weight = weight_of(self.original, node, rank if node.op == "MatMul" else None)
+        shift = self.map(a.of, depth).over(weight.data_axis, weight.inputs)
+        if shift is None or weight.slot != a.slot:
+            raise UnprovenError("a map along another axis than the channels'")
+        alpha = node.attribute("alpha", 1.0) if node.op == "Gemm" else 1.0
+        made = response_of(weight, shift.shift, alpha)
+        return Map(self.functions, weight.out_axis, self.functions.shifts(made))

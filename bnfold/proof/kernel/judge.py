@@ -1,0 +1,209 @@
+"""The kernel: whether a proof shows that a folded model is equal to the original.
+
+WHAT IS PROVEN. For every input on which no value overflows, each output of the folded model is what
+the original gives, up to the rounding of floating-point numbers: as functions of real numbers the
+two are the same, but for constants of the folded model that are their exact values rounded once.
+For a node with dot products of n terms, computed in arithmetic of unit roundoff u, that means
+
+    |y_folded − y_original| ≤ (2n + 8 + k)·u·A(x)
+
+where A(x) is the same node with the absolute values of its weights, its bias and x, and k is how
+far its constants are from their exact values, in units of u and of the terms they are made of; what
+underflow has made of them is counted in k, too, or hidden below u² of the largest weight, or the
+proof fails.
+
+FROM WHAT. From the two files and the steps of the proof, of which none is believed. The steps say
+which nodes are gone, and which map a value carries where a node's constants make it other than it
+was; they contain no numbers. The kernel computes every number from the original's own constants, in
+float64 with a bound on its error, and exactly where that does not decide.
+
+HOW. The nodes that are left correspond by their places. In one pass over the original, each value
+gets a relation to that of the folded model: there is a z with p(z) in the original and q(z) in the
+folded model, p and q of the form s·x + t for each channel. Inputs are the same in both. A node that
+is gone must be a map a, and its output's p is a∘p. A node that is left obeys a law of its operator:
+it lets maps pass, or its constants take them, slot by slot. A node without a law must read what is
+the same in both models. So must whoever gives results: outputs, bodies, calls. Everything else of
+the two files is compared byte for byte.
+
+WHAT IS NOT PROVEN. What happens where a value overflows, or falls below the smallest normal number,
+inside the model; the sign of a zero; that a runtime computes what the specification says. Files are
+read as ONNX's specification has them, and what it leaves open is unknown, and never a yes.
+
+A wrong step can only lead to "invalid" or "not decided".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bnfold.errors import ModelError
+from bnfold.graph.index import Node, Scope
+from bnfold.onnx_io.protos import bodies
+from bnfold.proof.kernel.ledger import Known
+from bnfold.proof.kernel.node_walk import NodeWalk, apart
+from bnfold.proof.kernel.order import in_order
+from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome, verdict_of
+from bnfold.proof.kernel.regions import Correspondence
+from bnfold.proof.kernel.structure import Skeleton, same_data
+from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.reading.model import Model
+from bnfold.steps import Proof
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the kernel found."""
+
+    certificate: Certificate
+    frame: Frame
+    known: Correspondence | None = None  # of the main graphs' values
+
+    @property
+    def valid(self) -> bool:
+        """Whether the proof holds."""
+        return {self.certificate.verdict, self.frame.verdict} == {Outcome.VALID}
+
+
+def judge(original: Model, folded: Model, proof: Proof) -> Judgement:
+    """Check a proof against the two files."""
+    try:
+        walk = _Walk(original, folded, proof)
+    except WrongError as wrong:
+        finding = Finding(Outcome.INVALID, "the model", str(wrong))
+        return Judgement(
+            Certificate(Outcome.INVALID, (), (finding,)), Frame(Outcome.INVALID, (finding,))
+        )
+    return walk.judgement()
+
+
+class _Walk(NodeWalk):
+    """Both models as a whole: their scopes, outputs, and all that no law has judged."""
+
+    # --- the whole -------------------------------------------------------------------------------
+
+    def judgement(self) -> Judgement:
+        for old, new in self.pairing.scopes.items():
+            if old.parent is None:
+                self._scope(old, new)
+        for said in (*self.carried, *self.taken):
+            if said not in self.used:
+                self._say(
+                    WrongError("the proof gives it a map that it has no use for"), "the model"
+                )
+        skeleton = Skeleton(self.original, self.folded, self.pairing, self.free, self.changed)
+        frame = list(skeleton.findings())
+        self._constants(skeleton)
+        frame += [
+            Finding(Outcome.INVALID, node.label, "it is gone, and still needed")
+            for node in self.pairing.gone
+            if (node.scope, node.output) not in self.known and not skeleton.may_be_gone(node)
+        ]
+        certificate = Certificate(
+            verdict_of(self.findings), tuple(self.folds), tuple(self.findings)
+        )  # fmt: skip
+        return Judgement(certificate, Frame(verdict_of(frame), tuple(frame)), self._known())
+
+    def _known(self) -> Correspondence:
+        """What was found of the main graphs, for those who want to compare values."""
+        main = self.original.main
+        values = {
+            name: None if known is None else (known.folded[1], known.relation.same)
+            for (scope, name), known in self.known.items() if scope is main
+        }  # fmt: skip
+        return Correspondence(self.pairing.partner, self.pairing.gone, values, self.k)
+
+    def _constants(self, skeleton: Skeleton) -> None:
+        """Constants that no law has judged must be what they were."""
+        for node, slot, other, place in self.constants:
+            a, b = node.input(slot), other.input(place)
+            if (other, place) in self.free:
+                continue
+            if not a or not b:
+                if a or b:
+                    self._say(WrongError(f"its input {slot} has come or gone"), node.label)
+                continue
+            if a == b and not skeleton.is_claimed(other.scope, b):
+                continue  # the same name, and the same data by the comparison of all tensors
+            try:
+                alike = self._alike(node, a, other, b)
+            except ModelError:
+                alike = False
+            if alike is None:
+                self._say(UnprovenError(f"the value of {a!r} is not known"), node.label)
+            elif not alike:
+                self._say(WrongError(f"its constant {b!r} is not the same"), node.label)
+
+    def _alike(self, node: Node, a: str, other: Node, b: str) -> bool | None:
+        one, two = self.original.tensor(node.scope, a), self.folded.tensor(other.scope, b)
+        if one is not None and two is not None and one.data_type == two.data_type:
+            return list(one.dims) == list(two.dims) and same_data(
+                self.original, one, self.folded, two
+            )
+        before, after = self.original.value(node.scope, a), self.folded.value(other.scope, b)
+        if before is None or after is None:
+            return None
+        return before.dtype == after.dtype and before.shape == after.shape and (
+            before.tobytes() == after.tobytes()
+        )  # fmt: skip
+
+    # --- scopes ----------------------------------------------------------------------------------
+
+    def _scope(self, old: Scope, new: Scope) -> None:
+        listed = self.original.index.ir_version < 4  # where every initializer is an input
+        ours, theirs = (
+            [name for name in scope.inputs if not (listed and name in scope.initializers)]
+            for scope in (old, new)
+        )
+        for name, other in zip(ours, theirs, strict=False):
+            if self.original.is_constant(old, name):
+                continue
+            if name != other and old.parent is None:
+                self._say(WrongError(f"the input {name!r} is called {other!r}"), "the model")
+            self.known[old, name] = Known((new, other), self.same)
+        for name in old.sparse & new.sparse:  # compared byte for byte
+            self.known[old, name] = Known((new, name), self.same)
+        for node in in_order(old):
+            self._node(node)
+        names = [_output_names(scope) for scope in (old, new)]
+        if len(names[0]) != len(names[1]):
+            self._say(WrongError("it has not the same number of outputs"), old.label or "the model")
+        for a, b in zip(*names, strict=False):
+            self._output(old, a, new, b)
+
+    def _output(self, old: Scope, name: str, new: Scope, other: str) -> None:
+        owner, theirs = old.owner(name), new.owner(other)
+        assert owner is not None
+        assert theirs is not None
+        if self.original.is_constant(owner, name):
+            alike = name == other and self.folded.is_constant(theirs, other)
+            one, two = self.original.value(owner, name), self.folded.value(theirs, other)
+            if not alike or one is None or two is None or one.tobytes() != two.tobytes():
+                self._say(
+                    UnprovenError(f"the constant output {name!r} is not the same"), "the model"
+                )
+            return
+        known = self.known.get((owner, name))
+        producer = owner.producers.get(name)
+        label = producer.label if producer else name
+        if known is None:
+            self._say(UnprovenError(f"of the output {name!r} nothing is known"), label)
+        elif known.folded != (theirs, other):
+            self._say(WrongError(f"the output {other!r} is made from something else"), label)
+        elif not known.relation.same:
+            self._say(WrongError(f"the output {name!r} {apart(known.relation)}"), label)
+
+    def _body(self, node: Node, other: Node) -> None:
+        ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
+        if ours.keys() != theirs.keys():
+            raise WrongError("it has other bodies than in the original")
+        for old, new in self.pairing.scopes.items():
+            if old.parent is node.scope and any(old.container is body for body in ours.values()):
+                if not any(new.container is body for body in theirs.values()):
+                    raise WrongError("it has other bodies than in the original")
+                if len(old.inputs) != len(new.inputs):
+                    raise WrongError("a body with other inputs")
+                self._scope(old, new)
+
+
+def _output_names(scope: Scope) -> list[str]:
+    return [v if isinstance(v, str) else v.name for v in scope.container.output]

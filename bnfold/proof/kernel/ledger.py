@@ -1,0 +1,222 @@
+"""What is known of values, what was found, and the nodes whose constants take maps."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+from bnfold import steps
+from bnfold.graph.index import Node, Scope
+from bnfold.proof.kernel.expressions import Expressions
+from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
+from bnfold.proof.kernel.structure import Pairing, paired
+from bnfold.proof.laws import arithmetic, branches, linear, scale_and_bias
+from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError
+from bnfold.proof.laws.sites import ARITHMETIC
+from bnfold.proof.numbers.maps import Map, Relation
+from bnfold.proof.reading.model import Model
+from bnfold.steps import Proof, Ref
+
+Place = tuple[Scope, str]  # a value: the scope that it is made in, and its name
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of a value: the folded model's value, and how the two relate."""
+
+    folded: Place
+    relation: Relation
+
+
+@dataclass
+class Ledger:
+    """Two models, their proof, and what was found of them so far."""
+
+    original: Model
+    folded: Model
+    proof: Proof
+    known: dict[Place, Known | None] = field(default_factory=dict)  # None: nothing can be told
+    findings: list[Finding] = field(default_factory=list)
+    folds: list[CertifiedFold] = field(default_factory=list)
+    free: set[tuple[Node, int]] = field(default_factory=set)
+    changed: set[Node] = field(default_factory=set)
+    constants: list[tuple[Node, int, Node, int]] = field(default_factory=list)
+    k: dict[Node, float] = field(default_factory=dict)  # of folded nodes whose constants took maps
+
+    def __post_init__(self) -> None:
+        self.pairing: Pairing = paired(self.original, self.folded, self.proof)
+        self.maps = Expressions(self.original)
+        self.identity = self.maps.identity
+        self.same = Relation(self.identity, self.identity)
+        self.carried = {c.node: c for c in self.proof.carried}
+        self.taken = {(t.node, t.slot): t.map for t in self.proof.taken}
+        if len(self.carried) < len(self.proof.carried) or len(self.taken) < len(self.proof.taken):
+            raise WrongError("the proof says two things of one node")
+        self.used: set[object] = set()
+        self.roots = {m.root: m.kept for m in self.proof.merged}
+        self.kept_in_sums = set(self.roots.values())
+        self.in_sums = {ref for m in self.proof.merged for ref in m.nodes}
+
+    def _say(self, what: WrongError | UnprovenError, node: str) -> None:
+        verdict = Outcome.INVALID if isinstance(what, WrongError) else Outcome.UNDECIDED
+        self.findings.append(Finding(verdict, node, str(what)))
+
+    def _input(self, node: Node, slot: int) -> Known | None:
+        """What is known of a computed input; None for a constant, and for one that is absent."""
+        name = node.input(slot)
+        owner = node.scope.owner(name) if name else None
+        if owner is None or (
+            (owner, name) not in self.known and self.original.is_constant(owner, name)
+        ):
+            return None
+        known = self.known.get((owner, name))
+        if known is None:
+            raise UnprovenError(f"it reads {name!r}, of which nothing is known")
+        return known
+
+    def _summed(self, root: Node, ref: Ref) -> dict[int, Known | Relation]:
+        """The root of a sum of branches, which one of its convolutions now makes."""
+        kept = self.original.node(ref.scope, ref.node)
+        other = None if kept is None else self.pairing.partner.get(kept)
+        if kept is None or other is None or kept.op != "Conv" or other.op != "Conv":
+            raise WrongError("the convolution that should stand for it is not there")
+        known = self._input(kept, 0)
+        owner = kept.scope.owner(kept.input(0))
+        if known is None or known.folded != (other.scope.owner(other.input(0)), other.input(0)):
+            raise WrongError(f"{other.label} does not read what its branches read")
+        said = self.carried.get(ref)
+        self.used.add(ref)
+        relation = self.same
+        if said is not None:
+            relation = Relation(self.maps.map(said.p), self.maps.map(said.q))
+        e, u = known.relation.original_of_folded(), relation.folded_of_original()
+        if e is None or u is None or owner is None:
+            raise UnprovenError("a map that loses a channel")
+        pair = Pair(self.original, kept, self.folded, other)
+        total = branches.BranchSum(
+            self.original, self.maps.functions, root, (owner, kept.input(0)), self.pairing.gone
+        )
+        said_nodes = {m.root: m.nodes for m in self.proof.merged}[
+            Ref(*self.original.positions[root])
+        ]
+        inside = {Ref(*self.original.positions[node]) for node in total.nodes}
+        if kept not in total.nodes or not inside.issuperset(said_nodes):
+            raise WrongError("the proof counts nodes to the sum that are not in it")
+        taken = branches.stands_for(total, pair, e, u)
+        self.changed.add(other)
+        self._require_attributes(pair, branches.GEOMETRY)
+        self._took(pair, taken, relation)
+        return {0: Known((other.scope, other.output), relation)}
+
+    def _absorbed(
+        self, pair: Pair, inputs: list[Known | None], said: steps.Carried
+    ) -> Known | Relation:
+        """A node whose constants make its output other than it was, as the proof says."""
+        node, other = pair.node, pair.other
+        relation = Relation(self.maps.map(said.p), self.maps.map(said.q))
+        u = relation.folded_of_original()
+        if u is None:
+            raise UnprovenError("a map that loses a channel")
+        data = [known.relation for known in inputs if known is not None]
+        if not data and node.op == "MatMul":
+            data = [self.same]  # of a constant that is multiplied
+        if len(data) != 1 or any(node.proto.output[1:]):
+            raise UnprovenError(f"a {node.op} whose constants are computed")
+        given = data[0]
+        self.changed.add(other)
+        if node.op in linear.LINEAR and other.op in linear.LINEAR:
+            e = given.original_of_folded()
+            if e is None:
+                raise UnprovenError("what it reads has lost a channel")
+            taken = linear.take(pair, e, u)
+        elif node.op == "BatchNormalization":
+            taken = self._batch_norm(pair, given, u)
+        elif node.op in ARITHMETIC:
+            taken = arithmetic.arithmetic(pair, given.down() or given, u)
+        elif node.op in scale_and_bias.NORMALISING and node.op == other.op:
+            taken = scale_and_bias.normalisation(pair, given, u)
+        else:
+            raise WrongError(f"a {node.op} has no constants that take maps")
+        self._require_attributes(pair)
+        self._took(pair, taken, relation)
+        return relation
+
+    def _batch_norm(self, pair: Pair, given: Relation, u: Map) -> Taken:
+        other = pair.other
+        if other.op == "BatchNormalization":
+            return scale_and_bias.kept_batch_norm(pair, given, u)
+        if other.op != "Add" or other.attribute("axis", -1) != -1 or len(other.proto.input) != 2:
+            raise WrongError(f"a {other.op} cannot stand for it")
+        owner = other.scope.owner(other.input(0))
+        mul = owner.producers.get(other.input(0)) if owner is not None else None
+        if mul is not None and mul in self.pairing.new:
+            self.changed.add(mul)
+            self.free.add((mul, 1))
+            if [use.node for use in mul.scope.uses[mul.output]] != [other]:
+                raise WrongError("a new value that is read elsewhere")
+            if len(mul.proto.input) != 2 or len(mul.proto.output) != 1 or mul.proto.attribute:
+                raise WrongError("a new node that is no plain Mul")
+            first = Pair(self.original, pair.node, self.folded, mul)
+            return scale_and_bias.written_out(pair, first, given, u)
+        return scale_and_bias.shift_that_stays(pair, given, u)
+
+    def _require_attributes(self, pair: Pair, allowed: Collection[str] = ()) -> None:
+        """Attributes stay, but those that go with another operator, and a Gemm's beta."""
+        one, two = (
+            {a.name: a.SerializeToString(deterministic=True) for a in n.proto.attribute}
+            for n in (pair.node, pair.other)
+        )
+        allowed = set(allowed)
+        if pair.node.op == pair.other.op == "Gemm":
+            allowed = {"beta"}
+        elif pair.node.op == pair.other.op == "BatchNormalization":
+            allowed = {"epsilon"}  # with which its constants were judged
+        elif (pair.node.op, pair.other.op) == ("MatMul", "Gemm"):
+            allowed = {"broadcast"} if pair.other.scope.opset < 7 else set()
+        elif pair.node.op != pair.other.op:
+            allowed = {*one}
+        for name in sorted({*one, *two} - allowed):
+            if one.get(name) != two.get(name):
+                raise WrongError(f"its attribute {name!r} has changed")
+
+    def _took(self, pair: Pair, taken: Taken, relation: Relation) -> None:
+        other = pair.other
+        self.free.update((other, slot) for slot in taken.slots)
+        if other.op != pair.node.op:  # of which all constants went into what was judged
+            slots = max(len(pair.node.proto.input), len(other.proto.input))
+            self.free.update((other, slot) for slot in range(slots))
+        tallies = taken.tallies.values()
+        faults = sum(tally.faults for tally in tallies)
+        k = max((tally.k for tally in tallies), default=0.0)
+        self.k[other] = k
+        self.folds.append(
+            CertifiedFold(
+                other.label, other.op, self._sites(pair), taken.length, k,
+                sum(t.numbers for t in tallies), sum(t.misrounded for t in tallies),
+                sum(t.decided for t in tallies), faults,
+            )
+        )  # fmt: skip
+        for name, tally in taken.tallies.items():
+            if tally.faults:
+                from bnfold.proof.numbers.correct_rounding import told
+
+                self._say(WrongError(told(name, tally, self._sites(pair))), other.label)
+
+    def _sites(self, pair: Pair) -> tuple[str, ...]:
+        """The nodes whose maps a node has taken, by what the proof says."""
+        ref = Ref(*self.original.positions[pair.node])
+        said = self.carried.get(ref)
+        found: dict[str, None] = {}
+        pending: list[object] = [] if said is None else [said.p, said.q]
+        pending += [a for (node, _), a in self.taken.items() if node == ref]
+        while pending:
+            a = pending.pop()
+            if isinstance(a, steps.Site):
+                node = self.original.node(a.node.scope, a.node.node)
+                if node is not None:
+                    found[node.label] = None
+            elif isinstance(a, steps.Then):
+                pending.extend(a.maps)
+            elif not isinstance(a, steps.Identity):
+                pending.append(a.of)  # type: ignore[attr-defined]
+        return tuple(found)

@@ -1,0 +1,325 @@
+"""The skeletons of two models: what is not a constant that took maps is byte for byte the same.
+
+Nodes correspond by their places: those of the folded model, without those that the proof says are
+new, are those of the original, without those that it says are gone. Nothing is matched by likeness.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnx import GraphProto, NodeProto, TensorProto
+
+from bnfold.graph.index import Node, Scope
+from bnfold.onnx_io.data_files import FileRange
+from bnfold.onnx_io.protos import is_set
+from bnfold.proof.kernel.outcome import Finding, Outcome
+from bnfold.proof.laws.absorbing import WrongError
+from bnfold.proof.reading.model import Model
+from bnfold.steps import Proof
+
+WHOLE = "the model"  # at which differences stand that no node has
+_CHUNK = 1 << 22  # bytes that are compared at a time
+_VALUES = (
+    "raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data",
+    "external_data", "data_location",
+)  # fmt: skip
+
+
+@dataclass
+class Pairing:
+    """Which node of the original is which of the folded model."""
+
+    partner: dict[Node, Node] = field(default_factory=dict)
+    gone: set[Node] = field(default_factory=set)
+    new: set[Node] = field(default_factory=set)
+    scopes: dict[Scope, Scope] = field(default_factory=dict)
+
+
+def paired(original: Model, folded: Model, proof: Proof) -> Pairing:
+    """Pair nodes by their places. Raises WrongError where they do not come out even."""
+    result = Pairing()
+    for kind, model, refs in (("gone", original, proof.gone), ("new", folded, proof.new)):
+        for ref in refs:
+            node = model.node(ref.scope, ref.node)
+            if node is None:
+                raise WrongError("the proof speaks of a node that is not there")
+            getattr(result, kind).add(node)
+    gone_scopes = {
+        scope for scope in original.index.scopes if _inside(scope, result.gone)
+    }  # fmt: skip
+    ours = [scope for scope in original.index.scopes if scope not in gone_scopes]
+    theirs = folded.index.scopes
+    if len(ours) != len(theirs):
+        raise WrongError("the models have not the same bodies and functions")
+    for old, new in zip(ours, theirs, strict=True):
+        result.scopes[old] = new
+        before = [node for node in old.nodes if node not in result.gone]
+        after = [node for node in new.nodes if node not in result.new]
+        if len(before) != len(after):
+            raise WrongError(
+                f"{len(before)} nodes should be left of {old.label or 'the graph'}, and there are "
+                f"{len(after)}"
+            )
+        result.partner.update(zip(before, after, strict=True))
+    return result
+
+
+def _inside(scope: Scope, gone: set[Node]) -> bool:
+    owners = {id(a.g) for node in gone for a in node.proto.attribute if a.HasField("g")}
+    while scope is not None and scope.parent is not None:
+        if id(scope.container) in owners:
+            return True
+        scope = scope.parent
+    return False
+
+
+class Skeleton:
+    """Compares all that no constant explains.
+
+    `free` are the slots of folded nodes whose constants the laws have judged.
+    """
+
+    def __init__(
+        self, original: Model, folded: Model, pairing: Pairing, free: set[tuple[Node, int]],
+        changed: set[Node],
+    ) -> None:  # fmt: skip
+        self.original, self.folded = original, folded
+        self.pairing = pairing
+        self.free = free
+        self.changed = changed  # folded nodes whose operator or attributes the laws have judged
+        self.claimed = self._claimed()
+        self.gone_names = {
+            (node.scope, name) for node in pairing.gone for name in node.proto.output if name
+        }
+        self.back = {new: old for old, new in pairing.partner.items()}
+
+    def _claimed(self) -> set[tuple[Scope, str]]:
+        """The folded model's constants that the laws have judged, and what computes them."""
+        found: set[tuple[Scope, str]] = set()
+        pending = [(node.scope, node.input(slot)) for node, slot in self.free if node.input(slot)]
+        while pending:
+            scope, name = pending.pop()
+            owner = scope.owner(name)
+            if owner is None or (owner, name) in found or not self.folded.is_constant(owner, name):
+                continue
+            found.add((owner, name))
+            maker = owner.producers.get(name)
+            if maker is not None:
+                pending.extend((maker.scope, read) for read in maker.proto.input if read)
+        return found
+
+    def is_claimed(self, scope: Scope, name: str) -> bool:
+        """Whether a constant of the folded model was judged by a law, in whole or in part."""
+        pending, seen = [(scope, name)], set()
+        while pending:
+            at, read = pending.pop()
+            owner = at.owner(read) if read else None
+            if owner is None or (owner, read) in seen:
+                continue
+            seen.add((owner, read))
+            if (owner, read) in self.claimed:
+                return True
+            maker = owner.producers.get(read)
+            if maker is not None and self.folded.is_constant(owner, read):
+                pending.extend((maker.scope, n) for n in maker.proto.input if n)
+        return False
+
+    def findings(self) -> Iterator[Finding]:
+        """All differences that nothing explains."""
+        one, two = self.original.proto, self.folded.proto
+        yield from _fields(one, two, ("graph", "functions"), "the model")
+        yield from self._functions()
+        for old, new in self.pairing.scopes.items():
+            yield from self._scope(old, new)
+
+    def _functions(self) -> Iterator[Finding]:
+        one, two = self.original.proto.functions, self.folded.proto.functions
+        for a, b in zip(one, two, strict=False):
+            yield from _fields(a, b, ("node", "value_info"), f"the function {a.name!r}")
+
+    def _scope(self, old: Scope, new: Scope) -> Iterator[Finding]:
+        a, b = old.container, new.container
+        if isinstance(a, GraphProto) and isinstance(b, GraphProto):
+            skipped = ("node", "initializer", "value_info", "input")
+            yield from _fields(
+                a, b, skipped, f"the graph {old.label}" if old.label else "the graph"
+            )
+            yield from self._inputs(old, new, a, b)
+            yield from self._tensors(old, new)
+        for before in old.nodes:
+            after = self.pairing.partner.get(before)
+            if after is not None:
+                yield from self._node(before, after)
+        for node in new.nodes:
+            if node in self.pairing.new:
+                yield from self._new(node)
+        names = set(new.uses)
+        infos = {info.name: info for info in b.value_info}
+        for info in a.value_info:
+            if info.name not in infos and info.name in names:
+                yield _wrong("", f"the value_info of {info.name!r} is gone")
+            elif info.name in infos and infos.pop(info.name) != info:
+                yield _wrong("", f"the value_info of {info.name!r} has changed")
+        for name in infos:
+            yield _wrong("", f"the value_info of {name!r} is new")
+
+    def _inputs(self, old: Scope, new: Scope, a: GraphProto, b: GraphProto) -> Iterator[Finding]:
+        listed = self.original.index.ir_version < 4  # every initializer is an input there
+        one = [v for v in a.input if not (listed and v.name in old.initializers)]
+        two = [v for v in b.input if not (listed and v.name in new.initializers)]
+        if one != two:
+            yield _wrong("", "the inputs of the graph are not the same")
+
+    # --- nodes -----------------------------------------------------------------------------------
+
+    def _node(self, before: Node, after: Node) -> Iterator[Finding]:
+        one, two = _bare(before.proto), _bare(after.proto)
+        if after in self.changed:
+            one.op_type = two.op_type
+        if one != two:
+            yield _wrong(before.label, f"its {_field(one, two)} has changed")
+        fixed = after not in self.changed and not self._judged(after)
+        if fixed and _attributes(before.proto) != _attributes(after.proto):
+            yield _wrong(before.label, "its attributes have changed")
+        ours, theirs = _trimmed(before.proto.output), _trimmed(after.proto.output)
+        if len(ours) != len(theirs):
+            yield _wrong(before.label, "it has not the same outputs")
+        for own, name in zip(ours, theirs, strict=False):
+            if name != own and (before.scope, name) not in self.gone_names:
+                yield _wrong(before.label, f"its output {own!r} is called {name!r}")
+        fixed = self.folded.is_constant(after.scope, after.output) and not self._judged(after)
+        if fixed and list(before.proto.input) != list(after.proto.input):
+            yield _wrong(before.label, "it has other inputs than in the original")
+
+    def _judged(self, after: Node) -> bool:
+        """Whether a node only computes constants that a law has judged."""
+        return (after.scope, after.output) in self.claimed
+
+    def _new(self, node: Node) -> Iterator[Finding]:
+        name = node.output
+        if node in self.changed or (node.op == "Constant" and (node.scope, name) in self.claimed):
+            return
+        yield _wrong(node.label, "it is new")
+
+    # --- tensors ---------------------------------------------------------------------------------
+
+    def _tensors(self, old: Scope, new: Scope) -> Iterator[Finding]:
+        for name, tensor in old.initializers.items():
+            other = new.initializers.get(name)
+            if other is None:
+                if not self._may_go(old, name):
+                    yield _wrong("", f"the initializer {name!r} is gone")
+                continue
+            one, two = _described(tensor), _described(other)
+            if (new, name) in self.claimed:
+                del one.dims[:], two.dims[:]
+            if one != two:
+                yield _wrong("", f"the {_field(one, two)} of initializer {name!r} has changed")
+            elif (new, name) not in self.claimed and not same_data(
+                self.original, tensor, self.folded, other
+            ):
+                yield _wrong("", f"the initializer {name!r} has changed, which no fold read")
+        for name in new.initializers:
+            if name not in old.initializers and (new, name) not in self.claimed:
+                yield _wrong("", f"the initializer {name!r} is new")
+        order = [name for name in new.initializers if name in old.initializers]
+        if order != [name for name in old.initializers if name in new.initializers]:
+            yield _wrong("", "the initializers stand in another order")
+
+    def _may_go(self, scope: Scope, name: str) -> bool:
+        """Whether only nodes read it that are gone, or whose constants took maps."""
+        uses = scope.uses[name]
+        return bool(uses) and all(
+            use.node is not None and self._lets_go(use.node, use.slot) for use in uses
+        )
+
+    def _lets_go(self, node: Node, slot: int) -> bool:
+        other = self.pairing.partner.get(node)
+        if other is None or (other, slot) in self.free or other in self.changed:
+            return True
+        return self._judged(other)
+
+    def may_be_gone(self, node: Node) -> bool:
+        """Whether a node that is gone made only constants that nobody needs any more."""
+        uses = [use for name in node.proto.output if name for use in node.scope.uses[name]]
+        return all(use.node is not None and self._lets_go(use.node, use.slot) for use in uses)
+
+
+def _wrong(node: str, sentence: str) -> Finding:
+    return Finding(Outcome.INVALID, node or WHOLE, sentence)
+
+
+def _fields(a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Finding]:
+    """The differences of two messages in all but some fields; unknown fields are compared, too."""
+    one, two = type(a)(), type(b)()
+    one.CopyFrom(a)
+    two.CopyFrom(b)
+    for name in skipped:
+        one.ClearField(name)
+        two.ClearField(name)
+    if one.SerializeToString(deterministic=True) != two.SerializeToString(deterministic=True):
+        yield _wrong(WHOLE, f"the {_field(one, two)} of {what} has changed")
+
+
+def _field(one: Any, two: Any) -> str:
+    for descriptor in one.DESCRIPTOR.fields:
+        name = str(descriptor.name)
+        same = getattr(one, name) == getattr(two, name)
+        if not same or is_set(one, name) != is_set(two, name):
+            return name
+    return "unknown fields"
+
+
+def _bare(node: NodeProto) -> NodeProto:
+    bare = NodeProto()
+    bare.CopyFrom(node)
+    for name in ("input", "output", "attribute"):
+        bare.ClearField(name)
+    return bare
+
+
+def _attributes(node: NodeProto) -> list[bytes]:
+    """All but bodies, which are scopes of their own, though they must be there."""
+    found = []
+    for attribute in node.attribute:
+        if attribute.HasField("g") or attribute.graphs:
+            found.append(f"{attribute.name} {len(attribute.graphs)}".encode())
+        else:
+            found.append(attribute.SerializeToString(deterministic=True))
+    return found
+
+
+def _trimmed(names: Any) -> list[str]:
+    """The names without empty ones at the end."""
+    found = list(names)
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def _described(tensor: TensorProto) -> TensorProto:
+    bare = TensorProto()
+    bare.CopyFrom(tensor)
+    for name in _VALUES:
+        bare.ClearField(name)
+    return bare
+
+
+def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
+    """Whether two tensors hold the same bytes, wherever these are."""
+    sources = [model.storage.source(tensor) for model, tensor in ((one, a), (two, b))]
+    if all(isinstance(source, FileRange) for source in sources):
+        first, second = sources
+        assert isinstance(first, FileRange)
+        assert isinstance(second, FileRange)
+        return len(first) == len(second) and all(
+            (first.read(at, min(at + _CHUNK, len(first)))
+             == second.read(at, min(at + _CHUNK, len(first)))).all()
+            for at in range(0, len(first), _CHUNK)
+        )  # fmt: skip
+    if not any(sources):
+        return a == b or one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
+    return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()

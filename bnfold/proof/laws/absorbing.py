@@ -1,0 +1,154 @@
+"""What constants must be where a node takes maps: obligations, and how they are met.
+
+A node that takes maps has the value o of the original for p(z), and in the folded model f = q(z).
+Each law here states what its constants must then be, exactly; `numbers.rounding` says whether they
+are. What cannot be true raises WrongError, what cannot be told raises UnprovenError.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from bnfold.graph.index import Node
+from bnfold.proof.numbers.correct_rounding import Numbers, Tally
+from bnfold.proof.numbers.maps import Map
+from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
+from bnfold.proof.numbers.rounding import DEQUANTISED, check
+from bnfold.proof.reading.dimensions import Shape
+from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import Array
+
+
+class WrongError(Exception):
+    """The folded model is not what the proof says, or that is not equal to the original."""
+
+
+class UnprovenError(Exception):
+    """Nothing known says whether it is."""
+
+
+@dataclass
+class Taken:
+    """What was found of the constants of one node."""
+
+    length: int = 1  # n of the theorem
+    tallies: dict[str, Tally] = field(default_factory=dict)  # by the constant's name
+    slots: set[int] = field(default_factory=set)  # whose constants may differ
+
+    def tally(self, name: str, slot: int) -> Tally:
+        """That of one constant, which may now differ."""
+        self.slots.add(slot)
+        return self.tallies.setdefault(name, Tally())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A node and the one that stands for it in the folded model."""
+
+    original: Model
+    node: Node
+    folded: Model
+    other: Node
+    loose: float = 0.0  # u that other tools' constants may be off
+
+    def before(self, slot: int) -> Array | None:
+        """The constant of the original at a slot, None where there is none."""
+        return self._value(self.original, self.node, slot)
+
+    def after(self, slot: int) -> Array | None:
+        """The constant of the folded model at a slot, None where there is none."""
+        return self._value(self.folded, self.other, slot)
+
+    def _value(self, model: Model, node: Node, slot: int) -> Array | None:
+        if not node.input(slot):
+            return None
+        value = model.value_at(node, slot)
+        if value is None:
+            raise UnprovenError(f"the value of {node.input(slot)!r} is not known")
+        return value
+
+    def tolerance(self, slot: int) -> float:
+        """How many u more a constant may be off: those that are dequantised round more often."""
+        quantized = self.original.is_quantized(self.node.scope, self.node.input(slot))
+        return max(self.loose, DEQUANTISED) if quantized else self.loose
+
+    def shape(self, slot: int) -> Shape | None:
+        """The shape of what the node reads at a slot."""
+        return self.original.shapes.of(self.node.scope, self.node.input(slot))
+
+    def rank(self, slot: int) -> int:
+        """The number of its axes. Raises UnprovenError where it is not known."""
+        shape = self.shape(slot)
+        if shape is None:
+            raise UnprovenError("values of unknown shape")
+        return len(shape)
+
+
+def beside(vector: FloatArray, axis: int | None, rank: int) -> FloatArray:
+    """A vector along an axis of a value, so that it broadcasts against the value."""
+    if len(vector) == 1 or axis is None:
+        return vector.reshape(())
+    return vector.reshape((-1,) + (1,) * (rank - axis - 1))
+
+
+def lifted(values: Array, rank: int) -> Array:
+    """An array with axes of size 1 in front, so that it has as many as a value."""
+    return values.reshape((1,) * (rank - values.ndim) + values.shape)
+
+
+def require_constant(
+    stored: Array, base: Array, axis: int | None, scale: Real, shift: Real, rank: int, tally: Tally,
+    loose: float = 0.0,
+) -> None:  # fmt: skip
+    """The stored constant is scale·base + shift, along an axis of a value of `rank` axes."""
+    if stored.dtype != base.dtype or stored.dtype.kind not in "fV":
+        raise WrongError("its constants are of another type")
+    if max(stored.ndim, base.ndim) > rank:
+        raise UnprovenError("a constant that makes the value larger")
+    new, old = lifted(stored, rank), lifted(base, rank)
+    s, t = beside(scale.value, axis, rank), beside(shift.value, axis, rank)
+    try:
+        shape = np.broadcast_shapes(s.shape, t.shape, new.shape, old.shape)
+    except ValueError:
+        raise WrongError("a constant of a shape that does not fit") from None
+    c = np.broadcast_to(old, shape).astype(np.float64)
+    sizes = (beside(v.magnitude, axis, rank) for v in (scale, shift))
+    size = next(sizes) * np.abs(c) + next(sizes)
+    along = 0 if axis is None else axis
+
+    def exact(index: tuple[int, ...]) -> Sum:
+        entry = index[along] if len(index) > along else 0
+        one, two = (v.exact(entry if len(v) > 1 else 0) for v in (scale, shift))
+        return plus(times(one, rational(float(c[index]))), two)
+
+    with np.errstate(all="ignore"):
+        value = s * c + t
+    numbers = Numbers(value, size, max(scale.steps + 1, shift.steps) + 1, exact)
+    check(np.broadcast_to(new, shape), numbers, tally, loose=loose)
+
+
+def grows_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
+    """Whether a constant of either shape makes results of one shape of the data."""
+    if before == after:
+        return True
+    if data is None or max(len(before), len(after)) > len(data):
+        return False
+    one, two = ((1,) * (len(data) - len(shape)) + shape for shape in (before, after))
+    dims = zip(data, one, two, strict=True)
+    return all(a == b or (a in (1, dim) and b in (1, dim)) for dim, a, b in dims)
+
+
+def require_zero(values: Real, what: str) -> None:
+    """Numbers that must be 0, as far as float64 tells. Raises WrongError where they are not."""
+    with np.errstate(invalid="ignore"):
+        fine = np.abs(values.value) <= (values.steps + 16) * 2.0**-53 * values.magnitude
+    if not np.all(fine & np.isfinite(values.magnitude)):
+        raise WrongError(what)
+
+
+def difference(one: Map, other: Map, part: str) -> Real:
+    """The difference of the scales or shifts of two maps."""
+    a, b = getattr(one, part), getattr(other, part)
+    return a + -b  # type: ignore[no-any-return]

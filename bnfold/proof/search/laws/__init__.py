@@ -1,0 +1,1 @@
+"""What each operator demands of the maps that its inputs and outputs carry."""

@@ -1,0 +1,1 @@
+"""How a value of one file relates to that of another."""

@@ -1,0 +1,1 @@
+"""A model as the proof sees it: its nodes, its affine nodes, its linear operators."""
