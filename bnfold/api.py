@@ -33,7 +33,7 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Verify, require_choice
 from bnfold.progress import Progress, Stage, ignore
-from bnfold.steps import Proof
+from bnfold.steps import from_json, to_json
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import compare
@@ -61,7 +61,7 @@ class FoldResult(Generic[Model]):
     before: NodeCounts
     after: NodeCounts
     copied_bytes: int = 0  # of copies of weights that others read as they were
-    proof: Proof | None = None  # what was done, for the kernel to check
+    proof: str = ""  # what was done, step by step, as JSON
 
     @property
     def folded(self) -> tuple[Verdict, ...]:
@@ -202,7 +202,7 @@ def optimize(
             return
         comparison = compare(
             source, candidate, run_options or RunOptions(), level=verify, progress=progress,
-            proof=result.proof,
+            proofs=(result.proof,), proven=True,
             freeze_initializers=options is not None and options.freeze_initializers,
         )  # fmt: skip
         require_equal(comparison)
@@ -212,7 +212,7 @@ def optimize(
         file, target, keep=not in_place, external_data=external_data, check=check,
         unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
     )  # fmt: skip
-    if proof_file is not None and result.proof is not None:
+    if proof_file is not None:
         certificate = comparison.certificate if comparison is not None else None
         proof_files.write(
             proof_file, before, target, result.proof, options or Options(), certificate
@@ -258,18 +258,20 @@ def verify(
         )
     with contextlib.ExitStack() as stack:
         one, two = _located(original, stack), _located(folded, stack)
-        proof = proof_files.read(proof_file, one, two) if proof_file is not None else None
-        candidates: list[Proof] = []
-        if proof is None and not foreign:
-            candidates = _own_folds(one, two, freeze_initializers=freeze_initializers)
+        if proof_file is not None:
+            proofs = [proof_files.read(proof_file, one, two)]
+        elif foreign:
+            proofs = []
+        else:
+            proofs = _own_folds(one, two, freeze_initializers=freeze_initializers)
         return compare(
             one, two, run_options or RunOptions(), level=level, foreign=foreign,
             freeze_initializers=freeze_initializers, exact=True, progress=progress,
-            proof=proof, candidates=candidates,
+            proofs=proofs, proven=proof_file is not None,
         )  # fmt: skip
 
 
-def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> list[Proof]:
+def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> list[str]:
     """What bnfold itself would do to a model, with the options that two files make likely.
 
     Nobody believes it: it is tried on the two files, and proves them equal or does not.
@@ -285,10 +287,9 @@ def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> li
             allow_max=counts[1]["Max"] > counts[0]["Max"],
             merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
         )
-        proof = _fold_in_place(before.model, before.storage, options).proof
+        return [_fold_in_place(before.model, before.storage, options).proof]
     except BnfoldError:  # said by whoever compares them
         return []
-    return [] if proof is None else [proof]
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -322,15 +323,16 @@ def _fold_in_place(
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             model.CopyFrom(copy)
-            assert inner.proof is not None
-            proof = structs.replace(inner.proof, inlined=names)
-            return dataclasses.replace(inner, model=model, before=before, proof=proof)
+            proof = structs.replace(from_json(inner.proof.encode()), inlined=names)
+            text = to_json(proof).decode()
+            return dataclasses.replace(inner, model=model, before=before, proof=text)
     applied = apply(index, planned)
     proof = structs.replace(
         applied.proof, freeze=options is not None and options.freeze_initializers
     )
     return FoldResult(
-        model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied, proof
+        model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied,
+        to_json(proof).decode(),
     )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import FrozenForm, RunOptions, Verify, require_choice
 from bnfold.progress import Progress
+from bnfold.steps import to_json
 from bnfold.text.json_encoding import dumps
 from bnfold.tuning.affine_form import FrozenNode, frozen, plan_freezing
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
@@ -104,7 +105,7 @@ def freeze(
             reference = model_file.save(file.model, file.storage, Path(folder, source.name))
         index = Index(file.model, file.storage)
         plan = plan_freezing(index, form)
-        proof = apply(index, plan).proof
+        proof = to_json(apply(index, plan).proof).decode()
         done = tuple(frozen(plan))
         plain = model_file.save(file.model, file.storage, Path(folder, "frozen.onnx"))
         if learnable:
@@ -115,7 +116,7 @@ def freeze(
             if done and verify != "none":
                 comparison = compare(
                     reference, plain, run_options or RunOptions(), level=verify, progress=progress,
-                    proof=proof,
+                    proofs=(proof,), proven=True,
                 )  # fmt: skip
                 require_equal(comparison)
 

@@ -14,7 +14,6 @@ from bnfold.errors import UsageError
 from bnfold.options import Level, RunOptions
 from bnfold.progress import Progress
 from bnfold.runtime.process import run_worker
-from bnfold.steps import Proof, to_json
 from bnfold.verification.comparison import (
     Comparison,
 )
@@ -23,13 +22,13 @@ from bnfold.verification.comparison import (
 def compare(
     original: Path, folded: Path, run_options: RunOptions, *, level: Level = "full",
     foreign: bool = False, freeze_initializers: bool = False, exact: bool = False,
-    progress: Progress | None = None, proof: Proof | None = None, candidates: Sequence[Proof] = (),
+    progress: Progress | None = None, proofs: Sequence[str] = (), proven: bool = False,
 ) -> Comparison:  # fmt: skip
     """Compare two files in a worker process, as far as `level` says (see `bnfold.verify`).
 
     `foreign`: the second file was made by another tool. `exact` also reports the errors of both
-    models against float64 where nothing depends on them. The `proof` says what was done; without
-    one, `candidates` may be tried before one is looked for.
+    models against float64 where nothing depends on them. The `proofs`, as JSON, say what may have
+    been done; where none of them holds, one is looked for, unless `proven` says that this is it.
 
     Raises ModelError, UsageError and UndecidedError as the worker reports them, and WorkerError if
     it crashed, ran out of time or hit the memory limit.
@@ -43,8 +42,8 @@ def compare(
         "folded": os.path.abspath(folded),
         **asdict(run_options),
         "exact": exact,
-        "proofs": [to_json(each).decode() for each in ((proof,) if proof else candidates)],
-        "proven": proof is not None,
+        "proofs": list(proofs),
+        "proven": proven,
         "inputs": os.path.abspath(run_options.inputs) if run_options.inputs else None,
         "counterexample": _new_folder(run_options.counterexample),
     }

@@ -22,7 +22,7 @@ from bnfold.onnx_io.output_paths import PathLike
 from bnfold.onnx_io.replace_file import Kind, write_whole
 from bnfold.options import Options
 from bnfold.proof.kernel.outcome import Certificate
-from bnfold.steps import Proof, from_json, to_json
+from bnfold.steps import from_json
 from bnfold.version import __version__
 
 STATEMENT = "https://in-toto.io/Statement/v1"
@@ -57,7 +57,7 @@ class Statement(msgspec.Struct, frozen=True, rename={"kind": "_type", "type": "p
 
 
 def write(
-    path: PathLike, original: tuple[Resource, ...], folded: Path, proof: Proof, options: Options,
+    path: PathLike, original: tuple[Resource, ...], folded: Path, proof: str, options: Options,
     certificate: Certificate | None,
 ) -> None:  # fmt: skip
     """Write the proof of a folded file, which is there. Raises UsageError."""
@@ -67,7 +67,7 @@ def write(
         Predicate(
             original, {"bnfold": __version__, "onnx": onnx.__version__},
             {name: value for name, value in asdict(options).items() if value},
-            msgspec.Raw(to_json(proof)),
+            msgspec.Raw(proof.encode()),
             "not checked" if certificate is None else certificate.verdict.value,
             tuple({"node": f.node, "op": f.op, "n": f.n, "k": f.k} for f in folds),
         ),
@@ -75,8 +75,8 @@ def write(
     write_whole(Path(path), msgspec.json.encode(statement).decode() + "\n", Kind.PROOF)
 
 
-def read(path: PathLike, original: Path, folded: Path) -> Proof:
-    """The steps of a proof, which must be one of these two files.
+def read(path: PathLike, original: Path, folded: Path) -> str:
+    """The steps of a proof as JSON; it must be one of these two files.
 
     Raises UsageError where the file is no proof, or one of other files.
     """
@@ -87,7 +87,8 @@ def read(path: PathLike, original: Path, folded: Path) -> Proof:
                 f"{path} is a statement about something else",
                 "give what `proof_file` of optimize wrote",
             )
-        proof = from_json(bytes(statement.predicate.steps))
+        proof = bytes(statement.predicate.steps)
+        from_json(proof)
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     except (msgspec.MsgspecError, ValueError, RecursionError) as error:
@@ -96,7 +97,7 @@ def read(path: PathLike, original: Path, folded: Path) -> Proof:
         ) from error
     for said, model in ((statement.predicate.original, original), (statement.subject, folded)):
         _require_same(path, said, model)
-    return proof
+    return proof.decode()
 
 
 def _require_same(path: PathLike, said: tuple[Resource, ...], model: Path) -> None:

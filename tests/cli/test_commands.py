@@ -18,6 +18,8 @@ import pytest
 
 import bnfold
 from bnfold.cli.main import main
+from bnfold.folding.apply import Applied
+from bnfold.steps import Proof
 from bnfold.text.formatting import plain
 from tests.support import bn, invoke, numbers, parse
 from tests.verification.test_compare import endless
@@ -241,15 +243,16 @@ def test_the_report_of_verify() -> None:
 def test_a_result_that_is_not_equal_is_shown_and_not_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def spoiled(index: object, plan: object) -> None:
+    def spoiled(index: object, plan: object) -> Applied:
         del index.model.graph.initializer[:]  # type: ignore[attr-defined]
         index.model.CopyFrom(onnx.load("other.onnx"))  # type: ignore[attr-defined]
+        return Applied(0, Proof())
 
     monkeypatch.setattr("bnfold.api.apply", spoiled)
     result = invoke("optimize model.onnx")
     assert result.exit_code == 1
     assert "not equal" in result.stdout
-    assert "the folded model is not equal to the original: output 'y' differs by" in result.stderr
+    assert "the folded model is not equal to the original: " in result.stderr
     assert not Path("model.folded.onnx").exists()
 
 
@@ -338,6 +341,8 @@ def test_every_help_ends_in_what_one_can_paste(command: tuple[str, ...]) -> None
     lines = re.findall(r"^ +bnfold (.*)$", text, re.M)
     assert lines
     for line in lines:
+        if "--proof" in line and line.startswith("verify"):
+            invoke("optimize model.onnx -o same.onnx --proof model.proof.json")
         names = {"slim.onnx": "same.onnx", "model.folded.onnx": "same.onnx"}
         for example, ours in names.items():
             line = line.replace(example, ours)

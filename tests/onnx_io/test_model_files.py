@@ -11,7 +11,9 @@ import pytest
 from onnx import ModelProto
 
 import bnfold
+from bnfold.folding.apply import Applied
 from bnfold.onnx_io import protos
+from bnfold.steps import Proof
 from tests.support import bn, numbers, parse
 
 TEXT = """
@@ -128,9 +130,10 @@ def test_unknown_fields_survive(path: Path) -> None:
 def test_nothing_is_written_where_the_models_differ(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def spoiled(index: object, plan: object) -> None:
+    def spoiled(index: object, plan: object) -> Applied:
         index.model.graph.node[0].output[0] = "y"  # type: ignore[attr-defined]
         del index.model.graph.node[1]  # type: ignore[attr-defined]
+        return Applied(0, Proof())
 
     monkeypatch.setattr("bnfold.api.apply", spoiled)
     with pytest.raises(bnfold.NotEqualError) as caught:

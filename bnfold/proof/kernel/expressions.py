@@ -6,8 +6,8 @@ import numpy as np
 
 from bnfold import steps
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
-from bnfold.proof.laws.linear import response_of, weight_of
 from bnfold.proof.laws.sites import site
+from bnfold.proof.laws.weights import response_of, weight_of
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.reading.model import Model

@@ -45,7 +45,8 @@ class NodeWalk(Ledger):
             found = {}
             if other is not None:  # nothing more needs to be said of its constants
                 self.changed.add(other)
-                self.free.update((other, slot) for slot in range(len(other.proto.input)))
+                slots = max(len(node.proto.input), len(other.proto.input))
+                self.free.update((other, slot) for slot in range(slots))
         for place, name in enumerate(node.proto.output):
             if not name:
                 continue

@@ -100,9 +100,12 @@ def lifted(values: Array, rank: int) -> Array:
 
 def require_constant(
     stored: Array, base: Array, axis: int | None, scale: Real, shift: Real, rank: int, tally: Tally,
-    loose: float = 0.0,
+    loose: float = 0.0, *, added: bool = True,
 ) -> None:  # fmt: skip
-    """The stored constant is scale·base + shift, along an axis of a value of `rank` axes."""
+    """The stored constant is scale·base + shift, along an axis of a value of `rank` axes.
+
+    `added`: it is not multiplied by anything.
+    """
     if stored.dtype != base.dtype or stored.dtype.kind not in "fV":
         raise WrongError("its constants are of another type")
     if max(stored.ndim, base.ndim) > rank:
@@ -126,7 +129,7 @@ def require_constant(
     with np.errstate(all="ignore"):
         value = s * c + t
     numbers = Numbers(value, size, max(scale.steps + 1, shift.steps) + 1, exact)
-    check(np.broadcast_to(new, shape), numbers, tally, loose=loose)
+    check(np.broadcast_to(new, shape), numbers, tally, loose=loose, added=added)
 
 
 def grows_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:

@@ -126,7 +126,8 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
         scale, shift = _added(node.op, slot, p, q, u)
     else:
         scale, shift = _multiplied(pair, slot, p, q, u, c), Real.full(0.0)
-    require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot))
+    adds = node.op in ("Add", "Sub")
+    require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds)
     return taken
 
 
@@ -172,11 +173,19 @@ def _multiplied_along(
     pair: Pair, slot: int, maps: tuple[Map, Map, Map], c: Array, stored: Array, rank: int,
     tally: Tally,
 ) -> None:  # fmt: skip
-    """c′ = u_s·p_s/q_s·c where these scales vary along different axes."""
+    """c′ = u_s·p_s/q_s·c where these scales vary along different axes; of a divisor, 1/c′."""
     p, q, u = maps
-    if pair.node.op != "Mul" or any(a.shifts for a in maps) or not q.keeps_apart:
+    if pair.node.op == "Div" and slot == 1:
+        p, q = q, p
+    plain = pair.node.op == "Mul" or (pair.node.op == "Div" and slot == 1)
+    if not plain or any(a.shifts for a in maps) or not q.keeps_apart:
         raise UnprovenError("maps along two axes")
-    sides = [(p.axis, p.scale), (q.axis, q.scale.inverse()), (u.axis, u.scale)]
+    outer = u.scale
+    if pair.node.op == "Div":
+        if not u.keeps_apart:
+            raise UnprovenError("a division by 0")
+        outer = outer.inverse()
+    sides = [(p.axis, p.scale), (q.axis, q.scale.inverse()), (u.axis, outer)]
     new, value = lifted(stored, rank), lifted(c, rank).astype(np.float64)
     base, size = value, np.abs(value)
     for axis, scale in sides:

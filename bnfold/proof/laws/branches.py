@@ -24,7 +24,7 @@ from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import Real, Sum, plus, rational, times
-from bnfold.proof.numbers.rounding import check
+from bnfold.proof.numbers.rounding import check, hidden
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import Array
 
@@ -249,10 +249,12 @@ class _Merged:
             self.magnitude * sides(e.magnitude, u.magnitude),
             self.steps + u.steps + e.steps + 2, exact,
         )  # fmt: skip
-        lost = np.zeros(self.stored.shape, bool)
+        errors = np.zeros(self.stored.shape)
         tally = taken.tally(pair.other.input(1), 1)
-        check(self.stored, numbers, tally, loose=pair.loose, lost=lost)
-        if np.any(lost):
+        check(self.stored, numbers, tally, loose=pair.loose, errors=errors)
+        rows = (errors.reshape(len(errors), -1), np.abs(self.stored.reshape(len(errors), -1)))
+        sums, largest = rows[0].sum(axis=1), rows[1].astype(np.float64).max(axis=1)
+        if not np.all(hidden(sums, 0 * sums, largest, taken.length, self.stored.dtype)):
             raise UnprovenError("weights are lost to underflow")
         shift = self.form.shift.spread(len(self.stored))
         if self.shifts:
@@ -262,7 +264,7 @@ class _Merged:
         if stored.shape != (len(self.stored),) or stored.dtype != self.stored.dtype:
             raise WrongError("its bias is of another shape or type")
         tally = taken.tally(pair.other.input(2) or "bias", 2)
-        check(stored, Numbers.of(u * shift + u_shift), tally, loose=pair.loose)
+        check(stored, Numbers.of(u * shift + u_shift), tally, loose=pair.loose, added=True)
         return taken
 
     def _response(self) -> Real:

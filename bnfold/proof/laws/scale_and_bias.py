@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import helper
 
 from bnfold.proof.laws.absorbing import (
     Pair,
@@ -53,7 +54,7 @@ def kept_batch_norm(pair: Pair, relation: Relation, u: Map) -> Taken:
         if stored.shape != mean.shape:
             raise WrongError("its constants are of another shape")
         tally = taken.tally(pair.other.input(slot), slot)
-        check(stored, Numbers.of(value), tally, loose=pair.tolerance(slot))
+        check(stored, Numbers.of(value), tally, loose=pair.tolerance(slot), added=slot == 2)
     taken.slots.update((3, 4))  # whatever they hold, γ and β go with it
     return taken
 
@@ -64,7 +65,7 @@ def shift_that_stays(pair: Pair, relation: Relation, u: Map) -> Taken:
     q = relation.q
     if pair.node.scope.opset < 7 or not total.scale_part().equals(q.scale_part()):
         raise WrongError("an Add that would have to scale")
-    return _holds(pair, total, total.shift + -q.shift, 1)
+    return _holds(pair, total, total.shift + -q.shift, added=True)
 
 
 def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
@@ -77,8 +78,8 @@ def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
     total = first.then(u) if first is not None else None
     if total is None:
         raise UnprovenError("maps along two axes")
-    taken = _holds(mul, total, total.scale, 1)
-    again = _holds(pair, total, total.shift, 1)
+    taken = _holds(mul, total, total.scale, added=False)
+    again = _holds(pair, total, total.shift, added=True)
     taken.tallies.update(again.tallies)
     return taken
 
@@ -94,21 +95,28 @@ def _total(pair: Pair, relation: Relation, u: Map) -> Map:
     return total
 
 
-def _holds(pair: Pair, total: Map, value: Real, slot: int) -> Taken:
-    """The constant at a slot is a vector along the channels of the data."""
+def _holds(pair: Pair, total: Map, value: Real, *, added: bool) -> Taken:
+    """The second input is a vector along the channels of the data."""
+    slot = 1
     stored = pair.folded.value_at(pair.other, slot)
     shape = pair.shape(0)
     if stored is None or shape is None:
         raise UnprovenError("values of unknown shape")
     if not grows_alike(shape, (), stored.shape):
         raise WrongError("a constant that makes the value larger than it was")
-    kind = pair.original.value_at(pair.node, 2)
-    if kind is None or kind.dtype != stored.dtype:
-        raise WrongError("its constants are of another type")
+    kind = pair.original.element_type(pair.node.scope, pair.node.input(0))
+    if kind and helper.tensor_dtype_to_np_dtype(kind) != stored.dtype:
+        raise WrongError("its constants are of another type than the data")
+    beta = pair.original.value_at(pair.node, 2)
+    if not kind and (beta is None or beta.dtype != stored.dtype):
+        raise UnprovenError("data of unknown type")
     taken = Taken()
     tally = taken.tally(pair.other.input(slot), slot)
     zero = np.zeros((), stored.dtype)
-    require_constant(stored, zero, total.axis, Real.full(0.0), value, len(shape), tally, pair.loose)
+    none = Real.full(0.0)
+    require_constant(
+        stored, zero, total.axis, none, value, len(shape), tally, pair.loose, added=added
+    )
     return taken
 
 
@@ -131,7 +139,7 @@ def normalisation(pair: Pair, relation: Relation, u: Map) -> Taken:
     first = taken.tally(pair.other.input(1), 1)
     none = Real.full(0.0)
     require_constant(
-        stored, gamma, axis, u.scale, none, gamma.ndim, first, pair.tolerance(1)
+        stored, gamma, axis, u.scale, none, gamma.ndim, first, pair.tolerance(1), added=False
     )  # fmt: skip
     beta, new = pair.before(2), pair.after(2)
     if beta is None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
@@ -15,14 +13,6 @@ from bnfold.proof.numbers.reals import FloatArray
 DEQUANTISED = 3.0  # u: q·k rounded in both models, and the scale k once
 
 
-@dataclass
-class Underflow:
-    """What underflow has taken of a weight, per output channel: sums of absolute errors."""
-
-    lost: dict[int, float] = field(default_factory=dict)
-    entries: int = 0
-
-
 def limits(dtype: np.dtype[np.generic]) -> tuple[float, float, float]:
     """The largest, the least normal and the least number of a float type."""
     info = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
@@ -31,13 +21,16 @@ def limits(dtype: np.dtype[np.generic]) -> tuple[float, float, float]:
 
 def check(
     stored: Array, numbers: Numbers, tally: Tally, *, loose: float = 0.0,
-    step: FloatArray | None = None, lost: npt.NDArray[np.bool_] | None = None,
+    step: FloatArray | None = None, errors: FloatArray | None = None, added: bool = False,
 ) -> None:  # fmt: skip
     """Hold an array against its exact values.
 
-    `loose`: how many u more each number may be off. `step`: and how much absolutely. Where `lost`
-    is given, it gets the entries of which underflow has left less than half; they are not counted
-    in k, and it is for the caller to judge them.
+    `loose`: how many u more each number may be off. `step`: and how much absolutely.
+
+    What underflow takes of a number is counted in k, with two exceptions. Where `errors` is given,
+    it gets the absolute errors of such entries, for the caller to judge. A number that is `added`
+    is off by at most half of the smallest number there is, as every result of an addition may be:
+    that is the underflow within, which the theorem leaves out.
     """
     value = numbers.value
     with np.errstate(all="ignore"):
@@ -73,11 +66,10 @@ def check(
         off = np.abs(stored[rest].astype(np.float64) - some.value)
         tiny = (np.abs(stored[rest]) < least) & (off > 0)
         ratio = off / (unit_roundoff(stored.dtype) * some.magnitude)
-    gone = tiny & (2 * off >= np.abs(some.value))
-    if lost is not None:
-        lost[rest] = gone
-        tiny = tiny & ~gone
-    tally.k = max(tally.k, float(np.max(ratio[tiny], initial=0.0)))
+    if errors is not None:
+        errors[rest] = np.where(tiny, off, 0.0)
+    elif not added:
+        tally.k = max(tally.k, float(np.max(ratio[tiny], initial=0.0)))
 
 
 def _rounded(value: FloatArray, dtype: np.dtype[np.generic]) -> Array:
@@ -93,19 +85,19 @@ def _rounded(value: FloatArray, dtype: np.dtype[np.generic]) -> Array:
 
 
 def hidden(
-    lost: FloatArray, offset: FloatArray, largest: FloatArray, length: int,
+    errors: FloatArray, offset: FloatArray, largest: FloatArray, length: int,
     dtype: np.dtype[np.generic],
-) -> bool:  # fmt: skip
-    """Whether no sum shows what underflow took of the weights of each channel.
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Of which channels no sum shows what underflow took of the weights.
 
-    `lost` is Σ|error| of a channel, `offset` what is added to its sum, `largest` its largest
+    `errors` is Σ|error| of a channel, `offset` what is added to its sum, `largest` its largest
     weight. Hidden is what stays, for every finite x, below the roundings of the sum; what is less
     than u² of what the largest weight makes; and what is 0 in the original's own arithmetic.
     """
     u = unit_roundoff(dtype)
     most, _, least = limits(dtype)
     with np.errstate(all="ignore"):
-        below = lost * most <= (2 * length + 8) * u * np.abs(offset)
-        small = lost <= u * u * largest
-        zero = 4 * lost * most**0.5 < least
-    return bool(np.all(below | small | zero | (lost == 0)))
+        below = errors * most <= (2 * length + 8) * u * np.abs(offset)
+        small = errors <= u * u * largest
+        zero = 4 * errors * most**0.5 < least
+    return np.asarray(below | small | zero | (errors == 0))

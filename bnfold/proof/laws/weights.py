@@ -1,0 +1,148 @@
+"""Where the channels of the weights of linear nodes are, and what a shift makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from bnfold.graph.index import Node
+from bnfold.proof.laws.absorbing import Pair, UnprovenError
+from bnfold.proof.numbers.maps import Map
+from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
+from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import Array
+
+_BLOCK = 1 << 20  # weights that are looked at together
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A weight seen as [group, a, b, taps].
+
+    `outputs` is the axis of that view (1 or 2) on which the output channels of a group lie;
+    `data_axis` and `out_axis` are the channels' axes of the operator's input and output.
+    """
+
+    values: Array
+    slot: int
+    view: tuple[int, int, int, int]
+    outputs: int
+    data_axis: int
+    out_axis: int
+    reads_padding: bool = False
+
+    @property
+    def channels(self) -> int:
+        """The number of output channels."""
+        return self.view[0] * self.view[self.outputs]
+
+    @property
+    def inputs(self) -> int:
+        """The number of input channels."""
+        return self.view[0] * self.view[3 - self.outputs]
+
+    @property
+    def length(self) -> int:
+        """n, the length of the dot products."""
+        return self.view[3 - self.outputs] * self.view[3]
+
+    def beside(self, vector: FloatArray, *, outputs: bool) -> FloatArray:
+        """A vector over output or input channels, shaped to stand beside the viewed weight."""
+        axis = self.outputs if outputs else 3 - self.outputs
+        shape = [self.view[0], 1, 1, 1]
+        shape[axis] = self.view[axis]
+        return vector.reshape(shape)
+
+    def channel_of(self, index: tuple[int, ...], *, outputs: bool) -> int:
+        """The output or input channel of an entry of the viewed weight."""
+        axis = self.outputs if outputs else 3 - self.outputs
+        return index[0] * self.view[axis] + index[axis]
+
+    def blocks(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """The viewed weight in pieces: where each begins, and its slices."""
+        axis = 0 if self.view[0] > 1 else 1
+        within = math.prod(self.view) // self.view[axis]
+        step = max(1, _BLOCK // max(1, within))
+        for start in range(0, self.view[axis], step):
+            at, cut = [0, 0, 0, 0], [slice(None)] * 4
+            at[axis], cut[axis] = start, slice(start, start + step)
+            yield tuple(at), tuple(cut)
+
+
+def weight_of(model: Model, node: Node, data_rank: int | None) -> Weight:
+    """Where the channels of a linear node's weight are. Raises UnprovenError where none is."""
+    if node.op == "MatMul":
+        return _matrix(model, node, data_rank)
+    values = model.value_at(node, 1)
+    if values is None or not values.size:
+        raise UnprovenError("a weight that is no constant")
+    if node.op == "Gemm":
+        if values.ndim != 2:
+            raise UnprovenError("a weight of another rank")
+        transposed = bool(node.attribute("transB", 0))
+        axis = 0 if node.attribute("transA", 0) else 1
+        return Weight(values, 1, (1, *values.shape, 1), 1 if transposed else 2, axis, 1)
+    group = node.attribute("group", 1)
+    if values.ndim < 3 or group < 1 or values.shape[0] % group:
+        raise UnprovenError("a weight of another shape")
+    same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    padded = any(node.numbers("pads") or ()) or (same and any(k != 1 for k in values.shape[2:]))
+    view = (group, values.shape[0] // group, values.shape[1], math.prod(values.shape[2:]))
+    if node.op == "Conv":  # [M, C/g, …]
+        return Weight(values, 1, view, 1, 1, 1, padded)
+    return Weight(values, 1, view, 2, 1, 1, reads_padding=True)  # [C, M/g, …]; borders differ
+
+
+def _matrix(model: Model, node: Node, data_rank: int | None) -> Weight:
+    slots = [k for k in (1, 0) if model.is_constant(node.scope, node.input(k))]
+    values = model.value_at(node, slots[0]) if slots else None
+    if values is None or values.ndim != 2 or not values.size or data_rank is None or data_rank < 2:
+        raise UnprovenError("a product with no constant matrix")
+    axis = data_rank - 1 if slots[0] else data_rank - 2
+    return Weight(values, slots[0], (1, *values.shape, 1), 2 if slots[0] else 1, axis, axis)
+
+
+def response(pair: Pair, weight: Weight, e: Map) -> Real:
+    """α·ΣW·t for each output channel: what a shift t of all inputs makes."""
+    node = pair.node
+    alpha = node.attribute("alpha", 1.0) if node.op == "Gemm" else 1.0
+    return response_of(weight, e.shift, alpha)
+
+
+def response_of(weight: Weight, shift: Real, alpha: float) -> Real:
+    """Likewise, of a weight and a shift."""
+    view = np.moveaxis(weight.values.reshape(weight.view), weight.outputs, 1)  # [g, o, i, taps]
+    group, outputs, inputs, _ = view.shape
+    t, size = (v.reshape(group, inputs) for v in (shift.value, shift.magnitude))
+    value, magnitude = np.zeros((group, outputs)), np.zeros((group, outputs))
+    step = max(1, _BLOCK // max(1, inputs * view.shape[3]))
+    with np.errstate(all="ignore"):
+        for g in range(group):
+            for at in range(0, outputs, step):
+                block = view[g, at : at + step].astype(np.float64)
+                value[g, at : at + step] = block.sum(axis=2) @ t[g]
+                magnitude[g, at : at + step] = np.abs(block).sum(axis=2) @ size[g]
+
+    def exact(channel: int) -> Sum:
+        g, own = divmod(channel, outputs)
+        weights = view[g, own].astype(np.float64)
+        return _summed(weights, [shift.exact(g * inputs + i) for i in range(inputs)])
+
+    total = Real(
+        value.reshape(-1), magnitude.reshape(-1), weight.length + shift.steps + 2, exact
+    )  # fmt: skip
+    return total if alpha == 1 else total * Real.full(alpha)
+
+
+def _summed(weights: FloatArray, shifts: list[Sum]) -> Sum:
+    """Σ W·t, added up once: terms with the same root are put together."""
+    total: Sum = ()
+    for row, t in zip(weights, shifts, strict=True):
+        own: Sum = ()
+        for w in row:
+            own = plus(own, rational(float(w)))
+        total = plus(total, times(own, t))
+    return total
