@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.proving import every_fold_is_proven as every_fold_is_proven
+
 
 @pytest.fixture
 def cwd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

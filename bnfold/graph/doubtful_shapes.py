@@ -37,8 +37,8 @@ def hide_doubtful_shapes(graph: GraphProto, known: GraphProto) -> int:
                 value = declared.get(name) or graph.value_info.add(name=name)
                 value.type.tensor_type.CopyFrom(types[name])
                 _forget(value.type.tensor_type, kept)
-                if node.op_type == "ConvTranspose":  # of which even the number may be wrong
-                    _extend(value.type.tensor_type, _rank(types, node.input[0]))
+                if node.op_type in ("ConvTranspose", "Squeeze"):  # even their number may be wrong
+                    _extend(value.type.tensor_type, _true_rank(node, types))
         for (_, body), (_, same) in zip(bodies(node), bodies(own), strict=True):
             hidden += hide_doubtful_shapes(body, same)
     return hidden
@@ -48,6 +48,13 @@ def _forget(kind: TypeProto.Tensor, kept: int) -> None:
     """Leave the first dimensions; of the others only that they are there."""
     for dim in kind.shape.dim[kept:]:
         dim.Clear()
+
+
+def _true_rank(node: NodeProto, types: dict[str, TypeProto.Tensor]) -> int | None:
+    """How many dimensions a ConvTranspose or a Squeeze gives."""
+    rank = _rank(types, node.input[0])
+    axes = [len(a.ints) for a in node.attribute if a.name == "axes"]
+    return rank if rank is None or node.op_type != "Squeeze" else max(0, rank - sum(axes))
 
 
 def _extend(kind: TypeProto.Tensor, rank: int | None) -> None:

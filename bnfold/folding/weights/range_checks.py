@@ -1,7 +1,8 @@
 """Whether a tensor's type can hold what an edit makes of it.
 
-An edit is refused where values overflow, where they were not finite to begin with, and where a
-channel that counts would be lost to underflow. Large tensors are looked at block by block.
+An edit is refused where values overflow, where they were not finite to begin with, and where
+underflow would take more than half of a weight that counts. Large tensors are looked at block by
+block.
 """
 
 from __future__ import annotations
@@ -22,17 +23,23 @@ from bnfold.folding.weights.recipe import Blockwise, Recipe, broadcast_axes
 from bnfold.onnx_io.protos import INTEGER_TYPES
 from bnfold.reasons import Reason
 
+_PLENTY = 2.0**-100  # whose u² in float32 is more than half of its smallest number
 _NATIVE = (TensorProto.FLOAT, TensorProto.DOUBLE)  # in which maxima are found without conversion
 
 
 @dataclass(frozen=True)
 class _Found:
-    """What one block shows. `response` and `remains` have an entry for each of its channels."""
+    """What one block shows. `errors`, `lost` and `largest` have an entry for each of its channels.
+
+    `errors` is Σ|exact − stored| of what underflow has changed, `lost` whether it has left less
+    than half of anything, `largest` the largest number that is stored.
+    """
 
     finite_before: bool
     finite: bool
-    response: FloatArray  # Σ|exact|, at least of channels of which nothing remains
-    remains: npt.NDArray[np.bool_]  # whether anything but zeros is stored
+    errors: FloatArray
+    lost: npt.NDArray[np.bool_]
+    largest: FloatArray
     imprecise: bool = False
 
 
@@ -49,7 +56,8 @@ def exceeded(edit: Rescale | Supply, before: Recipe) -> Reason | None:
         return _reason(edit, before.dtype, _examine_whole(edit, before))
     assert isinstance(edit, Rescale)
     scale = cut.maps[-1][0]
-    response, remains = np.zeros(scale.shape), np.zeros(scale.shape, bool)
+    errors, lost = np.zeros(scale.shape), np.zeros(scale.shape, bool)
+    largest = np.zeros(scale.shape)
     finite_before = finite = True
     imprecise = False
     quick = not before.edits and edit.shift is None and not edit.precise
@@ -62,10 +70,13 @@ def exceeded(edit: Rescale | Supply, before: Recipe) -> Reason | None:
         finite_before &= found.finite_before
         finite &= found.finite
         imprecise |= found.imprecise
-        own = block.of(response)
-        own += found.response
-        block.of(remains)[found.remains] = True
-    return _reason(edit, before.dtype, _Found(finite_before, finite, response, remains, imprecise))
+        own = block.of(errors)
+        own += found.errors
+        block.of(lost)[found.lost] = True
+        most = block.of(largest)
+        np.maximum(most, found.largest, out=most)
+    whole = _Found(finite_before, finite, errors, lost, largest, imprecise)
+    return _reason(edit, before.dtype, whole)
 
 
 def _reason(edit: Rescale | Supply, dtype: int, found: _Found) -> Reason | None:
@@ -75,27 +86,29 @@ def _reason(edit: Rescale | Supply, dtype: int, found: _Found) -> Reason | None:
         return Reason.OVERFLOW
     if edit.guard is None:
         return None
-    lost = found.imprecise or _shows(edit.guard, dtype, found.response, ~found.remains)
+    lost = found.imprecise or _shows(edit.guard, dtype, found)
     return Reason.UNDERFLOW if lost else None
 
 
-def _shows(guard: Guard, dtype: int, response: FloatArray, lost: npt.NDArray[np.bool_]) -> bool:
-    """Whether a finite input could show that the values of channels are lost.
+def _shows(guard: Guard, dtype: int, found: _Found) -> bool:
+    """Whether a finite input could show what underflow has taken.
 
-    It could not where Σ|exact|·|x| stays below what roundings make of the sum, (2n + 8)·u·|offset|
+    It could not where Σ|error|·|x| stays below what roundings make of the sum, (2n + 8)·u·|offset|
     for every finite x. (Trained models hold channels that weight decay has brought down to 1e-40,
     and of which the bias is all that is left.) Nor does it count where inputs up to √largest give
-    less than half of the smallest number: then the original computes zeros as well.
+    less than half of the smallest number: then the original computes zeros as well; nor below u² of
+    what the largest weight of the channel makes.
     """
     limits = _limits(dtype)
-    largest, smallest = float(limits.max), float(limits.smallest_subnormal)
-    offset = np.abs(guard.offset).reshape(-1)
-    response = np.where(lost, response, 0.0).reshape(-1)
-    if offset.size != response.size:  # of input channels, which one sum reads together
-        offset, response = offset.min(), response.sum()
+    most, smallest, u = float(limits.max), float(limits.smallest_subnormal), float(limits.eps) / 2
+    offset, largest = np.abs(guard.offset).reshape(-1), found.largest.reshape(-1)
+    errors = np.where(found.lost, found.errors, 0.0).reshape(-1)
+    errors = np.where(errors <= u * u * largest, 0.0, errors)
+    if offset.size != errors.size:  # of input channels, which one sum reads together
+        offset, errors = offset.min(), errors.sum()
     with np.errstate(over="ignore"):
-        hidden = response * largest <= (2 * guard.length + 8) * float(limits.eps) / 2 * offset
-        zero = 2 * response * largest**0.5 < smallest
+        hidden = errors * most <= (2 * guard.length + 8) * u * offset
+        zero = 2 * errors * most**0.5 < smallest
     return not np.all(hidden | zero)
 
 
@@ -107,13 +120,14 @@ def _examine(cut: Blockwise, block: Block, edit: Rescale, dtype: int, *, quick: 
     scale, shift = cut.maps[-1]
     own = block.of(scale)
     if quick:
-        # rounding keeps order: the largest element of each channel decides for all of them
+        # rounding keeps order: where the largest of each channel is finite, all are; and beside one
+        # that is large enough, what underflow takes of others is not seen
         stored, idle = cut.stored(block), broadcast_axes(own.shape)
         largest = np.maximum(
             stored.max(axis=idle, keepdims=True), -stored.min(axis=idle, keepdims=True)
         ).astype(np.float64)
         found = _compared(largest, _scaled(largest, own), own.shape, dtype, edit, own)
-        if np.all(found.remains) or edit.guard is None:
+        if edit.guard is None or np.all(found.largest >= _PLENTY):
             return found
     before = cut.values(block, len(cut.maps) - 1)
     after = _scaled(before, own)
@@ -145,21 +159,23 @@ def _compared(
     stored = rounded(exact, dtype).astype(np.float64)
     finite_before, finite = bool(np.isfinite(before).all()), bool(np.isfinite(stored).all())
     if edit.guard is None:
-        return _Found(finite_before, finite, np.zeros(channels), np.ones(channels, bool))
+        none = np.zeros(channels)
+        return _Found(finite_before, finite, none, np.zeros(channels, bool), none)
     idle = broadcast_axes(channels)
-    vanished = np.zeros(exact.shape, bool)
-    if scale is not None:
-        vanished = (exact == 0) & (before != 0) & (scale != 0)
+    tiny = np.abs(stored) < float(_limits(dtype).smallest_normal)
     with np.errstate(over="ignore", invalid="ignore"):
-        # what has vanished in float64 counts as the smallest number that it has
-        size = np.where(vanished, float(np.finfo(np.float64).smallest_subnormal), np.abs(exact))
-        response = size.sum(axis=idle, keepdims=True)
-    remains = np.any(stored != 0, axis=idle, keepdims=True)
+        off = np.where(tiny, np.abs(exact - stored), 0.0)
+    if scale is not None:  # what has vanished in float64 counts as the smallest number that it has
+        vanished = (exact == 0) & (before != 0) & (scale != 0)
+        off = np.where(vanished, float(np.finfo(np.float64).smallest_subnormal), off)
+    errors = off.sum(axis=idle, keepdims=True)
+    lost = np.any((off > 0) & (2 * off >= np.abs(exact)), axis=idle, keepdims=True)
+    largest = np.abs(stored).max(axis=idle, keepdims=True, initial=0.0)
     imprecise = False
     if isinstance(edit, Rescale) and edit.precise:
         normal = float(_limits(dtype).smallest_normal)
         imprecise = bool(np.any((np.abs(exact) < normal) & (np.abs(before) >= normal)))
-    return _Found(finite_before, finite, response, remains, imprecise)
+    return _Found(finite_before, finite, errors, lost, largest, imprecise)
 
 
 def _scaled(values: FloatArray, scale: FloatArray) -> FloatArray:

@@ -23,17 +23,23 @@ class Expressions:
         self.original = original
         self.functions = Functions()
         self.identity = Map.identity(self.functions)
-        self._sites: dict[steps.Ref, tuple[int, Map]] = {}
+        self._sites: dict[steps.Ref, tuple[int, Map] | None] = {}
         self._known: dict[int, Map] = {}
 
     def site(self, ref: steps.Ref) -> tuple[int, Map]:
         """The slot and the map of a node. Raises WrongError where it applies none."""
+        found = self.site_or_none(ref)
+        if found is None:
+            node = self.original.node(ref.scope, ref.node)
+            label = "a node that is not there" if node is None else node.label
+            raise WrongError(f"{label} applies no map that is known")
+        return found
+
+    def site_or_none(self, ref: steps.Ref) -> tuple[int, Map] | None:
+        """Likewise; None where it applies none."""
         if ref not in self._sites:
             node = self.original.node(ref.scope, ref.node)
             found = None if node is None else site(self.original, self.functions, node)
-            if found is None:
-                label = "a node that is not there" if node is None else node.label
-                raise WrongError(f"{label} applies no map that is known")
             self._sites[ref] = found
         return self._sites[ref]
 

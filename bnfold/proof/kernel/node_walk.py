@@ -13,8 +13,8 @@ from bnfold.proof.laws import arithmetic, beside
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_constant
 from bnfold.proof.laws.joining import JOINING, joined
 from bnfold.proof.laws.passing import LAWS, is_idle, passed
-from bnfold.proof.laws.sites import ARITHMETIC, constant_slot, site
-from bnfold.proof.numbers.maps import Relation
+from bnfold.proof.laws.sites import ARITHMETIC, constant_slot
+from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
 
@@ -64,10 +64,9 @@ class NodeWalk(Ledger):
 
     def _gone(self, node: Node, ref: Ref) -> dict[int, Known | Relation]:
         """A node that is gone: its readers get what it read, which must have become its output."""
-        found = None
+        found: tuple[int, Map] | None = None
         if node.op in ("BatchNormalization", *ARITHMETIC):
-            found = site(self.original, self.maps.functions, node)
-            found = None if found is None else self.maps.site(ref)
+            found = self.maps.site_or_none(ref)
         elif is_idle(self.original, node) and not any(
             node.scope.uses[name] for name in node.proto.output[1:] if name
         ):

@@ -223,8 +223,14 @@ class Skeleton:
             ):
                 yield _wrong("", f"the initializer {name!r} has changed, which no fold read")
         for name in new.initializers:
-            if name not in old.initializers and (new, name) not in self.claimed:
+            if name in old.initializers:
+                continue
+            tensor = new.initializers[name]
+            plain = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
+            if (new, name) not in self.claimed:
                 yield _wrong("", f"the initializer {name!r} is new")
+            elif _described(tensor) != plain:
+                yield _wrong("", f"the new initializer {name!r} says more than its values")
         order = [name for name in new.initializers if name in old.initializers]
         if order != [name for name in old.initializers if name in new.initializers]:
             yield _wrong("", "the initializers stand in another order")

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_zero
@@ -133,39 +132,54 @@ def _check_weights(
         errors = np.zeros(p.shape)
         numbers = Numbers(p, np.abs(p), steps, exact, at, place)
         check(after[cut], numbers, tally, loose=loose, errors=errors)
-        vanished = (p == 0) & (before[cut] != 0) & (u[cut] != 0) & (e[cut] != 0)
-        errors[vanished] = 2.0**-1022
-        for index in np.argwhere(errors):
+        zero = p == 0
+        if np.any(zero):
+            zero &= (before[cut] != 0) & (u[cut] != 0) & (e[cut] != 0)
+            errors[zero] = 2.0**-1022
+        for index in np.argwhere(errors) if np.any(errors) else ():
             own = tuple(int(i) + a for i, a in zip(index, at, strict=True))
-            channel, error = old.channel_of(own, outputs=True), errors[tuple(index)]
-            lost.add(channel, float(error), abs(float(p[tuple(index)])))
+            channels = (old.channel_of(own, outputs=True), old.channel_of(own, outputs=False))
+            lost.add(channels, float(errors[tuple(index)]), abs(float(p[tuple(index)])))
     return lost
 
 
 @dataclass
 class _Lost:
-    """What underflow has taken of a weight: for each output channel Σ|error|, and the worst k."""
+    """What underflow has taken of a weight: Σ|error| and the worst k of each output channel.
+
+    `inputs` is Σ|error| of each input channel.
+    """
 
     errors: FloatArray
     k: FloatArray
-    unit: float
+    inputs: FloatArray
 
     @classmethod
     def none(cls, weight: Weight) -> _Lost:
         zeros = np.zeros((2, weight.channels))
-        return cls(zeros[0], zeros[1], unit_roundoff(weight.values.dtype))
+        return cls(zeros[0], zeros[1], np.zeros(weight.inputs))
 
-    def add(self, channel: int, error: float, exact: float) -> None:
-        self.errors[channel] += error
-        relative = error / exact if exact else 1.0
-        self.k[channel] = max(self.k[channel], relative / self.unit)
+    def add(self, channels: tuple[int, int], error: float, exact: float) -> None:
+        self.errors[channels[0]] += error
+        self.inputs[channels[1]] += error
+        self.k[channels[0]] = max(self.k[channels[0]], error / exact if exact else 1.0)
 
-    def judge(self, shown: npt.NDArray[np.bool_], tally: Tally) -> None:
-        """Count what shows in k. Raises UnprovenError where more than half of a weight is lost."""
-        k = float(np.max(self.k[shown], initial=0.0))
-        if k * self.unit >= 0.5:
+    def judge(self, new: Weight, offset: FloatArray, alpha: float, tally: Tally) -> None:
+        """Count what shows in k. Raises UnprovenError where more than half of a weight is lost.
+
+        An input channel of which nothing is left is weighed with all others like it: it shows
+        where the other inputs are 0.
+        """
+        dtype = new.values.dtype
+        rest = np.moveaxis(np.abs(new.values.reshape(new.view)), new.outputs, 1).astype(np.float64)
+        largest = rest.max(axis=(2, 3)).reshape(-1)
+        unseen = hidden(self.errors * alpha, offset, largest * alpha, new.length, dtype)
+        relative = float(np.max(self.k[~unseen], initial=0.0))
+        gone = np.sum(self.inputs[rest.max(axis=(1, 3)).reshape(-1) == 0], keepdims=True)
+        inputs = hidden(gone * alpha, offset.min(keepdims=True), 0 * gone, new.length, dtype)
+        if relative >= 0.5 or not np.all(inputs):
             raise UnprovenError("weights are lost to underflow")
-        tally.k = max(tally.k, k)
+        tally.k = max(tally.k, relative / unit_roundoff(dtype))
 
 
 def _check_offset(
@@ -199,12 +213,7 @@ def _check_offset(
     if np.any(lost.errors):
         offset = np.abs(after.astype(np.float64)).min(axis=0) * abs(two.beta)
         alpha = pair.other.attribute("alpha", 1.0) if pair.other.op == "Gemm" else 1.0
-        rest = np.moveaxis(np.abs(new.values.reshape(new.view)), new.outputs, 1)
-        largest = rest.astype(np.float64).max(axis=(2, 3)).reshape(-1)
-        unseen = hidden(
-            lost.errors * abs(alpha), offset, largest * abs(alpha), old.length, old.values.dtype
-        )
-        lost.judge(~unseen, taken.tallies[pair.other.input(new.slot)])
+        lost.judge(new, offset, abs(alpha), taken.tallies[pair.other.input(new.slot)])
 
 
 def _half_step(pair: Pair, u: Map) -> FloatArray | None:

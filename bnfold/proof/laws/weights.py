@@ -114,17 +114,26 @@ def response(pair: Pair, weight: Weight, e: Map) -> Real:
 
 def response_of(weight: Weight, shift: Real, alpha: float) -> Real:
     """Likewise, of a weight and a shift."""
-    view = np.moveaxis(weight.values.reshape(weight.view), weight.outputs, 1)  # [g, o, i, taps]
-    group, outputs, inputs, _ = view.shape
+    stored = weight.values.reshape(weight.view)
+    group, outputs, inputs = (
+        weight.view[0],
+        weight.view[weight.outputs],
+        weight.inputs // weight.view[0],
+    )
     t, size = (v.reshape(group, inputs) for v in (shift.value, shift.magnitude))
     value, magnitude = np.zeros((group, outputs)), np.zeros((group, outputs))
-    step = max(1, _BLOCK // max(1, inputs * view.shape[3]))
+    step = max(1, _BLOCK // max(1, stored[0, 0].size))
     with np.errstate(all="ignore"):
         for g in range(group):
-            for at in range(0, outputs, step):
-                block = view[g, at : at + step].astype(np.float64)
-                value[g, at : at + step] = block.sum(axis=2) @ t[g]
-                magnitude[g, at : at + step] = np.abs(block).sum(axis=2) @ size[g]
+            for at in range(0, weight.view[1], step):  # as it lies in memory
+                block, cut = stored[g, at : at + step].astype(np.float64), slice(at, at + step)
+                sums, sizes = block.sum(axis=2), np.abs(block).sum(axis=2)
+                if weight.outputs == 1:
+                    value[g, cut], magnitude[g, cut] = sums @ t[g], sizes @ size[g]
+                else:
+                    value[g] += t[g, cut] @ sums
+                    magnitude[g] += size[g, cut] @ sizes
+    view = np.moveaxis(stored, weight.outputs, 1)
 
     def exact(channel: int) -> Sum:
         g, own = divmod(channel, outputs)

@@ -56,6 +56,7 @@ class Functions:
         self._sizes = np.zeros((2, _CHUNK))  # magnitudes of scale and shift
         self._sizes[0, 0] = 1
         self._steps = np.zeros((2, _CHUNK), np.int64)
+        self._shifting = np.zeros(_CHUNK, bool)  # of letters: whether they are shifts
         self._sources: list[_Source] = []
         self._known: dict[tuple[int, int], int] = {}
         self._derived: dict[tuple[str, int], int] = {}
@@ -81,6 +82,7 @@ class Functions:
         self._sizes[row, at] = values.magnitude
         self._steps[row, at] = values.steps
         self._letter[at] = np.arange(ids.start, ids.stop)
+        self._shifting[at] = not scales
         self._sources.append(_Source(ids.start, values, scales))
         nothing = (values.value == (1.0 if scales else 0.0)) & (
             (values.steps == 0) | (values.magnitude == 0)
@@ -95,6 +97,7 @@ class Functions:
             self._letter = np.concatenate([self._letter, np.zeros(more, np.int64)])
             self._scale = np.concatenate([self._scale, np.ones(more)])
             self._shift = np.concatenate([self._shift, np.zeros(more)])
+            self._shifting = np.concatenate([self._shifting, np.zeros(more, bool)])
             self._sizes = np.concatenate([self._sizes, np.zeros((2, more))], axis=1)
             self._steps = np.concatenate([self._steps, np.zeros((2, more), np.int64)], axis=1)
         return range(first, self._count)
@@ -104,22 +107,25 @@ class Functions:
     def then(self, first: Ids, after: Ids) -> Ids:
         """First one map, then the other, entry by entry."""
         first, after = np.broadcast_arrays(first, after)
-        levels = []
-        while np.any(after):
-            levels.append(self._letter[after])
-            after = self._prefix[after]
-        for letters in reversed(levels):
+        for letters in self._letters_of(after):
             first = self._appended(first, letters)
         return np.asarray(first, np.int64)
+
+    def _letters_of(self, ids: Ids) -> list[Ids]:
+        """The first letters of all words, the second ones, and so on; counted from their ends."""
+        levels = []
+        while np.any(ids):
+            levels.append(self._letter[ids])
+            ids = self._prefix[ids]
+        return levels[::-1]
 
     def _appended(self, words: Ids, letters: Ids) -> Ids:
         result = np.where(letters == IDENTITY, words, letters)
         both = (words != IDENTITY) & (letters != IDENTITY)
         if not np.any(both):
             return result
-        pairs = np.stack([words[both], letters[both]], axis=1)
-        unique, place = np.unique(pairs, axis=0, return_inverse=True)
-        keys = [(int(word), int(letter)) for word, letter in unique]
+        unique, place = np.unique((words[both] << 32) | letters[both], return_inverse=True)
+        keys = [(key >> 32, key & 0xFFFFFFFF) for key in unique.tolist()]
         new = [key for key in keys if key not in self._known]
         if new:
             ids = self._grow(len(new))
@@ -186,11 +192,22 @@ class Functions:
 
     def scale_part(self, ids: Ids) -> Ids:
         """s·x of s·x + t."""
-        return self._mapped("scale", ids, self._scale_part)
+        result = np.zeros_like(ids)
+        for letters in self._letters_of(ids):
+            result = self._appended(result, np.where(self._shifting[letters], IDENTITY, letters))
+        return result
 
     def shift_part(self, ids: Ids) -> Ids:
         """X + t of s·x + t."""
-        return self._mapped("shift", ids, self._shift_part)
+        result, shifted = np.zeros_like(ids), np.zeros(ids.shape, bool)
+        mixed = False
+        for letters in self._letters_of(ids):
+            own = self._shifting[letters]
+            mixed |= bool(np.any(shifted & ~own & (letters != IDENTITY)))
+            shifted |= own
+            result = self._appended(result, np.where(own, letters, IDENTITY))
+        # scales first, then shifts: these are it; else it is a new number
+        return self._mapped("shift", ids, self._shift_part) if mixed else result
 
     def first(self, ids: Ids) -> Ids:
         """X + t/s of s·x + t; the identity where t is 0. Raises ValueError where s alone is."""
@@ -214,14 +231,7 @@ class Functions:
             found.append(self._derived[key])
         return np.array(found, np.int64)[place.reshape(ids.shape)]
 
-    def _scale_part(self, number: int) -> int:
-        return self._spelt([x for x in self.word(number) if self._is_scale(x)])
-
     def _shift_part(self, number: int) -> int:
-        word = self.word(number)
-        shifts = [self._is_shift(x) for x in word]
-        if shifts == sorted(shifts):  # scales first, then shifts
-            return self._spelt([x for x in word if self._is_shift(x)])
         return self._new(self.shift_of(np.array([number])), scales=False)
 
     def _first(self, number: int) -> int:
@@ -229,7 +239,7 @@ class Functions:
             return IDENTITY
         if self._scale[number] == 0:
             raise ValueError("a shift of a channel that has no scale")
-        if all(self._is_shift(x) for x in self.word(number)):
+        if all(self._shifting[x] for x in self.word(number)):
             return number
         at = np.array([number])
         return self._new(self.shift_of(at) * self.scale_of(at).inverse(), scales=False)
@@ -237,7 +247,7 @@ class Functions:
     def _negated(self, number: int) -> int:
         letters = []
         for x in self.word(number):
-            if self._is_scale(x):
+            if not self._shifting[x]:
                 letters.append(x)
             else:
                 letters.append(self._new(-self.shift_of(np.array([x])), scales=False))
@@ -247,7 +257,7 @@ class Functions:
         letters = []
         for x in reversed(self.word(number)):
             at = np.array([x])
-            if self._is_scale(x):
+            if not self._shifting[x]:
                 if self._scale[x] == 0:
                     raise ValueError("a scale of 0 has no inverse")
                 letters.append(self._new(self.scale_of(at).inverse(), scales=True))
@@ -257,12 +267,6 @@ class Functions:
 
     def _new(self, value: Real, *, scales: bool) -> int:
         return int(self._letters(value, scales=scales)[0])
-
-    def _is_scale(self, letter: int) -> bool:
-        return self._source(letter).scales
-
-    def _is_shift(self, letter: int) -> bool:
-        return not self._source(letter).scales
 
     def _source(self, letter: int) -> _Source:
         place = bisect_right(self._sources, letter, key=lambda source: source.first) - 1
@@ -329,11 +333,17 @@ class Functions:
 
     def without_shift(self, ids: Ids) -> bool:
         """Whether nothing is added."""
-        return self.equal(ids, self.scale_part(ids))
+        return self._near(ids, 1, self._shift, 0.0)
 
     def without_scale(self, ids: Ids) -> bool:
         """Whether nothing is multiplied."""
-        return self.equal(self.scale_part(ids), np.zeros_like(ids))
+        return self._near(ids, 0, self._scale, 1.0)
+
+    def _near(self, ids: Ids, row: int, values: FloatArray, number: float) -> bool:
+        size = self._sizes[row, ids] + number
+        with np.errstate(invalid="ignore"):
+            close = np.abs(values[ids] - number) <= (self._steps[row, ids] + _SLACK) * UNIT * size
+        return bool(np.all(close & np.isfinite(size)))
 
 
 def _unless_lost(
