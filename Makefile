@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo quick test lint types docs fuzz mutants bench samples finetune torch patterns clean
+.PHONY: demo quick test differential lint types docs fuzz mutants bench samples finetune torch patterns clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -16,6 +16,9 @@ test: $(STAMP)  ## the whole test suite
 quick: $(STAMP)  ## what a change of the engine or of the house touches most, under a minute
 	$(BIN)/python -m pytest -n 2 -q tests/test_architecture.py tests/test_api.py tests/folding/rules/test_rules.py \
 		tests/folding/test_fold_conv.py tests/folding/test_fold_matrix.py tests/folding/test_options.py tests/tuning/test_moments.py
+
+differential: $(STAMP)  ## all shapes and constants against onnxruntime, a minute
+	BNFOLD_DIFFERENTIAL=1000000 $(BIN)/python -m pytest -n 2 tests/proof/reading
 
 fuzz: $(STAMP)  ## random graphs, for about half an hour
 	BNFOLD_EXAMPLES=100000 $(BIN)/python -m pytest tests/test_random_graphs.py

@@ -1,5 +1,6 @@
-"""The independent checker: what of two files can be told without running them.
+"""Whether a fold is right, from the two files.
 
-Knows nothing of the engine that folds: it imports neither its rules nor its plans or edits, and
-takes nothing on trust from what they wrote. What both share is how a file is read.
+`kernel`, with `laws`, `numbers` and `reading`, checks a proof and is all that one has to trust: begin
+with `kernel/judge.py`. It knows nothing of the engine that folds, nor of ONNX's own inference and
+reference implementation. `search` looks for an explanation where there is no proof.
 """

@@ -515,6 +515,7 @@ def test_a_model_in_memory_needs_the_folder_of_its_data(
 # --- cost ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.unproven  # which would take memory of its own in this process
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
     """Forty weights of 4 MB, folded and written with a fraction of that in memory."""
     channels, pairs = 1024, 40

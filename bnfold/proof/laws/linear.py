@@ -135,7 +135,7 @@ def _check_weights(
         zero = p == 0
         if np.any(zero):
             zero &= (before[cut] != 0) & (u[cut] != 0) & (e[cut] != 0)
-            errors[zero] = 2.0**-1022
+            errors[zero] = 2.0**-1074  # the least that float64 could have held
         for index in np.argwhere(errors) if np.any(errors) else ():
             own = tuple(int(i) + a for i, a in zip(index, at, strict=True))
             channels = (old.channel_of(own, outputs=True), old.channel_of(own, outputs=False))
