@@ -196,9 +196,11 @@ class _Walk(NodeWalk):
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
         if ours.keys() != theirs.keys():
             raise WrongError("it has other bodies than in the original")
+        names = {id(body): name for name, body in ours.items()}
         for old, new in self.pairing.scopes.items():
-            if old.parent is node.scope and any(old.container is body for body in ours.values()):
-                if not any(new.container is body for body in theirs.values()):
+            name = names.get(id(old.container))
+            if old.parent is node.scope and name is not None:
+                if theirs[name] is not new.container:
                     raise WrongError("it has other bodies than in the original")
                 if len(old.inputs) != len(new.inputs):
                     raise WrongError("a body with other inputs")

@@ -65,6 +65,8 @@ class NodeWalk(Ledger):
     def _gone(self, node: Node, ref: Ref) -> dict[int, Known | Relation]:
         """A node that is gone: its readers get what it read, which must have become its output."""
         found: tuple[int, Map] | None = None
+        if node.call_attribute():
+            raise UnprovenError("an attribute that only a call gives")
         if node.op in ("BatchNormalization", *ARITHMETIC):
             found = self.maps.site_or_none(ref)
         elif is_idle(self.original, node) and not any(
@@ -94,6 +96,9 @@ class NodeWalk(Ledger):
             self._body(node, other)
             return dict.fromkeys(range(len(node.proto.output)), self.same)
         pair = Pair(self.original, node, self.folded, other)
+        different = any(known is not None and not known.relation.same for known in inputs)
+        if node.call_attribute() and (different or ref in self.carried):
+            raise UnprovenError("an attribute that only a call gives")
         if ref in self.carried:
             self.used.add(ref)
             return {0: self._absorbed(pair, inputs, self.carried[ref])}
@@ -116,14 +121,16 @@ class NodeWalk(Ledger):
             name = other.input(slot)
             theirs = other.scope.owner(name) if name else None
             if theirs is None or known.folded != (theirs, name):
-                raw = self._through_new(other, slot)
+                raw = self._through_new(node, other, slot)
                 if raw is None or known.folded != raw:
                     wanted = known.folded[1]
                     raise WrongError(f"it reads {name!r} where it should read {wanted!r}")
         return found
 
-    def _through_new(self, other: Node, slot: int) -> Place | None:
-        """What a new Mul, which stands in front of a slot, reads at its first input."""
+    def _through_new(self, node: Node, other: Node, slot: int) -> Place | None:
+        """What a new Mul in front of an Add reads, which together were a BatchNormalization."""
+        if (node.op, other.op, slot) != ("BatchNormalization", "Add", 0):
+            return None
         owner = other.scope.owner(other.input(slot)) if other.input(slot) else None
         mul = owner.producers.get(other.input(slot)) if owner is not None else None
         if mul is None or mul not in self.pairing.new or mul.op != "Mul":

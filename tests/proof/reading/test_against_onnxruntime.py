@@ -49,7 +49,11 @@ def windows() -> Iterator[Case]:
     ):
         if pad >= kernel:
             continue
-        given: dict[str, Any] = {"kernel_shape": [kernel] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+        given: dict[str, Any] = {
+            "kernel_shape": [kernel] * 2,
+            "strides": [stride] * 2,
+            "pads": [pad] * 4,
+        }
         x = image(1, 2, size, size + 1)
         if dilation == 1:
             yield "AveragePool", given | ({"ceil_mode": 1} if ceil else {}), [x], []
