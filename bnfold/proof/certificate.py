@@ -16,6 +16,7 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.search.frame import WHOLE, frame
 from bnfold.proof.search.model_walk import Walk
 from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.search.same_meaning import differences
 from bnfold.steps import Proof
 
 
@@ -26,6 +27,7 @@ class Static:
     frame: Frame
     certificate: Certificate
     regions: Regions | None = None  # None where the check itself failed
+    paired: bool = True  # whether the proof and the two files have the same nodes
 
 
 def prove(
@@ -41,7 +43,8 @@ def prove(
         old = Model(one, original.storage, freeze=proof.freeze)
         new = Model(folded.model, folded.storage, freeze=proof.freeze)
         judgement = judge(old, new, proof)
-        found = Static(judgement.frame, judgement.certificate)
+        paired = judgement.known is not None
+        found = Static(judgement.frame, judgement.certificate, paired=paired)
         if judgement.valid or proof is proofs[-1]:
             return replace(found, regions=_regions(old, new, judgement)) if cut else found
     return found
@@ -78,7 +81,7 @@ def certify(
         one, two = _inlined(one), _inlined(two)
     old, new = View(one, original.storage, freeze=freeze), View(two, folded.storage, freeze=freeze)
     pairs = Walk(old, new, loose).run()
-    findings = pairs.findings
+    findings = [*differences(old, new), *pairs.findings]
     if pairs.unexplained:  # what was done is not understood, so that nothing of it is known wrong
         findings = [replace(finding, verdict=Outcome.UNDECIDED) for finding in findings]
     certificate = Certificate(verdict_of(findings), tuple(pairs.folds), tuple(findings))
@@ -89,6 +92,24 @@ def certify(
     }
     known = Correspondence(pairs.nodes, pairs.gone, values, pairs.changed)
     return Static(found, certificate, regions(old, new, known))
+
+
+def doubted(found: Static, proven: Static | None) -> Static:
+    """An explanation that was found, which is not enough where the kernel finds something wrong.
+
+    It does where both files have the nodes that bnfold's own fold leaves.
+    """
+    if proven is None or not proven.paired or found.certificate.verdict is not Outcome.VALID:
+        return found
+    said = (*proven.certificate.findings, *proven.frame.findings)
+    wrong = next((f for f in said if f.verdict is Outcome.INVALID), None)
+    if wrong is None:
+        return found
+    doubt = replace(wrong, verdict=Outcome.UNDECIDED)
+    certificate = replace(
+        found.certificate, verdict=Outcome.UNDECIDED, findings=(doubt,)
+    )  # fmt: skip
+    return replace(found, certificate=certificate)
 
 
 def _without(found: Frame, certificate: Certificate) -> Frame:

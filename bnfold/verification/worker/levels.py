@@ -7,7 +7,7 @@ from typing import Any
 
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.proof.certificate import Static, certify, prove
+from bnfold.proof.certificate import Static, certify, doubted, prove
 from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome
 from bnfold.runtime.answer_file import FALLBACK, write_answer
 from bnfold.runtime.job import Job
@@ -61,7 +61,7 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
         proven = prove(original, folded, proofs, cut=request["level"] in ("folds", "full"))
         if proven is not None and (request["proven"] or _valid(proven)):
             return proven
-        return certify(original, folded, freeze=request["freeze"], loose=loose)
+        return doubted(certify(original, folded, freeze=request["freeze"], loose=loose), proven)
     except (BnfoldError, MemoryError):
         raise
     except Exception as error:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from bnfold.folding.weights.affine import Affine, line, varying_axes
+from bnfold.folding.weights.edits import Rescale
+from bnfold.graph.index import Node
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3,), (2, 3, 1)])
@@ -28,3 +31,13 @@ def test_maps_along_different_axes_make_no_one_map() -> None:
     assert joined is not None
     assert joined.scale.tolist() == [10.0, 21.0]
     assert joined.shift.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize(("shape", "scale"), [((3,), (2, 1)), ((0,), (1,))])
+def test_an_edit_that_enlarges_a_constant_or_has_nothing_to_edit_is_no_map(
+    shape: tuple[int, ...], scale: tuple[int, ...]
+) -> None:
+    node = Node(onnx.NodeProto(), None)  # type: ignore[arg-type]
+    edit = Rescale(node, 1, shape, np.full(scale, 2.0))
+    assert edit.as_affine(shape) is None
+    assert Rescale(node, 1, (3,), np.full(1, 2.0)).as_affine((3,)) is not None
