@@ -42,6 +42,7 @@ class Tally:
     wrong: list[WrongError] = field(default_factory=list)  # the first few
     faults: int = 0  # all of them
     far: int = 0  # those that are not even near
+    lost: int = 0  # weights of which underflow has left less than half
 
 
 @dataclass(frozen=True)

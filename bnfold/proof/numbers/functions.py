@@ -152,10 +152,6 @@ class Functions:
         steps[0, at] = steps[0, letter] + steps[0, word] + 1
         steps[1, at] = 2 + np.maximum(steps[1, letter], steps[0, letter] + steps[1, word])
 
-    def is_letter(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Which entries are of one letter, or none."""
-        return np.asarray(self._prefix[ids] == IDENTITY)
-
     def cancelled(self, p: Ids, q: Ids) -> tuple[Ids, Ids]:
         """Two words without the letters with which both of them begin."""
         p, q = np.broadcast_arrays(p, q)

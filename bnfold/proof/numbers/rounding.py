@@ -84,6 +84,15 @@ def _rounded(value: FloatArray, dtype: np.dtype[np.generic]) -> Array:
     return np.asarray(odd.astype(ml_dtypes.bfloat16))
 
 
+def lost(stored: Array, exact: FloatArray) -> int:
+    """Of how many numbers underflow has left less than half."""
+    tiny = np.abs(stored) < limits(stored.dtype)[1]
+    if not np.any(tiny):
+        return 0
+    off = np.abs(stored.astype(np.float64) - exact)
+    return int(np.count_nonzero(tiny & (off > 0) & (2 * off >= np.abs(exact))))
+
+
 def hidden(
     errors: FloatArray, offset: FloatArray, largest: FloatArray, length: int,
     dtype: np.dtype[np.generic],

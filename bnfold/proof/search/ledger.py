@@ -95,6 +95,8 @@ class Ledger:
             self._unknown(other.label, "no map that stands behind it explains its constants")
             return {node.output: None}
         for name, tally in tallies.items():
+            if tally.lost and not tally.faults:
+                self._unknown(other.label, f"underflow has taken {tally.lost} of {name}")
             if tally.faults:
                 self._wrong(other.label, told(name, tally, result.chosen.sites))
         return {node.output: self._settled(Relation(f, identity(), result.chosen.map, other.label))}

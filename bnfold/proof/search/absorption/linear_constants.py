@@ -18,6 +18,7 @@ import numpy as np
 from bnfold.onnx_io.protos import Array
 from bnfold.proof.numbers.correct_rounding import Numbers, Tally, compare
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
+from bnfold.proof.numbers.rounding import lost
 from bnfold.proof.search.absorption.candidates import Candidate, best, fitting
 from bnfold.proof.search.numbers.maps import Map
 from bnfold.proof.search.reading.linear_nodes import Linear, bias_rows
@@ -193,6 +194,7 @@ def _weights(
         p = before[block].astype(np.float64) * u[block] * e[block]
         numbers = Numbers(p, np.abs(p), steps, exact, at, place)
         compare(after[block], numbers, tally, loose)
+        tally.lost += lost(after[block], p)
 
 
 def _blocks(view: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
