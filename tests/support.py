@@ -8,10 +8,8 @@ give the original's outputs bit for bit, and no tolerance hides a mistake.
 from __future__ import annotations
 
 import shlex
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,7 @@ from onnx import GraphProto, ModelProto, NodeProto, numpy_helper
 import bnfold
 from bnfold import FoldResult, Verdict
 from bnfold.cli.main import main
-from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import bodies
-from bnfold.onnx_io.tensor_storage import Storage
-from bnfold.proof.certificate import certify
-from bnfold.proof.kernel.outcome import Outcome
 from bnfold.runtime.sessions import SessionFactory, run
 from bnfold.runtime.synthetic_inputs import SyntheticInputs, input_specs, synthetic_feeds
 
@@ -133,11 +127,10 @@ def folded(
     count: int | None = None,
     execute: bool = True,
     options: bnfold.Options | None = None,
-    certified: bool = True,
 ) -> Folded:
     """Fold the model, which must fold `count` sites (all, by default), and check all there is.
 
-    `certified` = False: the independent checker cannot tell, but must not say that it is wrong.
+    That the fold is proven as well, `tests.proving` sees to in every test.
     """
     onnx.checker.check_model(model, full_check=True)
     bytes_before = model.SerializeToString(deterministic=True)
@@ -148,26 +141,9 @@ def folded(
     onnx.checker.check_model(result.model, full_check=True)
     assert result.after.nodes <= result.before.nodes
     assert_frame(model, result)
-    assert_certified(model, result.model, options, decided=certified)
     if execute:
         assert_same_outputs(model, result.model)
     return Folded(model, result)
-
-
-def assert_certified(
-    before: ModelProto, after: ModelProto, options: bnfold.Options | None, *, decided: bool = True
-) -> None:
-    """The independent checker finds nothing wrong, and leaves nothing open."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [
-            model_file.read(model_file.save(model, Storage(), Path(folder, f"{number}.onnx")))
-            for number, model in enumerate((before, after))
-        ]
-        freeze = options is not None and options.freeze_initializers
-        static = certify(*files, freeze=freeze)
-    expected = Outcome.VALID if decided else Outcome.UNDECIDED
-    assert static.certificate.verdict is expected, static.certificate.findings
-    assert static.frame.verdict is expected, static.frame.findings
 
 
 def kept(model: ModelProto, *, check: bool = True) -> Verdict:

@@ -189,7 +189,7 @@ def test_shapes_that_are_computed_of_shapes_are_known() -> None:
     }"""
     given = {"zero": np.array(0), "axis": np.array([0]), "rest": np.array([96])}
     # the checker knows no Reshape to a size that is computed
-    folded(parse(text, w=numbers(96, 5), **given, **bn(6)), certified=False)
+    folded(parse(text, w=numbers(96, 5), **given, **bn(6)))
 
 
 def test_statistics_that_are_computed_from_constants_are_known() -> None:
