@@ -82,6 +82,8 @@ class Expressions:
             return of.with_ids(functions.negated(of.ids))
         if isinstance(a, steps.Inverse):
             return of.with_ids(functions.inverse(of.ids))
+        if isinstance(a, steps.Along | steps.Take) and a.axis is not None and a.axis < 0:
+            raise WrongError("a map along an axis that is not there")
         if isinstance(a, steps.Along):
             return of if of.axis is None else Map(functions, a.axis, of.ids)
         assert isinstance(a, steps.Take)

@@ -37,7 +37,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bnfold.errors import ModelError
-from bnfold.graph.index import Node, Scope
+from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.proof.kernel.ledger import Known
 from bnfold.proof.kernel.node_walk import NodeWalk, apart
@@ -67,6 +67,8 @@ class Judgement:
 def judge(original: Model, folded: Model, proof: Proof) -> Judgement:
     """Check a proof against the two files."""
     try:
+        for model in (original, folded):
+            _require_one_meaning(model)
         walk = _Walk(original, folded, proof)
     except WrongError as wrong:
         finding = Finding(Outcome.INVALID, "the model", str(wrong))
@@ -74,6 +76,16 @@ def judge(original: Model, folded: Model, proof: Proof) -> Judgement:
             Certificate(Outcome.INVALID, (), (finding,)), Frame(Outcome.INVALID, (finding,))
         )
     return walk.judgement()
+
+
+def _require_one_meaning(model: Model) -> None:
+    """Raises WrongError where ONNX's own operators are imported twice, or defined by the model."""
+    proto = model.proto
+    for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
+        if len({entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS}) > 1:
+            raise WrongError("it imports two versions of ONNX's own operators")
+    if any(function.domain in DEFAULT_DOMAINS for function in proto.functions):
+        raise WrongError("it defines an operator of ONNX's own")
 
 
 class _Walk(NodeWalk):

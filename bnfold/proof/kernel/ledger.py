@@ -122,6 +122,9 @@ class Ledger:
             data = [self.same]  # of a constant that is multiplied
         if len(data) != 1 or any(node.proto.output[1:]):
             raise UnprovenError(f"a {node.op} whose constants are computed")
+        slots = [slot for slot, known in enumerate(inputs) if known is not None]
+        if node.op not in ("MatMul", *ARITHMETIC) and slots != [0]:
+            raise UnprovenError(f"a {node.op} whose constants are computed")
         given = data[0]
         self.changed.add(other)
         if node.op in linear.LINEAR and other.op in linear.LINEAR:

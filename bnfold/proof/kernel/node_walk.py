@@ -38,10 +38,10 @@ class NodeWalk(Ledger):
                 found = {}  # nothing else may read what they make
             else:
                 found = self._gone(node, ref) if other is None else self._kept(node, other, ref)
-        except (WrongError, UnprovenError, ModelError) as said:
-            self._say(
-                UnprovenError(str(said)) if isinstance(said, ModelError) else said, node.label
-            )
+        except (WrongError, UnprovenError, ModelError, LookupError, ValueError, TypeError) as said:
+            if not isinstance(said, WrongError | UnprovenError):
+                said = UnprovenError(str(said))
+            self._say(said, node.label)
             found = {}
             if other is not None:  # nothing more needs to be said of its constants
                 self.changed.add(other)

@@ -92,7 +92,10 @@ class Skeleton:
         self.changed = changed  # folded nodes whose operator or attributes the laws have judged
         self.claimed = self._claimed()
         self.gone_names = {
-            (node.scope, name) for node in pairing.gone for name in node.proto.output if name
+            (node.scope, name)
+            for node in pairing.gone
+            for name in node.proto.output
+            if name and not original.is_constant(node.scope, name)
         }
         self.back = {new: old for old, new in pairing.partner.items()}
 
@@ -244,7 +247,7 @@ class Skeleton:
 
     def _lets_go(self, node: Node, slot: int) -> bool:
         other = self.pairing.partner.get(node)
-        if other is None or (other, slot) in self.free or other in self.changed:
+        if other is None or (other, slot) in self.free:
             return True
         return self._judged(other)
 

@@ -108,6 +108,8 @@ def require_constant(
     """
     if stored.dtype != base.dtype or stored.dtype.kind not in "fV":
         raise WrongError("its constants are of another type")
+    if axis is not None and axis >= max(rank, 1):
+        raise WrongError("a map along an axis that is not there")
     if max(stored.ndim, base.ndim) > rank:
         raise UnprovenError("a constant that makes the value larger")
     new, old = lifted(stored, rank), lifted(base, rank)

@@ -78,6 +78,8 @@ def _max_pool(model: Model, node: Node, output: int, a: Map) -> Map | str:
     """max(s·x + t) = s·max(x) + t for s ≥ 0; padding never counts."""
     if output:
         return "a pool that gives indices"
+    if _may_see_nothing(node):
+        return EMPTY
     return _pooled(a) if a.keeps_order else NEGATIVE
 
 
@@ -86,10 +88,18 @@ def _average_pool(_: Model, node: Node, _o: int, a: Map) -> Map | str:
     padded = any(node.numbers("pads") or ()) or node.attribute("auto_pad", b"NOTSET") in (
         b"SAME_UPPER", b"SAME_LOWER",
     )  # fmt: skip
-    zeros = padded and node.attribute("count_include_pad", 0)
+    zeros = (padded and node.attribute("count_include_pad", 0)) or _may_see_nothing(node)
     if (zeros or node.attribute("ceil_mode", 0)) and a.shifts:
         return "a shift where zeros of the padding are averaged in"
     return _pooled(a)
+
+
+EMPTY = "windows that may lie in the padding altogether"
+
+
+def _may_see_nothing(node: Node) -> bool:
+    """Whether a window may see nothing but padding, for which runtimes give anything."""
+    return max(node.numbers("dilations") or [1]) > 1 and any(node.numbers("pads") or ())
 
 
 def _global_average_pool(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:

@@ -18,7 +18,7 @@ from bnfold.proof.laws.sites import (
     of_batch_norm,
 )
 from bnfold.proof.numbers.correct_rounding import Numbers
-from bnfold.proof.numbers.maps import Map, Relation
+from bnfold.proof.numbers.maps import Map, Relation, common_axis
 from bnfold.proof.numbers.reals import Real
 from bnfold.proof.numbers.rounding import check
 
@@ -63,9 +63,12 @@ def shift_that_stays(pair: Pair, relation: Relation, u: Map) -> Taken:
     """A BatchNormalization of which only the shift is left, as an Add."""
     total = _total(pair, relation, u)
     q = relation.q
+    if common_axis(total, q) is False:
+        raise UnprovenError("maps along two axes")
     if pair.node.scope.opset < 7 or not total.scale_part().equals(q.scale_part()):
         raise WrongError("an Add that would have to scale")
-    return _holds(pair, total, total.shift + -q.shift, added=True)
+    along = total if total.axis is not None else q
+    return _holds(pair, along, total.shift + -q.shift, added=True)
 
 
 def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
@@ -80,7 +83,8 @@ def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
         raise UnprovenError("maps along two axes")
     taken = _holds(mul, total, total.scale, added=False)
     again = _holds(pair, total, total.shift, added=True)
-    taken.tallies.update(again.tallies)
+    for name, tally in again.tallies.items():  # the two may be one constant
+        taken.tallies[f"{name} as a shift" if name in taken.tallies else name] = tally
     return taken
 
 

@@ -126,7 +126,8 @@ def _blame(
         apart = np.where(outside, np.nan_to_num(np.abs(wide - numbers.value), nan=np.inf), -1.0)
     index = tuple(int(i) for i in np.unravel_index(int(np.argmax(apart)), stored.shape))
     whole = numbers.whole(index)
-    ulps = float(apart[index] / (2 * half[index])) if half[index] > 0 else float("inf")
+    with np.errstate(over="ignore"):
+        ulps = float(apart[index] / (2 * half[index])) if half[index] > 0 else float("inf")
     place = whole if numbers.place is None else numbers.place(whole)
     tally.wrong.append(WrongError(place, float(wide[index]), float(numbers.value[index]), ulps))
 

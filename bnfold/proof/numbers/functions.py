@@ -33,6 +33,7 @@ IDENTITY = 0
 _ONE, _ZERO = rational(1.0), ()
 _SLACK = 16  # roundings in float64 that two ways to one number may differ by
 _CHUNK = 1 << 12
+_LONGEST = 2048  # letters of a word
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Functions:
         self._count = 1
         self._prefix = np.zeros(_CHUNK, np.int64)  # the word without its last letter
         self._letter = np.zeros(_CHUNK, np.int64)
+        self._length = np.ones(_CHUNK, np.int64)
         self._scale = np.ones(_CHUNK)
         self._shift = np.zeros(_CHUNK)
         self._sizes = np.zeros((2, _CHUNK))  # magnitudes of scale and shift
@@ -62,8 +64,6 @@ class Functions:
         self._derived: dict[tuple[str, int], int] = {}
         self._exact: dict[int, tuple[Sum, Sum]] = {IDENTITY: (_ONE, _ZERO)}
         self._makers: dict[int, Callable[[], tuple[Sum, Sum]]] = {}
-
-    # --- new letters -----------------------------------------------------------------------------
 
     def scales(self, values: Real) -> Ids:
         """Letters x ↦ s·x; none where s is 1 and certainly so."""
@@ -95,14 +95,13 @@ class Functions:
             more = len(self._prefix)
             self._prefix = np.concatenate([self._prefix, np.zeros(more, np.int64)])
             self._letter = np.concatenate([self._letter, np.zeros(more, np.int64)])
+            self._length = np.concatenate([self._length, np.ones(more, np.int64)])
             self._scale = np.concatenate([self._scale, np.ones(more)])
             self._shift = np.concatenate([self._shift, np.zeros(more)])
             self._shifting = np.concatenate([self._shifting, np.zeros(more, bool)])
             self._sizes = np.concatenate([self._sizes, np.zeros((2, more))], axis=1)
             self._steps = np.concatenate([self._steps, np.zeros((2, more), np.int64)], axis=1)
         return range(first, self._count)
-
-    # --- words -----------------------------------------------------------------------------------
 
     def then(self, first: Ids, after: Ids) -> Ids:
         """First one map, then the other, entry by entry."""
@@ -139,6 +138,9 @@ class Functions:
         # s₂(s₁x + t₁) + t₂  =  (s₂s₁)x + (s₂t₁ + t₂)
         at, word, letter = slice(ids.start, ids.stop), pairs[:, 0], pairs[:, 1]
         self._prefix[at], self._letter[at] = word, letter
+        self._length[at] = self._length[word] + 1
+        if np.any(self._length[at] > _LONGEST):
+            raise ValueError("too many maps behind each other")
         with np.errstate(all="ignore"):  # what is lost has an infinite size
             scale = self._scale[letter] * self._scale[word]
             moved = self._scale[letter] * self._shift[word]
@@ -183,8 +185,6 @@ class Functions:
         for letter in letters:
             word = self._appended(word, np.array([letter]))
         return int(word[0])
-
-    # --- parts of maps ---------------------------------------------------------------------------
 
     def scale_part(self, ids: Ids) -> Ids:
         """s·x of s·x + t."""
@@ -267,8 +267,6 @@ class Functions:
     def _source(self, letter: int) -> _Source:
         place = bisect_right(self._sources, letter, key=lambda source: source.first) - 1
         return self._sources[place]
-
-    # --- numbers ---------------------------------------------------------------------------------
 
     def scale_of(self, ids: Ids) -> Real:
         """The scales."""

@@ -66,6 +66,9 @@ def check(
         off = np.abs(stored[rest].astype(np.float64) - some.value)
         tiny = (np.abs(stored[rest]) < least) & (off > 0)
         ratio = off / (unit_roundoff(stored.dtype) * some.magnitude)
+    if step is not None:
+        counted = np.isfinite(ratio) & (off > 0)
+        tally.k = max(tally.k, float(np.max(ratio[counted], initial=0.0)))
     if errors is not None:
         errors[rest] = np.where(tiny, off, 0.0)
     elif not added:

@@ -42,6 +42,8 @@ def numbers_made(shapes: Shapes, node: Node) -> tuple[Dim, ...] | None:
         kept = node.attribute("to", 0) in (TensorProto.INT64, TensorProto.INT32)
         return shapes.numbers(node, 0) if kept else None
     if node.op == "Concat":
+        if any(len(shapes.input(node, slot)) != 1 for slot in range(len(node.proto.input))):
+            return None
         parts = [shapes.numbers(node, slot) for slot in range(len(node.proto.input))]
         if any(part is None for part in parts):
             return None
@@ -62,6 +64,8 @@ def numbers_made(shapes: Shapes, node: Node) -> tuple[Dim, ...] | None:
             return None
         return tuple(vector[i] for i in between(starts[0], ends[0], steps[0], len(vector)))
     if node.op in ("Add", "Sub", "Mul") and node.scope.opset >= 7:
+        if max(len(shapes.input(node, slot)) for slot in (0, 1)) > 1:
+            return None
         one, two = shapes.ints(node, 0), shapes.ints(node, 1)
         if one is None or two is None:
             return None

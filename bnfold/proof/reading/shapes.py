@@ -1,9 +1,10 @@
 """The shapes of a model's values, by the specification; what it does not tell is unknown.
 
 The kernel's own: onnx.shape_inference is not asked, and what a file declares of its own values is
-not believed, but for the inputs of the main graph, which a runtime holds callers to. A dimension is
-a number, or a symbol: the file's own, or a new one ("?7") for a size that nobody knows, so that
-values that have a size in common can be seen to have it. Integers that shapes are computed with are
+not believed, but for the sizes of the main graph's inputs, which a runtime holds callers to. A
+dimension is a number, or a symbol ("?7") for a size that nobody knows, so that values that have a
+size in common can be seen to have it. Symbols of the file are no such: no runtime holds two
+dimensions of one name to one size. Integers that shapes are computed with are
 followed as far as they are made of dimensions.
 """
 
@@ -37,10 +38,11 @@ class Shapes:
         assert isinstance(main.container, GraphProto)
         for value in main.container.input:
             kind = value.type.tensor_type
-            if value.name not in main.initializers and kind.HasField("shape"):
+            dims = kind.shape.dim
+            if value.name not in main.initializers and len(dims):  # scalars are not held to be one
                 self._shapes[main, value.name] = tuple(
-                    d.dim_value if d.HasField("dim_value") else d.dim_param or self.new()
-                    for d in kind.shape.dim
+                    d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else self.new()
+                    for d in dims
                 )
 
     def new(self) -> str:

@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from bnfold.graph.index import Node
 from bnfold.proof.reading.dimensions import Dim, Shape, UnknownShapeError, unknown
 from bnfold.proof.reading.operands import axis_of
@@ -118,7 +120,8 @@ def resize(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
         if scale == 1:
             result.append(dim)
         elif scale is not None and isinstance(dim, int):
-            result.append(math.floor(dim * scale))
+            sizes = {math.floor(dim * scale), math.floor(np.float32(dim) * np.float32(scale))}
+            result.append(sizes.pop() if len(sizes) == 1 else shapes.new())
         else:
             result.append(size if size is not None else shapes.new())
     return [tuple(result)]

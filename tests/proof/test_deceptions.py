@@ -1,0 +1,202 @@
+"""Pairs of models that differ, with proofs that say they do not: each was once called valid.
+
+Readers whose only aim was to deceive the kernel found them. They stand for kinds of holes: two
+obligations of one name, a map taken for that of another slot, names that change hands, windows that
+see nothing, shapes that no runtime keeps to, tolerances that count nowhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper, parser
+
+from bnfold.steps import IDENTITY, Along, Carried, Map, Proof, Ref, Site, Then
+from tests.proving import judged
+
+HEAD = '<ir_version: 8, opset_import: ["" : %s]>\n'
+INNER = "int64[2] i1={0,3}, int64[2] i2={1,2}, int64[2] r1={2,1}, int64[1] z4={4}"
+SIZES = """q = Shape (x) q1 = Gather (q, i1) q2 = Gather (q, i2) u1 = Reshape (q1, r1)
+  u2 = Reshape (q2, r1) cc = Concat <axis = 1> (u1, u2) s = Reshape (cc, z4)"""
+DIE = "float ws={1}, int8[1,1,1] wq={1}, int32[1] bq={0}, float bs={1000}"
+DEQUANTISED = "w = DequantizeLinear (wq, ws) b = DequantizeLinear (bq, bs)"
+
+
+def model(text: str, opset: str = "17") -> ModelProto:
+    return parser.parse_model(HEAD % opset + text)
+
+
+def gone(*places: int, carried: tuple[Carried, ...] = (), new: tuple[int, ...] = ()) -> Proof:
+    return Proof(
+        gone=tuple(Ref(0, place) for place in places), carried=carried,
+        new=tuple(Ref(0, place) for place in new),
+    )  # fmt: skip
+
+
+def open_dims(pair: tuple[ModelProto, ModelProto]) -> tuple[ModelProto, ModelProto]:
+    for each in pair:
+        for k in (0, 1):
+            each.graph.input[0].type.tensor_type.shape.dim[k].dim_value = -1
+    return pair
+
+
+def scaled(pair: tuple[ModelProto, ModelProto]) -> tuple[ModelProto, ModelProto]:
+    for each in pair:
+        for tensor in each.graph.initializer:
+            if tensor.name == "sc":
+                values = np.array([1, 1, 2 / 25], np.float32)
+                tensor.CopyFrom(numpy_helper.from_array(values, "sc"))
+    return pair
+
+
+def pooled(op: str, map_: str, opset: str) -> tuple[ModelProto, ModelProto]:
+    pool = f"{op} <kernel_shape = [2], dilations = [2], pads = [1,1]>"
+    shape = "(float[1,1,1] x) => (float[1,1,1] y)"
+    before, after = ("5", "1"), ("6",)
+    if map_ == "Mul":
+        before, after = ("0.5", "1"), ("0.5",)
+    return (
+        model(f"g {shape} <float s={{{before[0]}}}, float c={{{before[1]}}}> {{ t = {map_} (x, s)"
+              f" r = {pool} (t) y = {map_} (r, c) }}", opset),
+        model(f"g {shape} <float c={{{after[0]}}}> {{ r = {pool} (x) y = {map_} (r, c) }}", opset),
+    )  # fmt: skip
+
+
+RESIZED = """{} h = Resize <mode="nearest", coordinate_transformation_mode="asymmetric"> ({},,sc)
+  r = Reshape (h, z) y = Mul (r, c)"""
+BEHIND = "(float[1,4,25] x) => (float[A,4,C] y)"
+KEPT = "float[4,1] k={1,2,3,4}, float[4,1] c={1,1,1,1}"
+TAKEN = "float[4,1] c={1,2,3,4}"
+
+PAIRS: dict[str, tuple[tuple[ModelProto, ModelProto], Proof]] = {
+    "one constant for a Mul and an Add": (
+        (
+            model("""g (float[1,4,3] x) => (float[1,4,3] y) <float[4] g={1,2,3,4},
+              float[4] b={5,6,7,8}, float[4] m={0,0,0,0}, float[4] v={0.5,0.5,0.5,0.5}>
+              { y = BatchNormalization <epsilon = 0.5> (x, g, b, m, v) }"""),
+            model("""g (float[1,4,3] x) => (float[1,4,3] y) <float[1,4,1] c={5,6,7,8}>
+              { h = Mul (x, c) y = Add (h, c) }"""),
+        ),
+        gone(new=(0,), carried=(Carried(Ref(0, 0)),)),
+    ),
+    "shifts along two axes": (
+        (
+            model("""g (float[1,3,3] x) => (float[1,3,3] y) <float[3] c={1,2,3},
+              float[3] g={1,1,1}, float[3] b={5,60,700}, float[3] m={0,0,0},
+              float[3] v={0.5,0.5,0.5}>
+              { h = Add (x, c) y = BatchNormalization <epsilon = 0.5> (h, g, b, m, v) }"""),
+            model("""g (float[1,3,3] x) => (float[1,3,3] y) <float[3] c={2,4,6},
+              float[3,1] t={4,58,697}> { h = Add (x, c) y = Add (h, t) }"""),
+        ),
+        gone(carried=(Carried(Ref(0, 0), IDENTITY, Site(Ref(0, 0))), Carried(Ref(0, 1)))),
+    ),
+    "the map of C taken for that of A": (
+        (
+            model("""g (float[2,2] x) => (float[2,2] y) <float[2,2] A={1,2,3,4},
+              float[2,2] B={1,2,3,4}, float s={2}>
+              { h = Mul (x, s) y = Gemm <beta = 0.0> (A, B, h) }"""),
+            model("""g (float[2,2] x) => (float[2,2] y) <float[2,2] A={1,2,3,4},
+              float[2,2] B={2,4,6,8}> { y = Gemm <beta = 0.0> (A, B, x) }"""),
+        ),
+        gone(0, carried=(Carried(Ref(0, 1)),)),
+    ),
+    "a constant that takes the name of another": (
+        (
+            model("""g (float[2,2] x) => (float[2,2] y) <float[2,2] B={1,2,3,4}> {
+              k1 = Constant <value = float[2,2] {1,2,3,4}> ()
+              k2 = Constant <value = float[2,2] {10,20,30,40}> ()
+              m = MatMul (k1, B) y = Add (x, m) }"""),
+            model("""g (float[2,2] x) => (float[2,2] y) <float[2,2] B={1,2,3,4}> {
+              k1 = Constant <value = float[2,2] {10,20,30,40}> ()
+              m = MatMul (k1, B) y = Add (x, m) }"""),
+        ),
+        gone(0, carried=(Carried(Ref(0, 2)),)),
+    ),
+    "means of nothing": (
+        pooled("AveragePool", "Add", "19"), gone(0, carried=(Carried(Ref(0, 2)),)),
+    ),
+    "maxima of nothing": (
+        pooled("MaxPool", "Mul", "17"), gone(0, carried=(Carried(Ref(0, 2)),)),
+    ),
+    "integers joined as columns": (
+        (
+            model(f"g (float[2,4,4,1] x) => (float[A,B,C,D] y) <float[4,1,1] k={{1,2,3,4}}, "
+                  f"float[4,1] c={{1,1,1,1}}, {INNER}> {{ {SIZES} t = Mul (x, k)"
+                  " r = Reshape (t, s) y = Mul (r, c) }"),
+            model(f"g (float[2,4,4,1] x) => (float[A,B,C,D] y) <float[4,1] c={{1,2,3,4}}, {INNER}>"
+                  f" {{ {SIZES} r = Reshape (x, s) y = Mul (r, c) }}"),
+        ),
+        gone(7, carried=(Carried(Ref(0, 9)),)),
+    ),
+    "sizes below 0": (
+        open_dims((
+            model("""g (float[2,3,4,6] x) => (float[1,4,N] y) <float[4,1] k={1,2,3,4},
+              float[4,1] c={1,1,1,1}, int64[3] s={1,4,-1}>
+              { t = Mul (x, k) r = Reshape (t, s) y = Mul (r, c) }"""),
+            model("""g (float[2,3,4,6] x) => (float[1,4,N] y) <float[4,1] c={1,2,3,4},
+              int64[3] s={1,4,-1}> { r = Reshape (x, s) y = Mul (r, c) }"""),
+        )),
+        gone(0, carried=(Carried(Ref(0, 2)),)),
+    ),
+    "sizes rounded in float32": (
+        scaled((
+            model(f"g {BEHIND} <{KEPT}, int64[3] z={{-1,4,1}}, float[3] sc={{1,1,1}}> "
+                  f"{{ {RESIZED.format('t = Mul (x, k)', 't')} }}"),
+            model(f"g {BEHIND} <{TAKEN}, int64[3] z={{-1,4,1}}, float[3] sc={{1,1,1}}> "
+                  f"{{ {RESIZED.format('', 'x')} }}"),
+        )),
+        gone(0, carried=(Carried(Ref(0, 3)),)),
+    ),
+    "symbols that nobody keeps to": (
+        (
+            model("""g (float[A,4,A] x) => (float[U,4,V] y) <float[4,1] k={1,2,3,4},
+              float[4,1] c={1,1,1,1}, int64[3] p={2,1,0}>
+              { q = Shape (x) s = Gather (q, p) t = Mul (x, k) r = Reshape (t, s)
+              y = Mul (r, c) }"""),
+            model("""g (float[A,4,A] x) => (float[U,4,V] y) <float[4,1] c={1,2,3,4},
+              int64[3] p={2,1,0}>
+              { q = Shape (x) s = Gather (q, p) r = Reshape (x, s) y = Mul (r, c) }"""),
+        ),
+        gone(2, carried=(Carried(Ref(0, 4)),)),
+    ),
+    "two imports of one domain": (
+        (
+            model("g (float[4] x) => (float[4] y) { y = Abs (x) }", '17, "ai.onnx" : 18'),
+            model("g (float[4] x) => (float[4] y) { y = Abs (x) }", '17, "ai.onnx" : 18'),
+        ),
+        gone(),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_what_was_called_valid_is_not(name: str) -> None:
+    (one, other), proof = PAIRS[name]
+    for each in (one, other):
+        onnx.checker.check_model(each)
+    assert not judged(one, other, proof).valid
+
+
+def test_a_coarse_bias_shows_in_k() -> None:
+    """An Add of 499 may be dropped beside steps of 1000; then k must say so."""
+    shape = "(float[1,1,4] x) => (float[1,1,4] y)"
+    one = model(f"g {shape} <{DIE}, float c={{499}}> {{ {DEQUANTISED} h = Conv (x, w, b)"
+                " y = Add (h, c) }")  # fmt: skip
+    other = model(f"g {shape} <{DIE}> {{ {DEQUANTISED} y = Conv (x, w, b) }}")
+    said = Carried(Ref(0, 2), IDENTITY, Site(Ref(0, 3)))
+    assert judged(one, other, gone(3, carried=(said,))).certificate.k > 1e6
+
+
+SCALE = "g (float[1,4,3] x) => (float[1,4,3] y) <float[4,1] c={1,2,3,4}, float[4,1] d={2,2,2,2}>"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [Along(Site(Ref(0, 1)), 7), Along(Site(Ref(0, 1)), -1), Then((Site(Ref(0, 1)),) * 9999)],
+)
+def test_absurd_maps_are_told_and_raise_nothing(wrong: Map) -> None:
+    one = model(f"{SCALE} {{ h = Mul (x, c) y = Mul (h, d) }}")
+    other = model(f"{SCALE} {{ y = Mul (x, c) }}")
+    said = Carried(Ref(0, 0), IDENTITY, wrong)
+    assert not judged(one, other, gone(1, carried=(said,))).valid
