@@ -63,14 +63,7 @@ def max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusa
     """max(s·x + t) = s·max(x) + t for s ≥ 0; padding is −∞, and channels are never mixed."""
     if any(node.proto.output[1:]):
         return refuse(Reason.NOT_TRANSPARENT, node, "MaxPool with indices")
-    if _may_see_nothing(node):
-        return refuse(Reason.NOT_TRANSPARENT, node, "MaxPool with dilations and padding")
     return refuse_negative_scale(node, a) or _on_channels(node, a)
-
-
-def _may_see_nothing(node: Node) -> bool:
-    """Whether a window may lie in the padding altogether, for which runtimes give anything."""
-    return max(node.numbers("dilations") or [1]) > 1 and any(node.numbers("pads") or ())
 
 
 def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
@@ -81,7 +74,6 @@ def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Re
     exact = not (padded and node.attribute("count_include_pad", 0)) and not node.attribute(
         "ceil_mode", 0
     )
-    exact = exact and not _may_see_nothing(node)
     shifted = None if exact else refuse_shift(node, a, Reason.ZERO_PADDING)
     return shifted or _on_channels(node, a)
 
