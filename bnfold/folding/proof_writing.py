@@ -27,20 +27,20 @@ def written(
     `refs` name the nodes of the model as it was, `removed` are those that went, and `new` are the
     places in the folded model of those that came.
     """
-    carries: dict[tuple[Node, int | None], list[Carry]] = {}
+    carries: dict[tuple[Node, int, int | None], list[Carry]] = {}
     edited: dict[Node, None] = {}
     for edit in plan.edits:
         if isinstance(edit, Carry):
-            carries.setdefault((edit.node, edit.slot), []).append(edit)
+            carries.setdefault(edit.value, []).append(edit)
         elif not isinstance(edit, Drop | Insert | Remove):
             edited[edit.node] = None
     carried = []
     for node in edited:
         if node not in removed and node.op in _ABSORBING:
-            p, q = relation_of(carries.get((node, None), ()))
+            p, q = relation_of(carries.get((node, 0, None), ()))
             carried.append(Carried(refs[node], p, q))
     taken = []
-    for (node, slot), some in carries.items():
+    for (node, _, slot), some in carries.items():
         if slot is not None and node not in removed and node.op not in _ABSORBING:
             total: steps.Map = steps.IDENTITY
             for carry in some:

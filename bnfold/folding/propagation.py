@@ -78,8 +78,8 @@ class Propagation:
         if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
             return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
         refusal = self._apply_rule(producer, rule(draft, producer, output, a), up=True)
-        if refusal is None and output == 0:
-            draft.add(Carry(producer, a.origin))
+        if refusal is None:
+            draft.add(Carry(producer, a.origin, output=output))
         return refusal
 
     def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
@@ -120,8 +120,9 @@ class Propagation:
             refusal = self._apply_rule(node, rule(self.draft, node, use.slot, a), up=False)
             if refusal is not None:
                 return refusal
-        if not self.draft.is_removed(producer) and name == producer.output:
-            self.draft.add(Carry(producer, a.origin, down=True))
+        if not self.draft.is_removed(producer):
+            output = list(producer.proto.output).index(name)
+            self.draft.add(Carry(producer, a.origin, down=True, output=output))
         return None
 
     # --- both ------------------------------------------------------------------------------------

@@ -12,7 +12,21 @@ import onnx
 import pytest
 from onnx import ModelProto, numpy_helper, parser
 
-from bnfold.steps import IDENTITY, Along, Carried, Map, Proof, Ref, Site, Then
+from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.proof.reading.model import Model
+from bnfold.steps import (
+    IDENTITY,
+    Along,
+    Carried,
+    Indices,
+    Inverse,
+    Map,
+    Proof,
+    Ref,
+    Site,
+    Take,
+    Then,
+)
 from tests.proving import judged
 
 HEAD = '<ir_version: 8, opset_import: ["" : %s]>\n'
@@ -20,6 +34,7 @@ INNER = "int64[2] i1={0,3}, int64[2] i2={1,2}, int64[2] r1={2,1}, int64[1] z4={4
 SIZES = """q = Shape (x) q1 = Gather (q, i1) q2 = Gather (q, i2) u1 = Reshape (q1, r1)
   u2 = Reshape (q2, r1) cc = Concat <axis = 1> (u1, u2) s = Reshape (cc, z4)"""
 DIE = "float ws={1}, int8[1,1,1] wq={1}, int32[1] bq={0}, float bs={1000}"
+BIASED = "float ws={{1}}, int8[1,1,1] wq={{1}}, int32[1] bq={{1}}, float bs={{{}}}"
 DEQUANTISED = "w = DequantizeLinear (wq, ws) b = DequantizeLinear (bq, bs)"
 
 
@@ -160,6 +175,54 @@ PAIRS: dict[str, tuple[tuple[ModelProto, ModelProto], Proof]] = {
         ),
         gone(2, carried=(Carried(Ref(0, 4)),)),
     ),
+    "shifts that cancel, and excuse another": (
+        (
+            model("""g (float[1,1,4] x) => (float[1,1,4] y) <float[1,1,1] w={1}, float[1] b={0},
+              float c={1e20}> { h = Conv (x, w, b) t = Add (h, c) y = Sub (t, c) }"""),
+            model("""g (float[1,1,4] x) => (float[1,1,4] y) <float[1,1,1] w={1}, float[1] b={999},
+              float c={1e20}> { y = Conv (x, w, b) }"""),
+        ),
+        gone(1, 2, carried=(
+            Carried(Ref(0, 0), IDENTITY, Then((Site(Ref(0, 1)), Site(Ref(0, 2))))),
+        )),
+    ),
+    "shifts in float64 that cancel but for 4": (
+        (
+            model("""g (double[1,1,4] x) => (double[1,1,4] y) <double c={1125899906842624},
+              double d={1125899906842620}> { t = Add (x, c) h = Sub (t, d) y = Relu (h) }"""),
+            model("g (double[1,1,4] x) => (double[1,1,4] y) { y = Relu (x) }"),
+        ),
+        gone(0, 1),
+    ),
+    "a map and its inverse, of a node that has nothing to do with it": (
+        (
+            model("""g (float[1,1,4] x, float z) => (float[1,1,4] y, float v) <float[1,1,1] w={1},
+              float[1] b={0}, float c={1e20}> { y = Conv (x, w, b) v = Add (z, c) }"""),
+            model("""g (float[1,1,4] x, float z) => (float[1,1,4] y, float v) <float[1,1,1] w={1},
+              float[1] b={999}, float c={1e20}> { y = Conv (x, w, b) v = Add (z, c) }"""),
+        ),
+        gone(carried=(
+            Carried(Ref(0, 0), IDENTITY, Then((Site(Ref(0, 1)), Inverse(Site(Ref(0, 1)))))),
+        )),
+    ),
+    "a bias of integers into which nothing was folded": (
+        (
+            model(f"g (float[1,1,4] x) => (float[1,1,4] y) <{BIASED.format(1000)}> "
+                  f"{{ {DEQUANTISED} y = Conv (x, w, b) }}"),
+            model(f"g (float[1,1,4] x) => (float[1,1,4] y) <{BIASED.format(998)}> "
+                  f"{{ {DEQUANTISED} y = Conv (x, w, b) }}"),
+        ),
+        gone(carried=(Carried(Ref(0, 2)),)),
+    ),
+    "a constant that is an output, of another shape": (
+        (
+            model("g (float[1,4] x) => (float[1,4] y, float[A,B] c) <float[1,4] c={1,2,3,4}> "
+                  "{ y = Add (x, c) }"),
+            model("g (float[1,4] x) => (float[1,4] y, float[A,B] c) <float[4] c={1,2,3,4}> "
+                  "{ y = Add (x, c) }"),
+        ),
+        gone(carried=(Carried(Ref(0, 0)),)),
+    ),
     "two imports of one domain": (
         (
             model("g (float[4] x) => (float[4] y) { y = Abs (x) }", '17, "ai.onnx" : 18'),
@@ -193,10 +256,38 @@ SCALE = "g (float[1,4,3] x) => (float[1,4,3] y) <float[4,1] c={1,2,3,4}, float[4
 
 @pytest.mark.parametrize(
     "wrong",
-    [Along(Site(Ref(0, 1)), 7), Along(Site(Ref(0, 1)), -1), Then((Site(Ref(0, 1)),) * 9999)],
+    [
+        Along(Site(Ref(0, 1)), 7),
+        Along(Site(Ref(0, 1)), -1),
+        Then((Site(Ref(0, 1)),) * 9999),
+        Take(Site(Ref(0, 1)), None, Indices(np.arange(4))),
+    ],
 )
 def test_absurd_maps_are_told_and_raise_nothing(wrong: Map) -> None:
     one = model(f"{SCALE} {{ h = Mul (x, c) y = Mul (h, d) }}")
     other = model(f"{SCALE} {{ y = Mul (x, c) }}")
     said = Carried(Ref(0, 0), IDENTITY, wrong)
     assert not judged(one, other, gone(1, carried=(said,))).valid
+
+
+def test_an_attribute_with_a_body_may_not_change_its_number() -> None:
+    both = [model(f"{SCALE} {{ h = Mul (x, c) y = Mul (h, d) }}") for _ in range(2)]
+    for count, each in enumerate(both):
+        stray = each.graph.node[0].attribute.add(name="stray", i=count)
+        stray.g.name = "body"
+    assert not judged(both[0], both[1], Proof()).valid
+
+
+def test_an_attribute_that_is_said_twice_means_nothing() -> None:
+    both = [model("g (float[4] x) => (float[4] y) { y = Elu <alpha = 2.0> (x) }") for _ in range(2)]
+    for each in both:
+        each.graph.node[0].attribute.append(each.graph.node[0].attribute[0])
+    assert not judged(both[0], both[1], Proof()).valid
+
+
+def test_a_squeeze_of_no_axes_has_no_known_shape() -> None:
+    """By the specification it changes nothing; onnxruntime squeezes all axes of size 1."""
+    squeezed = model("g (float[1,4,1] x) => (float[A,B,C] y) <int64[0] none={}> "
+                     "{ y = Squeeze (x, none) }")  # fmt: skip
+    known = Model(squeezed, Storage())
+    assert known.shapes.of(known.main, "y") is None

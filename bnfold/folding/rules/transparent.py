@@ -63,19 +63,27 @@ def max_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusa
     """max(s·x + t) = s·max(x) + t for s ≥ 0; padding is −∞, and channels are never mixed."""
     if any(node.proto.output[1:]):
         return refuse(Reason.NOT_TRANSPARENT, node, "MaxPool with indices")
+    if _may_see_nothing(node):
+        return refuse(Reason.NOT_TRANSPARENT, node, "windows that may lie in the padding")
     return refuse_negative_scale(node, a) or _on_channels(node, a)
 
 
 def average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """mean(s·x + t) = s·mean(x) + t, unless zeros from the padding are averaged in."""
-    padded = any(node.numbers("pads") or ()) or node.attribute("auto_pad", b"NOTSET") in (
-        b"SAME_UPPER", b"SAME_LOWER",
-    )  # fmt: skip
-    exact = not (padded and node.attribute("count_include_pad", 0)) and not node.attribute(
-        "ceil_mode", 0
-    )
+    zeros = _is_padded(node) and node.attribute("count_include_pad", 0)
+    exact = not (zeros or node.attribute("ceil_mode", 0) or _may_see_nothing(node))
     shifted = None if exact else refuse_shift(node, a, Reason.ZERO_PADDING)
     return shifted or _on_channels(node, a)
+
+
+def _may_see_nothing(node: Node) -> bool:
+    """Whether a window may see nothing but padding, of which runtimes make anything."""
+    return max(node.numbers("dilations") or [1]) > 1 and _is_padded(node)
+
+
+def _is_padded(node: Node) -> bool:
+    same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return same or any(node.numbers("pads") or ())
 
 
 def global_average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:

@@ -76,7 +76,7 @@ class Draft:
         self._removed: dict[Node, int | None] = {}  # the slot that readers get instead
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
         self._signature_faults: dict[Node, str] = {}
-        self._carries: dict[tuple[Node, int | None], list[Carry]] = {}
+        self._carries: dict[tuple[Node, int, int | None], list[Carry]] = {}
         self._refs: dict[Node, steps.Ref] = {}
         self.merged: set[Node] = set()  # the roots of sums that one convolution makes
         self._ends: dict[tuple[Node, int], list[int] | None] = {}
@@ -224,9 +224,9 @@ class Draft:
 
     # --- what a proof says ------------------------------------------------------------------------
 
-    def relation(self, node: Node) -> tuple[steps.Map, steps.Map]:
+    def relation(self, node: Node, output: int = 0) -> tuple[steps.Map, steps.Map]:
         """How what `node` makes relates: p(z) in the model as it is, q(z) as it will be."""
-        return relation_of(self._carries.get((node, None), []))
+        return relation_of(self._carries.get((node, output, None), []))
 
     def own_map(self, node: Node, slot: int) -> steps.Map:
         """The map that a node applies to what it reads at `slot`, with the planned edits.
@@ -249,8 +249,12 @@ class Draft:
                 inside = True
             elif not inside:
                 between.append(steps.Site(self.ref(producer)))
-            producer = scope.producers.get(producer.input(through))
-        p, q = (steps.IDENTITY, steps.IDENTITY) if producer is None else self.relation(producer)
+            name = producer.input(through)
+            producer = scope.producers.get(name)
+        p: steps.Map = steps.IDENTITY
+        q: steps.Map = steps.IDENTITY
+        if producer is not None:
+            p, q = self.relation(producer, list(producer.proto.output).index(name))
         for own in reversed(between):
             p = steps.then(p, own)
         return p, q
@@ -311,7 +315,7 @@ class Draft:
         elif isinstance(edit, SetOperator):
             self._operators.setdefault(edit.node, []).append(edit)
         elif isinstance(edit, Carry):
-            self._carries.setdefault((edit.node, edit.slot), []).append(edit)
+            self._carries.setdefault(edit.value, []).append(edit)
         else:
             self._removed[edit.node] = edit.slot if isinstance(edit, Remove) else None
 
@@ -330,6 +334,6 @@ class Draft:
                 if not self._operators[edit.node]:
                     del self._operators[edit.node]
             elif isinstance(edit, Carry):
-                self._carries[edit.node, edit.slot].pop()
+                self._carries[edit.value].pop()
             else:
                 del self._removed[edit.node]

@@ -139,16 +139,22 @@ class Drop:
 
 @dataclass(frozen=True, eq=False)
 class Carry:
-    """What `node` makes is no longer what it was: for the proof, nothing is edited.
+    """A value is no longer what it was: for the proof, nothing is edited.
 
-    It is `map`(value) instead, or, where `down` is set, the value is `map` of it. With a `slot` it
-    is a constant that the node reads there which has become `map`(constant).
+    It is `map`(value) instead, or, where `down` is set, the value is `map` of it. The value is an
+    `output` of `node`, or, with a `slot`, a constant that the node reads there.
     """
 
     node: Node
     map: steps.Map
     down: bool = False
+    output: int = 0
     slot: int | None = None
+
+    @property
+    def value(self) -> tuple[Node, int, int | None]:
+        """Which value it is."""
+        return self.node, self.output, self.slot
 
 
 Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop | Carry

@@ -21,7 +21,7 @@ class Expressions:
 
     def __init__(self, original: Model) -> None:
         self.original = original
-        self.functions = Functions()
+        self.functions = Functions(rounded=original.has_doubles)
         self.identity = Map.identity(self.functions)
         self._sites: dict[steps.Ref, tuple[int, Map] | None] = {}
         self._known: dict[int, Map] = {}
@@ -51,7 +51,7 @@ class Expressions:
             if depth > _DEEPEST:
                 raise WrongError("a map that is made of itself too often")
             try:
-                self._known[id(a)] = self._map(a, depth + 1)
+                self._known[id(a)] = self._map(a, depth + 1).simplest()
             except (ValueError, IndexError) as error:
                 raise WrongError(f"a map that there is not: {error}") from error
         return self._known[id(a)]

@@ -38,7 +38,7 @@ from dataclasses import dataclass
 
 from bnfold.errors import ModelError
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
-from bnfold.onnx_io.protos import bodies
+from bnfold.onnx_io.protos import Array, bodies
 from bnfold.proof.kernel.ledger import Known
 from bnfold.proof.kernel.node_walk import NodeWalk, apart
 from bnfold.proof.kernel.order import in_order
@@ -79,11 +79,19 @@ def judge(original: Model, folded: Model, proof: Proof) -> Judgement:
 
 
 def _require_one_meaning(model: Model) -> None:
-    """Raises WrongError where ONNX's own operators are imported twice, or defined by the model."""
+    """Raises WrongError where one of its names stands for two things.
+
+    That is: ONNX's own operators imported twice, or defined by the model; an attribute twice.
+    """
     proto = model.proto
     for imports in (proto.opset_import, *(f.opset_import for f in proto.functions)):
         if len({entry.version for entry in imports if entry.domain in DEFAULT_DOMAINS}) > 1:
             raise WrongError("it imports two versions of ONNX's own operators")
+    for scope in model.index.scopes:
+        for node in scope.nodes:
+            names = [attribute.name for attribute in node.proto.attribute]
+            if len(set(names)) < len(names):
+                raise WrongError(f"{node.label} says an attribute twice")
     if any(function.domain in DEFAULT_DOMAINS for function in proto.functions):
         raise WrongError("it defines an operator of ONNX's own")
 
@@ -154,9 +162,7 @@ class _Walk(NodeWalk):
         before, after = self.original.value(node.scope, a), self.folded.value(other.scope, b)
         if before is None or after is None:
             return None
-        return before.dtype == after.dtype and before.shape == after.shape and (
-            before.tobytes() == after.tobytes()
-        )  # fmt: skip
+        return _same_array(before, after)
 
     # --- scopes ----------------------------------------------------------------------------------
 
@@ -189,7 +195,7 @@ class _Walk(NodeWalk):
         if self.original.is_constant(owner, name):
             alike = name == other and self.folded.is_constant(theirs, other)
             one, two = self.original.value(owner, name), self.folded.value(theirs, other)
-            if not alike or one is None or two is None or one.tobytes() != two.tobytes():
+            if not alike or one is None or two is None or not _same_array(one, two):
                 self._say(
                     UnprovenError(f"the constant output {name!r} is not the same"), "the model"
                 )
@@ -209,6 +215,7 @@ class _Walk(NodeWalk):
         if ours.keys() != theirs.keys():
             raise WrongError("it has other bodies than in the original")
         names = {id(body): name for name, body in ours.items()}
+        visited = 0
         for old, new in self.pairing.scopes.items():
             name = names.get(id(old.container))
             if old.parent is node.scope and name is not None:
@@ -217,6 +224,14 @@ class _Walk(NodeWalk):
                 if len(old.inputs) != len(new.inputs):
                     raise WrongError("a body with other inputs")
                 self._scope(old, new)
+                visited += 1
+        if visited != len(ours):
+            raise WrongError("it has other bodies than in the original")
+
+
+def _same_array(one: Array, two: Array) -> bool:
+    same = one.dtype == two.dtype and one.shape == two.shape
+    return same and one.tobytes() == two.tobytes()
 
 
 def _output_names(scope: Scope) -> list[str]:

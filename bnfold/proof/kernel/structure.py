@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from onnx import GraphProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from bnfold.graph.index import Node, Scope
 from bnfold.onnx_io.data_files import FileRange
@@ -294,10 +294,12 @@ def _attributes(node: NodeProto) -> list[bytes]:
     """All but bodies, which are scopes of their own, though they must be there."""
     found = []
     for attribute in node.attribute:
-        if attribute.HasField("g") or attribute.graphs:
-            found.append(f"{attribute.name} {len(attribute.graphs)}".encode())
-        else:
-            found.append(attribute.SerializeToString(deterministic=True))
+        bare = AttributeProto()
+        bare.CopyFrom(attribute)
+        held = (bare.HasField("g"), len(bare.graphs))
+        bare.ClearField("g")
+        bare.ClearField("graphs")
+        found.append(bare.SerializeToString(deterministic=True) + str(held).encode())
     return found
 
 

@@ -37,6 +37,8 @@ def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
     node, slot = pair.node, constant_slot(pair.original, pair.node)
     if e.is_identity:
         return Relation(e.identity(e.functions), e.identity(e.functions))
+    if node.scope.opset < 7 and e.axis is not None and slot == 0:
+        return "an operand that broadcasts in another way"
     if node.op in ("Add", "Sub"):
         if e.scales:
             return "a scale where a constant is added"
@@ -109,8 +111,9 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     assert c is not None
     assert stored is not None
     out = pair.original.shapes.output(node)
-    p, q = (_placed(pair, 1 - slot, a) for a in (relation.p, relation.q))
-    axes = {a.axis for a in (p, q, u) if a.axis is not None and not a.is_identity}
+    p, q = (_placed(pair, 1 - slot, a).simplest() for a in (relation.p, relation.q))
+    u = u.simplest()
+    axes = {a.axis for a in (p, q, u) if a.axis is not None}
     if out is None and (axes or c.shape != stored.shape):
         raise UnprovenError("values of unknown shape")
     if not grows_alike(pair.shape(1 - slot), c.shape, stored.shape):

@@ -190,12 +190,12 @@ def _check_offset(
         raise WrongError("its bias is of another type")
     if len(two.rows) not in (1, len(one.rows)):
         raise WrongError("a bias with more rows, which only batches of that size have")
-    inner = response(pair, old, e) if e.shifts else None
+    inner = response(pair, old, e) if np.any(e.shift.magnitude) else None
     rows = max(len(one.rows), len(two.rows))
     before = np.broadcast_to(one.rows, (rows, old.channels))
     after = np.broadcast_to(two.rows, (rows, old.channels))
     loose = max(pair.tolerance(2), pair.loose) if one.stored else pair.loose
-    step = _half_step(pair, u)
+    step = None if inner is None and u.is_identity else _half_step(pair, u)
     tally = taken.tally(two.name, 2) if pair.other.op != "MatMul" else None
     for row in range(rows):
         total = Real.of(before[row])

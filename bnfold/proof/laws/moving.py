@@ -9,8 +9,8 @@ from typing import TypeAlias
 import numpy as np
 
 from bnfold.graph.index import Node
-from bnfold.proof.numbers.functions import Ids
 from bnfold.proof.numbers.maps import Map
+from bnfold.proof.numbers.words import Ids
 from bnfold.proof.reading.dimensions import Dim, Shape
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.moved_values import slices
@@ -45,6 +45,8 @@ def squeeze(model: Model, node: Node, _: int, a: Map) -> Map | str:
         return a
     shape = model.shapes.input(node, 0)
     axes = model.shapes.axes(node, 1, 13, len(shape))
+    if axes == []:  # the specification squeezes none, and runtimes all
+        return UNKNOWN
     if axes is None:
         if not all(isinstance(dim, int) for dim in shape):
             return UNKNOWN
@@ -88,6 +90,9 @@ def regrouped(a: Map, here: Shape, there: Shape) -> Map | str:
     if axis is None:
         return a
     size = here[axis]
+    known = all(isinstance(dim, int) for dim in (*here, *there))
+    if known and not _as_many(here, there):
+        return UNKNOWN
     for place, dim in enumerate(there):
         if dim == size and (
             _as_many(here[:axis], there[:place])

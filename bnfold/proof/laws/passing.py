@@ -85,10 +85,8 @@ def _max_pool(model: Model, node: Node, output: int, a: Map) -> Map | str:
 
 def _average_pool(_: Model, node: Node, _o: int, a: Map) -> Map | str:
     """mean(s·x + t) = s·mean(x) + t, unless zeros from the padding are among what is averaged."""
-    padded = any(node.numbers("pads") or ()) or node.attribute("auto_pad", b"NOTSET") in (
-        b"SAME_UPPER", b"SAME_LOWER",
-    )  # fmt: skip
-    zeros = (padded and node.attribute("count_include_pad", 0)) or _may_see_nothing(node)
+    zeros = _is_padded(node) and node.attribute("count_include_pad", 0)
+    zeros = zeros or _may_see_nothing(node)
     if (zeros or node.attribute("ceil_mode", 0)) and a.shifts:
         return "a shift where zeros of the padding are averaged in"
     return _pooled(a)
@@ -99,7 +97,12 @@ EMPTY = "windows that may lie in the padding altogether"
 
 def _may_see_nothing(node: Node) -> bool:
     """Whether a window may see nothing but padding, for which runtimes give anything."""
-    return max(node.numbers("dilations") or [1]) > 1 and any(node.numbers("pads") or ())
+    return max(node.numbers("dilations") or [1]) > 1 and _is_padded(node)
+
+
+def _is_padded(node: Node) -> bool:
+    same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
+    return same or any(node.numbers("pads") or ())
 
 
 def _global_average_pool(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
@@ -225,6 +228,8 @@ def passed(model: Model, node: Node, output: int, a: Map) -> Map | str:
     if node.call_attribute():
         return "an attribute that only a call gives"
     try:
-        return law(model, node, output, a)
+        found = law(model, node, output, a)
+        one = a.uniform() if isinstance(found, str) and a.axis is not None else None
+        return found if one is None else law(model, node, output, one)
     except (ValueError, IndexError, TypeError, LookupError):
         return UNKNOWN

@@ -1,190 +1,20 @@
-"""Scalar maps s·x + t, each kept once, as words of letters.
-
-A proof speaks of many channels, and most of them are made of few numbers. `Functions` holds every
-scalar map that occurs under a number; a map of a tensor is a vector of such numbers. A map is a
-word: letters, applied from the first to the last. A BatchNormalization is two letters, its scale
-and its shift; so what was done first can be taken away again from two words that begin alike, also
-where a scale is 0 and has no inverse. Each number is known in float64 with a bound on its error,
-and exactly (`reals`).
-"""
+"""Scalar maps s·x + t: what else is a map where one is, and which ones are equal."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from bnfold.proof.numbers.reals import (
-    UNIT,
-    FloatArray,
-    Real,
-    Sum,
-    plus,
-    rational,
-    times,
-)
+from bnfold.proof.numbers.reals import UNIT, FloatArray, approximate, plus, rational, sign, times
+from bnfold.proof.numbers.words import EXACT, IDENTITY, Ids, Words
 
-Ids = npt.NDArray[np.int64]
-IDENTITY = 0
-
-_ONE, _ZERO = rational(1.0), ()
 _SLACK = 16  # roundings in float64 that two ways to one number may differ by
-_CHUNK = 1 << 12
-_LONGEST = 2048  # letters of a word
 
 
-@dataclass(frozen=True)
-class _Source:
-    """Where letters come from: a vector of scales or of shifts, and which kind it is."""
-
-    first: int  # the number of its first letter
-    values: Real
-    scales: bool
-
-
-class Functions:
-    """The table."""
-
-    def __init__(self) -> None:
-        self._count = 1
-        self._prefix = np.zeros(_CHUNK, np.int64)  # the word without its last letter
-        self._letter = np.zeros(_CHUNK, np.int64)
-        self._length = np.ones(_CHUNK, np.int64)
-        self._scale = np.ones(_CHUNK)
-        self._shift = np.zeros(_CHUNK)
-        self._sizes = np.zeros((2, _CHUNK))  # magnitudes of scale and shift
-        self._sizes[0, 0] = 1
-        self._steps = np.zeros((2, _CHUNK), np.int64)
-        self._shifting = np.zeros(_CHUNK, bool)  # of letters: whether they are shifts
-        self._sources: list[_Source] = []
-        self._known: dict[tuple[int, int], int] = {}
-        self._derived: dict[tuple[str, int], int] = {}
-        self._exact: dict[int, tuple[Sum, Sum]] = {IDENTITY: (_ONE, _ZERO)}
-        self._makers: dict[int, Callable[[], tuple[Sum, Sum]]] = {}
-
-    def scales(self, values: Real) -> Ids:
-        """Letters x ↦ s·x; none where s is 1 and certainly so."""
-        return self._letters(values, scales=True)
-
-    def shifts(self, values: Real) -> Ids:
-        """Letters x ↦ x + t; none where t is 0 and certainly so."""
-        return self._letters(values, scales=False)
-
-    def _letters(self, values: Real, *, scales: bool) -> Ids:
-        ids = self._grow(len(values))
-        at = slice(ids.start, ids.stop)
-        row = 0 if scales else 1
-        (self._scale if scales else self._shift)[at] = values.value
-        self._sizes[0, at] = 1
-        self._sizes[row, at] = values.magnitude
-        self._steps[row, at] = values.steps
-        self._letter[at] = np.arange(ids.start, ids.stop)
-        self._shifting[at] = not scales
-        self._sources.append(_Source(ids.start, values, scales))
-        nothing = (values.value == (1.0 if scales else 0.0)) & (
-            (values.steps == 0) | (values.magnitude == 0)
-        )
-        return np.where(nothing, IDENTITY, np.arange(ids.start, ids.stop))
-
-    def _grow(self, count: int) -> range:
-        first, self._count = self._count, self._count + count
-        while self._count > len(self._prefix):
-            more = len(self._prefix)
-            self._prefix = np.concatenate([self._prefix, np.zeros(more, np.int64)])
-            self._letter = np.concatenate([self._letter, np.zeros(more, np.int64)])
-            self._length = np.concatenate([self._length, np.ones(more, np.int64)])
-            self._scale = np.concatenate([self._scale, np.ones(more)])
-            self._shift = np.concatenate([self._shift, np.zeros(more)])
-            self._shifting = np.concatenate([self._shifting, np.zeros(more, bool)])
-            self._sizes = np.concatenate([self._sizes, np.zeros((2, more))], axis=1)
-            self._steps = np.concatenate([self._steps, np.zeros((2, more), np.int64)], axis=1)
-        return range(first, self._count)
-
-    def then(self, first: Ids, after: Ids) -> Ids:
-        """First one map, then the other, entry by entry."""
-        first, after = np.broadcast_arrays(first, after)
-        for letters in self._letters_of(after):
-            first = self._appended(first, letters)
-        return np.asarray(first, np.int64)
-
-    def _letters_of(self, ids: Ids) -> list[Ids]:
-        """The first letters of all words, the second ones, and so on; counted from their ends."""
-        levels = []
-        while np.any(ids):
-            levels.append(self._letter[ids])
-            ids = self._prefix[ids]
-        return levels[::-1]
-
-    def _appended(self, words: Ids, letters: Ids) -> Ids:
-        result = np.where(letters == IDENTITY, words, letters)
-        both = (words != IDENTITY) & (letters != IDENTITY)
-        if not np.any(both):
-            return result
-        unique, place = np.unique((words[both] << 32) | letters[both], return_inverse=True)
-        keys = [(key >> 32, key & 0xFFFFFFFF) for key in unique.tolist()]
-        new = [key for key in keys if key not in self._known]
-        if new:
-            ids = self._grow(len(new))
-            self._known.update(zip(new, ids, strict=True))
-            self._compute(ids, np.array(new, np.int64))
-        found = np.array([self._known[key] for key in keys], np.int64)
-        result[both] = found[place.reshape(-1)]
-        return result
-
-    def _compute(self, ids: range, pairs: Ids) -> None:
-        # s₂(s₁x + t₁) + t₂  =  (s₂s₁)x + (s₂t₁ + t₂)
-        at, word, letter = slice(ids.start, ids.stop), pairs[:, 0], pairs[:, 1]
-        self._prefix[at], self._letter[at] = word, letter
-        self._length[at] = self._length[word] + 1
-        if np.any(self._length[at] > _LONGEST):
-            raise ValueError("too many maps behind each other")
-        with np.errstate(all="ignore"):  # what is lost has an infinite size
-            scale = self._scale[letter] * self._scale[word]
-            moved = self._scale[letter] * self._shift[word]
-            self._scale[at], self._shift[at] = scale, moved + self._shift[letter]
-            sizes, steps = self._sizes, self._steps
-            sizes[0, at] = _unless_lost(scale, sizes[0, letter] * sizes[0, word],
-                                        self._scale[letter], self._scale[word])  # fmt: skip
-            sizes[1, at] = sizes[1, letter] + _unless_lost(
-                moved, sizes[0, letter] * sizes[1, word], self._scale[letter], self._shift[word]
-            )
-        steps[0, at] = steps[0, letter] + steps[0, word] + 1
-        steps[1, at] = 2 + np.maximum(steps[1, letter], steps[0, letter] + steps[1, word])
-
-    def cancelled(self, p: Ids, q: Ids) -> tuple[Ids, Ids]:
-        """Two words without the letters with which both of them begin."""
-        p, q = np.broadcast_arrays(p, q)
-        unique, place = np.unique(np.stack([p.ravel(), q.ravel()]), axis=1, return_inverse=True)
-        both = [self._cancelled(int(a), int(b)) for a, b in unique.T]
-        ones = np.array([a for a, _ in both], np.int64)
-        others = np.array([b for _, b in both], np.int64)
-        return ones[place.reshape(-1)], others[place.reshape(-1)]
-
-    def _cancelled(self, a: int, b: int) -> tuple[int, int]:
-        if IDENTITY in (a, b):
-            return a, b
-        one, two = self.word(a), self.word(b)
-        same = 0
-        while same < min(len(one), len(two)) and one[same] == two[same]:
-            same += 1
-        return (self._spelt(one[same:]), self._spelt(two[same:])) if same else (a, b)
-
-    def word(self, number: int) -> list[int]:
-        """The letters, from the first to the last."""
-        letters = []
-        while number != IDENTITY:
-            letters.append(int(self._letter[number]))
-            number = int(self._prefix[number])
-        return letters[::-1]
-
-    def _spelt(self, letters: list[int]) -> int:
-        word = np.zeros(1, np.int64)
-        for letter in letters:
-            word = self._appended(word, np.array([letter]))
-        return int(word[0])
+class Functions(Words):
+    """The table, with the maps that are made of others, and their properties."""
 
     def scale_part(self, ids: Ids) -> Ids:
         """s·x of s·x + t."""
@@ -259,52 +89,13 @@ class Functions:
                 letters.append(self._new(self.scale_of(at).inverse(), scales=True))
             else:
                 letters.append(self._new(-self.shift_of(at), scales=False))
+        self._undone.update(letters)
         return self._spelt(letters)
-
-    def _new(self, value: Real, *, scales: bool) -> int:
-        return int(self._letters(value, scales=scales)[0])
-
-    def _source(self, letter: int) -> _Source:
-        place = bisect_right(self._sources, letter, key=lambda source: source.first) - 1
-        return self._sources[place]
-
-    def scale_of(self, ids: Ids) -> Real:
-        """The scales."""
-        return self._real(ids, 0, self._scale)
-
-    def shift_of(self, ids: Ids) -> Real:
-        """The shifts."""
-        return self._real(ids, 1, self._shift)
-
-    def _real(self, ids: Ids, row: int, values: FloatArray) -> Real:
-        steps = int(self._steps[row, ids].max(initial=0))
-        return Real(
-            values[ids], self._sizes[row, ids], steps, lambda i: self.exact(int(ids[i]))[row]
-        )
-
-    def exact(self, number: int) -> tuple[Sum, Sum]:
-        """The scale and the shift, as sums of terms."""
-        waiting = []
-        while number not in self._exact:
-            waiting.append(number)
-            number = int(self._prefix[number])
-        for word in reversed(waiting):
-            letter = int(self._letter[word])
-            source = self._source(letter)
-            value = source.values.exact(letter - source.first)
-            s, t = self._exact[int(self._prefix[word])]
-            if source.scales:
-                self._exact[word] = (times(value, s), times(value, t))
-            else:
-                self._exact[word] = (s, plus(t, value))
-        return self._exact[waiting[0] if waiting else number]
 
     def equal(self, one: Ids, two: Ids) -> bool:
         """Whether two maps are the same: word by word, or number by number.
 
-        Numbers count as equal where they differ by no more than what computing them in float64
-        leaves open, some 10⁻¹⁵ of the terms that they are made of. That is far below what rounding
-        any constant does, and goes into no k.
+        Numbers count as equal where they differ by no more than a rounding or two in float64.
         """
         one, two = np.broadcast_arrays(one, two)
         other = one != two
@@ -319,6 +110,18 @@ class Functions:
                 close = np.abs(values[a] - values[b]) <= steps * UNIT * size
             if not np.all(close & np.isfinite(size)):
                 return False
+        return all(self._exactly_equal(int(x), int(y)) for x, y in pairs.T)
+
+    def _exactly_equal(self, one: int, two: int) -> bool:
+        if max(self._length[one], self._length[two]) > EXACT:
+            return False
+        minus = rational(-1.0)
+        for row, (a, b) in enumerate(zip(self.exact(one), self.exact(two), strict=True)):
+            difference = plus(a, times(minus, b))
+            values = self._sizes[1] if row and self._rounded else (self._scale, self._shift)[row]
+            largest = max(abs(values[one]), abs(values[two]))
+            if sign(difference) and abs(approximate(difference)) > 4 * UNIT * largest:
+                return False
         return True
 
     def scales_are(self, ids: Ids, what: Callable[[FloatArray], npt.NDArray[np.bool_]]) -> bool:
@@ -327,21 +130,8 @@ class Functions:
 
     def without_shift(self, ids: Ids) -> bool:
         """Whether nothing is added."""
-        return self._near(ids, 1, self._shift, 0.0)
+        return bool(np.all(self._shift[ids] == 0))  # which is exact: all that cancels is settled
 
     def without_scale(self, ids: Ids) -> bool:
         """Whether nothing is multiplied."""
-        return self._near(ids, 0, self._scale, 1.0)
-
-    def _near(self, ids: Ids, row: int, values: FloatArray, number: float) -> bool:
-        size = self._sizes[row, ids] + number
-        with np.errstate(invalid="ignore"):
-            close = np.abs(values[ids] - number) <= (self._steps[row, ids] + _SLACK) * UNIT * size
-        return bool(np.all(close & np.isfinite(size)))
-
-
-def _unless_lost(
-    value: FloatArray, size: FloatArray, one: FloatArray, two: FloatArray
-) -> FloatArray:
-    """The size; infinite where a product of two numbers that are not 0 is below normal numbers."""
-    return np.where((one != 0) & (two != 0) & (np.abs(value) < 2.0**-1022), np.inf, size)
+        return self.equal(self.scale_part(ids), np.zeros_like(ids))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bnfold.proof.numbers.functions import Functions, Ids
+from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.reals import Real
+from bnfold.proof.numbers.words import Ids
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,10 @@ class Map:
     functions: Functions
     axis: int | None
     ids: Ids
+
+    def __post_init__(self) -> None:
+        if self.axis is None and len(self.ids) != 1:
+            raise ValueError("many channels, and no axis")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -73,7 +78,9 @@ class Map:
         """First this map, then `after`; None where they lie along different axes."""
         axis = common_axis(self, after)
         if axis is False:
-            return None
+            one, other = self.uniform() or self, after.uniform() or after
+            axis = common_axis(one, other)
+            return None if axis is False else one.then(other)
         return Map(self.functions, axis, self.functions.then(self.ids, after.ids))
 
     def scale_part(self) -> Map:
@@ -102,6 +109,10 @@ class Map:
         if not self.functions.equal(self.ids, self.ids[:1]):
             return None
         return Map(self.functions, None, self.ids[:1])
+
+    def simplest(self) -> Map:
+        """The same, without its channels where none of them is changed."""
+        return self.identity(self.functions) if self.is_identity else self
 
     def over(self, axis: int, count: int) -> Map | None:
         """With one entry for each of `count` channels along `axis`; None where it has others."""

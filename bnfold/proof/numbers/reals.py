@@ -65,12 +65,21 @@ def sign(a: Sum) -> int:
             return _sign(r)
         # |r|/√V against |q|/√W, by their squares
         return _sign(r) * _sign(r * r * w - q * q * v)
-    approximate = [_approximate(term) for term in a]
-    total, error = (
-        sum(approximate, Fraction(0)),
-        Fraction(sum(map(abs, approximate)), 1 << (_DIGITS - 12)),
-    )
+    terms = [_approximate(term) for term in a]
+    total = sum(terms, Fraction(0))
+    error = Fraction(sum(map(abs, terms)), 1 << (_DIGITS - 12))
     return 0 if abs(total) <= error else _sign(total)
+
+
+def approximate(a: Sum) -> float:
+    """The nearest float64, or its neighbour; infinite where there is none."""
+    if not sign(a):
+        return 0.0
+    total = sum(map(_approximate, a), Fraction(0))
+    try:
+        return float(total)
+    except OverflowError:
+        return math.copysign(math.inf, total)
 
 
 def _sign(r: Fraction | int) -> int:
@@ -122,7 +131,7 @@ class Real:
             return ((Fraction(float(gamma[i])), _shifted(variance, epsilon, i)),)
 
         value = gamma / np.sqrt(variance + epsilon)
-        return cls(value, _unless_lost(value, np.abs(value), gamma != 0), 4, exact)
+        return cls(value, unless_lost(value, np.abs(value), gamma != 0), 4, exact)
 
     @classmethod
     def deviation(cls, variance: FloatArray, epsilon: float) -> Real:
@@ -166,7 +175,7 @@ class Real:
             value, magnitude = one.value * two.value, one.magnitude * two.magnitude
         some = (one.value != 0) & (two.value != 0)
         return Real(
-            value, _unless_lost(value, magnitude, some), one.steps + two.steps + 1,
+            value, unless_lost(value, magnitude, some), one.steps + two.steps + 1,
             _once(lambda i: times(one.exact(i), two.exact(i))),
         )  # fmt: skip
 
@@ -185,7 +194,7 @@ class Real:
         """1/x of vectors of single terms without zeros."""
         with np.errstate(over="ignore", divide="ignore", under="ignore"):
             value = 1 / self.value
-        magnitude = _unless_lost(value, np.abs(value), np.isfinite(self.magnitude))
+        magnitude = unless_lost(value, np.abs(value), np.isfinite(self.magnitude))
         magnitude = np.where(np.isfinite(self.magnitude), magnitude, np.inf)
         return Real(value, magnitude, self.steps + 1, lambda i: inverse(self.exact(i)))
 
@@ -228,7 +237,7 @@ def joined(parts: list[Real]) -> Real:
     )  # fmt: skip
 
 
-def _unless_lost(
+def unless_lost(
     value: FloatArray, magnitude: FloatArray, some: npt.NDArray[np.bool_]
 ) -> FloatArray:
     """The magnitude; infinite where what is not 0 has underflown, so that nothing is known."""

@@ -43,6 +43,19 @@ class Model:
         """The shapes of the values."""
         return Shapes(self)
 
+    @cached_property
+    def has_doubles(self) -> bool:
+        """Whether any constant is stored in float64."""
+        scopes = self.index.scopes
+        return any(
+            tensor is not None and tensor.data_type == TensorProto.DOUBLE
+            for scope in scopes
+            for tensor in (
+                *scope.initializers.values(),
+                *(self.tensor(scope, n.output) for n in scope.nodes if n.op == "Constant"),
+            )
+        )
+
     @property
     def main(self) -> Scope:
         """The main graph."""
@@ -224,7 +237,8 @@ class Model:
             return node.attribute("to", 0) if node.scope.opset >= 6 else 0
         if node.op in ("Shape", "Size", "ArgMax", "ArgMin", "NonZero"):
             return TensorProto.INT64
-        if node.op not in _SAME_TYPE or node.output != name or list(bodies(node.proto)):
+        own = node.output == name or node.op == "Split"
+        if node.op not in _SAME_TYPE or not own or list(bodies(node.proto)):
             return 0
         if node.op == "DequantizeLinear" and node.attribute("output_dtype", 0):
             return node.attribute("output_dtype", 0)
@@ -247,7 +261,8 @@ _SAME_TYPE = frozenset(
         "MatMul", "Max", "MaxPool", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "Pow",
         "Reciprocal", "ReduceL1", "ReduceL2", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
         "ReduceSum", "ReduceSumSquare", "Relu", "Reshape", "Resize", "Selu", "Sigmoid", "Sign",
-        "Sin", "Cos", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Sqrt", "Squeeze",
+        "Sin", "Cos", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt",
+        "Squeeze",
         "Sub", "Sum", "Tanh", "ThresholdedRelu", "Tile", "Transpose", "Trilu", "Unsqueeze",
         "Upsample", "Where",
     )

@@ -206,6 +206,8 @@ def squeeze(node: Node, operands: Operands) -> Array:
     """Without axes of size 1."""
     value = get(operands, 0)
     axes = _axes(node, operands, 1, 13)
+    if axes is not None and not len(axes):  # the specification squeezes none, and runtimes all
+        raise UnknownValueError
     if axes is None:
         return value.reshape([dim for dim in value.shape if dim != 1])
     return np.squeeze(value, axis=tuple(axis_of(axis, value.ndim) for axis in axes))

@@ -81,6 +81,8 @@ def squeeze(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """Without axes of size 1."""
     shape = shapes.input(node, 0)
     axes = shapes.axes(node, 1, 13, len(shape))
+    if axes == []:  # the specification squeezes none, and runtimes all
+        raise UnknownShapeError
     if axes is None:
         if not all(isinstance(dim, int) for dim in shape):
             raise UnknownShapeError

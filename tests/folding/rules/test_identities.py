@@ -54,6 +54,14 @@ CASES: dict[str, Case] = {
     "dropout at 6, testing": ("y = Dropout <is_test = 1> (x)", "2,3", 6, "st", {}),
     "max pool": ("y = MaxPool <kernel_shape = [2]> (x)", "2,3,4", 17, "st", {}),
     "max pool, turned": ("y = MaxPool <kernel_shape = [2]> (x)", "2,3,4", 17, "-", {}),
+    "max pool, dilated": (
+        "y = MaxPool <kernel_shape = [2], dilations = [2]> (x)", "2,3,4", 17, "st", {}),
+    "max pool, padded and dilated": (
+        "y = MaxPool <kernel_shape = [2], dilations = [2], pads = [1, 1]> (x)",
+        "2,3,4", 17, "s", {}),
+    "max pool, same size and dilated": (
+        'y = MaxPool <kernel_shape = [2], dilations = [2], auto_pad = "SAME_UPPER"> (x)',
+        "2,3,4", 17, "s", {}),
     "average pool": ("y = AveragePool <kernel_shape = [2]> (x)", "2,3,4", 17, "st", {}),
     "average pool with zeros": (
         "y = AveragePool <kernel_shape = [2], pads = [1, 0], count_include_pad = 1> (x)",
@@ -70,6 +78,14 @@ CASES: dict[str, Case] = {
     "average pool, ceil": (
         "y = AveragePool <kernel_shape = [2], strides = [2], ceil_mode = 1> (x)",
         "2,3,5", 17, "st", {}),
+    "average pool, dilated": (
+        "y = AveragePool <kernel_shape = [2], dilations = [2]> (x)", "2,3,4", 19, "st", {}),
+    "average pool, padded and dilated": (
+        "y = AveragePool <kernel_shape = [2], dilations = [2], pads = [1, 1]> (x)",
+        "2,3,4", 19, "st", {}),
+    "average pool, padded and dilated, scaled": (
+        "y = AveragePool <kernel_shape = [2], dilations = [2], pads = [1, 1]> (x)",
+        "2,3,4", 19, "-", {}),
     "global average pool": ("y = GlobalAveragePool (x)", "2,3,4,5", 17, "st", {}),
     "global max pool": ("y = GlobalMaxPool (x)", "2,3,4,5", 17, "st", {}),
     "global max pool, turned": ("y = GlobalMaxPool (x)", "2,3,4,5", 17, "-", {}),
@@ -295,6 +311,30 @@ SAID: dict[str, tuple[str, str]] = {
     "max pool, turned": (
         "always negative-scale",
         "always negative-scale",
+    ),
+    "max pool, dilated": (
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+    ),
+    "max pool, padded and dilated": (
+        "always not-transparent",
+        "always not-transparent",
+    ),
+    "max pool, same size and dilated": (
+        "always not-transparent",
+        "always not-transparent",
+    ),
+    "average pool, dilated": (
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+    ),
+    "average pool, padded and dilated": (
+        "always zero-padding",
+        "always zero-padding",
+    ),
+    "average pool, padded and dilated, scaled": (
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
     ),
     "average pool": (
         "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
