@@ -210,6 +210,8 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
         merged: branches that became one convolution.
         inlined: domains and names of the functions whose calls were written out before all else.
         freeze: initializers that are also graph inputs count as constants.
+        pairs: which node of the folded model stands for which one of the original, where this is
+            not told by their places. All others are gone, or new, and names count for nothing.
     """
 
     gone: tuple[Ref, ...] = ()
@@ -219,6 +221,7 @@ class Proof(msgspec.Struct, frozen=True, kw_only=True):
     merged: tuple[Merged, ...] = ()
     inlined: tuple[tuple[str, str], ...] = ()
     freeze: bool = False
+    pairs: tuple[tuple[Ref, Ref], ...] | None = None
 
 
 def _encoded(value: Any) -> Any:

@@ -15,6 +15,7 @@ from bnfold.graph.index import Node, Role, Scope, Use
 from bnfold.reasons import Reason, Refusal
 
 LONGEST = 100  # steps of one walk
+_ARITHMETIC = ("Add", "Div", "Mul", "Sub")  # which had another kind of broadcasting below opset 7
 
 
 class Propagation:
@@ -167,6 +168,8 @@ class Propagation:
             return refuse(Reason.TOO_FAR, node, str(LONGEST))
         if from_call := node.call_attribute():
             return refuse(Reason.ATTRIBUTE_FROM_CALL, node, from_call)
+        if node.scope.opset < 7 and node.op in _ARITHMETIC and node.attribute("broadcast", 0):
+            return refuse(Reason.NOT_TRANSPARENT, node, f"{node.op} along an axis of its own")
         return self.draft.malformed(node)
 
     def _apply_rule(self, node: Node, step: Step | Refusal | None, *, up: bool) -> Refusal | None:

@@ -687,3 +687,16 @@ def test_a_batch_normalization_of_more_inputs_than_there_are() -> None:
     model = site()
     model.graph.node[1].input.append("s")
     assert reason(model, check=False) == "malformed"
+
+
+def test_broadcasting_along_an_axis_below_opset_7() -> None:
+    """Which lines operands up in another way than the broadcasting that the rules know."""
+    text = """
+    g (float[1,3,4,4] x, float[1,3,4,4] z) => (float[1,3,4,4] y) {{
+      [conv] c = Conv (x, w, d)
+      k = {} (c, z)
+      [norm] y = BatchNormalization <epsilon = 0.0, is_test = 1> (k, s, none, none, v)
+    }}"""
+    none = np.zeros(3, np.float32)
+    assert reason(site(text.format("Mul <broadcast = 1>"), 6, none=none)) == "not-transparent"
+    folded(site(text.format("Mul"), 6, none=none), execute=False)

@@ -208,7 +208,7 @@ def test_the_value_of_an_old_pad_may_not_change_by_itself(tmp_path: Path) -> Non
     assert judged(model, folded, tmp_path).certificate.verdict is Outcome.VALID
     (value,) = (a for a in folded.graph.node[0].attribute if a.name == "value")
     value.f = 0.25
-    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.INVALID
+    assert judged(model, folded, tmp_path).certificate.verdict is not Outcome.VALID
 
 
 def test_a_max_may_not_make_its_result_larger(tmp_path: Path) -> None:

@@ -229,7 +229,7 @@ def test_nodes_that_stand_in_no_order_are_certified(tmp_path: Path) -> None:
     assert judged(model, result, tmp_path).certificate.verdict is not Outcome.VALID
 
 
-def test_sparse_initializers_are_not_certified(tmp_path: Path) -> None:
+def test_sparse_initializers_are_the_same_where_their_bytes_are(tmp_path: Path) -> None:
     model = parse("g (float[3] x) => (float[3] y) { s = Identity (k) y = Add (x, s) }", k=real(3))
     del model.graph.initializer[:]
     values = onnx.helper.make_tensor("k", onnx.TensorProto.FLOAT, [1], [2.0])
@@ -239,8 +239,8 @@ def test_sparse_initializers_are_not_certified(tmp_path: Path) -> None:
     other = ModelProto()
     other.CopyFrom(model)
     other_sparse_values(other)
-    for folded in (model, other):
-        assert judged(model, folded, tmp_path).certificate.verdict is Outcome.UNDECIDED
+    assert judged(model, model, tmp_path).equal
+    assert judged(model, other, tmp_path).certificate.verdict is Outcome.UNDECIDED
 
 
 def test_statistics_that_are_no_numbers_are_not_certified(tmp_path: Path) -> None:
@@ -262,4 +262,4 @@ def test_a_kernel_of_another_shape_is_another_kernel(tmp_path: Path) -> None:
     name = folded.graph.node[0].input[1]
     (tensor,) = (t for t in folded.graph.initializer if t.name == name)
     tensor.dims[2:] = [4, 1]
-    assert judged(model, folded, tmp_path).certificate.verdict is Outcome.INVALID
+    assert judged(model, folded, tmp_path).certificate.verdict is not Outcome.VALID

@@ -34,19 +34,21 @@ A wrong step can only lead to "invalid" or "not decided".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bnfold.errors import ModelError
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
-from bnfold.onnx_io.protos import Array, bodies
+from bnfold.onnx_io.protos import bodies
 from bnfold.proof.kernel.ledger import Known
+from bnfold.proof.kernel.meaning import differences
 from bnfold.proof.kernel.node_walk import NodeWalk, apart
 from bnfold.proof.kernel.order import in_order
 from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome, verdict_of
 from bnfold.proof.kernel.regions import Correspondence
-from bnfold.proof.kernel.structure import Skeleton, same_data
+from bnfold.proof.kernel.structure import WHOLE, Skeleton, same_data
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
 from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import same_array
 from bnfold.steps import Proof
 
 
@@ -57,6 +59,7 @@ class Judgement:
     certificate: Certificate
     frame: Frame
     known: Correspondence | None = None  # of the main graphs' values
+    certain: bool = False  # if it fails, no other proof could hold
 
     @property
     def valid(self) -> bool:
@@ -64,12 +67,16 @@ class Judgement:
         return {self.certificate.verdict, self.frame.verdict} == {Outcome.VALID}
 
 
-def judge(original: Model, folded: Model, proof: Proof) -> Judgement:
-    """Check a proof against the two files."""
+def judge(original: Model, folded: Model, proof: Proof, loose: float = 0.0) -> Judgement:
+    """Check a proof against the two files.
+
+    With `loose`, constants may be as many units u·A off, as those of tools that round more than
+    once are.
+    """
     try:
         for model in (original, folded):
             _require_one_meaning(model)
-        walk = _Walk(original, folded, proof)
+        walk = _Walk(original, folded, proof, loose=loose)
     except WrongError as wrong:
         finding = Finding(Outcome.INVALID, "the model", str(wrong))
         return Judgement(
@@ -105,11 +112,14 @@ class _Walk(NodeWalk):
         for old, new in self.pairing.scopes.items():
             if old.parent is None:
                 self._scope(old, new)
-        for said in (*self.carried, *self.taken):
-            if said not in self.used:
+        for ref in (*self.carried, *self.taken):
+            if ref not in self.used:
                 self._say(
                     WrongError("the proof gives it a map that it has no use for"), "the model"
                 )
+        if self.pairing.named:
+            for said in differences(self.original, self.folded):
+                self._say(said, "the model")
         skeleton = Skeleton(self.original, self.folded, self.pairing, self.free, self.changed)
         frame = list(skeleton.findings())
         self._constants(skeleton)
@@ -118,10 +128,18 @@ class _Walk(NodeWalk):
             for node in self.pairing.gone
             if (node.scope, node.output) not in self.known and not skeleton.may_be_gone(node)
         ]
+        self.doubtful |= len(self.far) > 1
+        if self.doubtful and self.pairing.named:  # nothing is known to be wrong
+            self.findings = [replace(f, verdict=Outcome.UNDECIDED) for f in self.findings]
+            frame = [f for f in frame if f.node == WHOLE]
         certificate = Certificate(
             verdict_of(self.findings), tuple(self.folds), tuple(self.findings)
         )  # fmt: skip
-        return Judgement(certificate, Frame(verdict_of(frame), tuple(frame)), self._known())
+        certain = certificate.verdict is Outcome.INVALID and not self.doubtful
+        found = Frame(verdict_of(frame), tuple(frame))
+        if self.doubtful and self.pairing.named and not frame:
+            found = Frame(Outcome.UNDECIDED, ())
+        return Judgement(certificate, found, self._known(), certain)
 
     def _known(self) -> Correspondence:
         """What was found of the main graphs, for those who want to compare values."""
@@ -142,7 +160,7 @@ class _Walk(NodeWalk):
                 if a or b:
                     self._say(WrongError(f"its input {slot} has come or gone"), node.label)
                 continue
-            if a == b and not skeleton.is_claimed(other.scope, b):
+            if a == b and not self.pairing.named and not skeleton.is_claimed(other.scope, b):
                 continue  # the same name, and the same data by the comparison of all tensors
             try:
                 alike = self._alike(node, a, other, b)
@@ -150,7 +168,7 @@ class _Walk(NodeWalk):
                 alike = False
             if alike is None:
                 self._say(UnprovenError(f"the value of {a!r} is not known"), node.label)
-            elif not alike:
+            elif not alike and not self._asks_for_the_same(node, slot, other):
                 self._say(WrongError(f"its constant {b!r} is not the same"), node.label)
 
     def _alike(self, node: Node, a: str, other: Node, b: str) -> bool | None:
@@ -162,7 +180,21 @@ class _Walk(NodeWalk):
         before, after = self.original.value(node.scope, a), self.folded.value(other.scope, b)
         if before is None or after is None:
             return None
-        return _same_array(before, after)
+        return same_array(before, after)
+
+    def _asks_for_the_same(self, node: Node, slot: int, other: Node) -> bool:
+        """Whether a Reshape is told in other words what shape to make."""
+        if not self.pairing.named or (node.op, slot) not in (("Reshape", 1), ("Expand", 1)):
+            return False
+        one, two = (m.shapes.output(n) for m, n in ((self.original, node), (self.folded, other)))
+        if one is None or two is None or len(one) != len(two):
+            return False
+        open_ones = [(a, b) for a, b in zip(one, two, strict=True) if a != b or isinstance(a, str)]
+        return not open_ones or (
+            # as many elements in all, so that one dimension follows from the others
+            node.op == "Reshape" and len(open_ones) == 1 and isinstance(open_ones[0][0], str)
+            and isinstance(open_ones[0][1], str)
+        )  # fmt: skip
 
     # --- scopes ----------------------------------------------------------------------------------
 
@@ -175,10 +207,10 @@ class _Walk(NodeWalk):
         for name, other in zip(ours, theirs, strict=False):
             if self.original.is_constant(old, name):
                 continue
-            if name != other and old.parent is None:
+            if name != other and old.parent is None and not self.pairing.named:
                 self._say(WrongError(f"the input {name!r} is called {other!r}"), "the model")
             self.known[old, name] = Known((new, other), self.same)
-        for name in old.sparse & new.sparse:  # compared byte for byte
+        for name in old.sparse & new.sparse if not self.pairing.named else ():  # compared as bytes
             self.known[old, name] = Known((new, name), self.same)
         for node in in_order(old):
             self._node(node)
@@ -195,7 +227,7 @@ class _Walk(NodeWalk):
         if self.original.is_constant(owner, name):
             alike = name == other and self.folded.is_constant(theirs, other)
             one, two = self.original.value(owner, name), self.folded.value(theirs, other)
-            if not alike or one is None or two is None or not _same_array(one, two):
+            if not alike or one is None or two is None or not same_array(one, two):
                 self._say(
                     UnprovenError(f"the constant output {name!r} is not the same"), "the model"
                 )
@@ -204,11 +236,12 @@ class _Walk(NodeWalk):
         producer = owner.producers.get(name)
         label = producer.label if producer else name
         if known is None:
-            self._say(UnprovenError(f"of the output {name!r} nothing is known"), label)
-        elif known.folded != (theirs, other):
+            self.cause((owner, name))
+        elif known.folded != self.source(theirs, other):
             self._say(WrongError(f"the output {other!r} is made from something else"), label)
         elif not known.relation.same:
-            self._say(WrongError(f"the output {name!r} {apart(known.relation)}"), label)
+            wrong = WrongError(f"the output {name!r} {apart(known.relation)}", certain=True)
+            self._say(wrong, label)
 
     def _body(self, node: Node, other: Node) -> None:
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
@@ -227,11 +260,6 @@ class _Walk(NodeWalk):
                 visited += 1
         if visited != len(ours):
             raise WrongError("it has other bodies than in the original")
-
-
-def _same_array(one: Array, two: Array) -> bool:
-    same = one.dtype == two.dtype and one.shape == two.shape
-    return same and one.tobytes() == two.tobytes()
 
 
 def _output_names(scope: Scope) -> list[str]:

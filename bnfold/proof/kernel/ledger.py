@@ -8,10 +8,19 @@ from dataclasses import dataclass, field
 from bnfold import steps
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.kernel.expressions import Expressions
+from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
-from bnfold.proof.kernel.structure import Pairing, paired
+from bnfold.proof.kernel.pairing import Pairing, paired
 from bnfold.proof.laws import arithmetic, branches, linear, scale_and_bias
-from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError
+from bnfold.proof.laws.absorbing import (
+    Cause,
+    Pair,
+    Taken,
+    UnknownError,
+    UnprovenError,
+    WrongError,
+)
+from bnfold.proof.laws.passing import is_idle
 from bnfold.proof.laws.sites import ARITHMETIC
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.proof.reading.model import Model
@@ -41,6 +50,9 @@ class Ledger:
     free: set[tuple[Node, int]] = field(default_factory=set)
     changed: set[Node] = field(default_factory=set)
     constants: list[tuple[Node, int, Node, int]] = field(default_factory=list)
+    loose: float = 0.0  # u that constants may be off, as those of tools that round more than once
+    doubtful: bool = False  # a finding that another proof might not have
+    far: set[Node] = field(default_factory=set)  # whose constants may have taken other maps
     k: dict[Node, float] = field(default_factory=dict)  # of folded nodes whose constants took maps
 
     def __post_init__(self) -> None:
@@ -53,13 +65,27 @@ class Ledger:
         if len(self.carried) < len(self.proof.carried) or len(self.taken) < len(self.proof.taken):
             raise WrongError("the proof says two things of one node")
         self.used: set[object] = set()
+        self.lost: dict[Place, Cause] = {}  # of what nothing is known
         self.roots = {m.root: m.kept for m in self.proof.merged}
         self.kept_in_sums = set(self.roots.values())
         self.in_sums = {ref for m in self.proof.merged for ref in m.nodes}
 
     def _say(self, what: WrongError | UnprovenError, node: str) -> None:
+        self.doubtful |= not (isinstance(what, WrongError) and what.certain)
         verdict = Outcome.INVALID if isinstance(what, WrongError) else Outcome.UNDECIDED
         self.findings.append(Finding(verdict, node, str(what)))
+
+    def source(self, scope: Scope, name: str) -> Place:
+        """The value of the folded model itself, where new nodes only hand it on."""
+        while self.pairing.named:
+            maker = scope.producers.get(name)
+            if maker is None or maker not in self.pairing.new or maker.output != name:
+                break
+            owner = scope.owner(maker.input(0)) if maker.input(0) else None
+            if owner is None or not is_idle(self.folded, maker):
+                break
+            scope, name = owner, maker.input(0)
+        return scope, name
 
     def _input(self, node: Node, slot: int) -> Known | None:
         """What is known of a computed input; None for a constant, and for one that is absent."""
@@ -71,8 +97,20 @@ class Ledger:
             return None
         known = self.known.get((owner, name))
         if known is None:
-            raise UnprovenError(f"it reads {name!r}, of which nothing is known")
+            raise UnknownError(self.cause((owner, name)))
         return known
+
+    def cause(self, place: Place) -> Cause:
+        """Why nothing is known of a value; it is said now, if it has not been yet."""
+        if place not in self.lost:
+            producer = place[0].producers.get(place[1])
+            label = producer.label if producer else place[1]
+            self.lost[place] = Cause(UnprovenError(f"of {place[1]!r} nothing is known"), label)
+        cause = self.lost[place]
+        if not cause.said:
+            cause.said = True
+            self._say(cause.what, cause.label)
+        return cause
 
     def _summed(self, root: Node, ref: Ref) -> dict[int, Known | Relation]:
         """The root of a sum of branches, which one of its convolutions now makes."""
@@ -82,7 +120,8 @@ class Ledger:
             raise WrongError("the convolution that should stand for it is not there")
         known = self._input(kept, 0)
         owner = kept.scope.owner(kept.input(0))
-        if known is None or known.folded != (other.scope.owner(other.input(0)), other.input(0)):
+        theirs = other.scope.owner(other.input(0)) if other.input(0) else None
+        if known is None or theirs is None or known.folded != self.source(theirs, other.input(0)):
             raise WrongError(f"{other.label} does not read what its branches read")
         said = self.carried.get(ref)
         self.used.add(ref)
@@ -92,7 +131,7 @@ class Ledger:
         e, u = known.relation.original_of_folded(), relation.folded_of_original()
         if e is None or u is None or owner is None:
             raise UnprovenError("a map that loses a channel")
-        pair = Pair(self.original, kept, self.folded, other)
+        pair = Pair(self.original, kept, self.folded, other, self.loose)
         total = branches.BranchSum(
             self.original, self.maps.functions, root, (owner, kept.input(0)), self.pairing.gone
         )
@@ -159,16 +198,19 @@ class Ledger:
                 raise WrongError("a new value that is read elsewhere")
             if len(mul.proto.input) != 2 or len(mul.proto.output) != 1 or mul.proto.attribute:
                 raise WrongError("a new node that is no plain Mul")
-            first = Pair(self.original, pair.node, self.folded, mul)
+            first = Pair(self.original, pair.node, self.folded, mul, self.loose)
             return scale_and_bias.written_out(pair, first, given, u)
         return scale_and_bias.shift_that_stays(pair, given, u)
 
     def _require_attributes(self, pair: Pair, allowed: Collection[str] = ()) -> None:
         """Attributes stay, but those that go with another operator, and a Gemm's beta."""
-        one, two = (
-            {a.name: a.SerializeToString(deterministic=True) for a in n.proto.attribute}
-            for n in (pair.node, pair.other)
-        )
+        if self.pairing.named:
+            one, two = attributes(pair.node), attributes(pair.other)
+        else:
+            one, two = (
+                {a.name: a.SerializeToString(deterministic=True) for a in n.proto.attribute}
+                for n in (pair.node, pair.other)
+            )
         allowed = set(allowed)
         if pair.node.op == pair.other.op == "Gemm":
             allowed = {"beta"}
@@ -191,7 +233,7 @@ class Ledger:
         tallies = taken.tallies.values()
         faults = sum(tally.faults for tally in tallies)
         k = max((tally.k for tally in tallies), default=0.0)
-        self.k[other] = k
+        self.k[other] = 0.0 if faults else k  # what is wrong allows nothing
         self.folds.append(
             CertifiedFold(
                 other.label, other.op, self._sites(pair), taken.length, k,
@@ -203,7 +245,11 @@ class Ledger:
             if tally.faults:
                 from bnfold.proof.numbers.correct_rounding import told
 
-                self._say(WrongError(told(name, tally, self._sites(pair))), other.label)
+                self._say(
+                    WrongError(told(name, tally, self._sites(pair)), certain=True), other.label
+                )
+                if tally.far:
+                    self.far.add(other)
 
     def _sites(self, pair: Pair) -> tuple[str, ...]:
         """The nodes whose maps a node has taken, by what the proof says."""

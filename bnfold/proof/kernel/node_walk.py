@@ -9,11 +9,20 @@ from bnfold.errors import ModelError
 from bnfold.graph.index import Node
 from bnfold.onnx_io.protos import bodies, captured
 from bnfold.proof.kernel.ledger import Known, Ledger, Place
+from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.laws import arithmetic, beside
-from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_constant
+from bnfold.proof.laws.absorbing import (
+    Cause,
+    Pair,
+    Taken,
+    UnknownError,
+    UnprovenError,
+    WrongError,
+    require_constant,
+)
 from bnfold.proof.laws.joining import JOINING, joined
 from bnfold.proof.laws.passing import LAWS, is_idle, passed
-from bnfold.proof.laws.sites import ARITHMETIC, constant_slot
+from bnfold.proof.laws.sites import ARITHMETIC, constant_slot, trains
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
@@ -25,7 +34,9 @@ class NodeWalk(Ledger):
         other = self.pairing.partner.get(node)
         if node.op == "Constant":
             if other is not None and not self.original.is_constant(node.scope, node.output):
-                # one without numbers, or that a call gives: its attributes are compared
+                # one without numbers, or that a call gives
+                if attributes(node) != attributes(other):
+                    self._say(WrongError("its attributes have changed"), node.label)
                 self.known[node.scope, node.output] = Known((other.scope, other.output), self.same)
             return
         if self._is_constant(node):
@@ -38,15 +49,13 @@ class NodeWalk(Ledger):
                 found = {}  # nothing else may read what they make
             else:
                 found = self._gone(node, ref) if other is None else self._kept(node, other, ref)
+        except UnknownError as unknown:
+            found = self._lost(node, other, unknown.cause)
         except (WrongError, UnprovenError, ModelError, LookupError, ValueError, TypeError) as said:
-            if not isinstance(said, WrongError | UnprovenError):
-                said = UnprovenError(str(said))
-            self._say(said, node.label)
-            found = {}
-            if other is not None:  # nothing more needs to be said of its constants
-                self.changed.add(other)
-                slots = max(len(node.proto.input), len(other.proto.input))
-                self.free.update((other, slot) for slot in range(slots))
+            what = (
+                said if isinstance(said, WrongError | UnprovenError) else UnprovenError(str(said))
+            )
+            found = self._lost(node, other, Cause(what, node.label))
         for place, name in enumerate(node.proto.output):
             if not name:
                 continue
@@ -59,6 +68,18 @@ class NodeWalk(Ledger):
             else:
                 self.known[node.scope, name] = Known((other.scope, new), relation.settled())
 
+    def _lost(self, node: Node, other: Node | None, cause: Cause) -> dict[int, Known | Relation]:
+        """Nothing is known of what a node makes, and nothing more needs to be said of it."""
+        if not cause.said and not (other is None and self.pairing.named):
+            cause.said = True  # else it may be of no use to anybody, and is said where it is read
+            self._say(cause.what, cause.label)
+        self.lost.update({(node.scope, name): cause for name in node.proto.output})
+        if other is not None:
+            self.changed.add(other)
+            slots = max(len(node.proto.input), len(other.proto.input))
+            self.free.update((other, slot) for slot in range(slots))
+        return {}
+
     def _is_constant(self, node: Node) -> bool:
         return any(node.proto.input) and self.original.is_constant(node.scope, node.output)
 
@@ -67,6 +88,9 @@ class NodeWalk(Ledger):
         found: tuple[int, Map] | None = None
         if node.call_attribute():
             raise UnprovenError("an attribute that only a call gives")
+        if trains(node):
+            sentence = "it is gone, and normalised by what each batch is, which no constant does"
+            raise WrongError(sentence, certain=True)
         if node.op in ("BatchNormalization", *ARITHMETIC):
             found = self.maps.site_or_none(ref)
         elif is_idle(self.original, node) and not any(
@@ -87,6 +111,10 @@ class NodeWalk(Ledger):
     def _kept(self, node: Node, other: Node, ref: Ref) -> dict[int, Known | Relation]:
         inputs = self._inputs(node, other)
         if any(bodies(node.proto)):
+            if node.op != other.op:
+                raise WrongError(f"it was a {node.op}, and is a {other.op}")
+            if self.pairing.named:
+                self._require_same_attributes(node, other)
             self._require_same(node, inputs)
             for name in sorted({n for _, body in bodies(node.proto) for n in captured(body)}):
                 owner = node.scope.owner(name)
@@ -95,7 +123,7 @@ class NodeWalk(Ledger):
                     raise UnprovenError(f"its body reads {name!r}, which {apart(known.relation)}")
             self._body(node, other)
             return dict.fromkeys(range(len(node.proto.output)), self.same)
-        pair = Pair(self.original, node, self.folded, other)
+        pair = Pair(self.original, node, self.folded, other, self.loose)
         different = any(known is not None and not known.relation.same for known in inputs)
         if node.call_attribute() and (different or ref in self.carried):
             raise UnprovenError("an attribute that only a call gives")
@@ -120,12 +148,24 @@ class NodeWalk(Ledger):
                 continue
             name = other.input(slot)
             theirs = other.scope.owner(name) if name else None
-            if theirs is None or known.folded != (theirs, name):
+            if theirs is not None and self._is_known_now(node, slot, other):
+                continue
+            if theirs is None or known.folded != self.source(theirs, name):
                 raw = self._through_new(node, other, slot)
                 if raw is None or known.folded != raw:
                     wanted = known.folded[1]
                     raise WrongError(f"it reads {name!r} where it should read {wanted!r}")
         return found
+
+    def _is_known_now(self, node: Node, slot: int, other: Node) -> bool:
+        """Whether sizes that the original computes are a constant of the folded model."""
+        if not self.pairing.named or not self.folded.is_constant(other.scope, other.input(slot)):
+            return False
+        numbers = self.original.shapes.ints(node, slot)
+        value = self.folded.value_at(other, slot)
+        return numbers is not None and value is not None and value.dtype == np.int64 and (
+            value.ndim == 1 and value.tolist() == numbers
+        )  # fmt: skip
 
     def _through_new(self, node: Node, other: Node, slot: int) -> Place | None:
         """What a new Mul in front of an Add reads, which together were a BatchNormalization."""
@@ -137,6 +177,12 @@ class NodeWalk(Ledger):
             return None
         source = mul.scope.owner(mul.input(0))
         return None if source is None else (source, mul.input(0))
+
+    def _require_same_attributes(self, node: Node, other: Node) -> None:
+        one, two = attributes(node), attributes(other)
+        for name in sorted({*one, *two}):
+            if one.get(name) != two.get(name):
+                raise WrongError(f"its attribute {name!r} has changed")
 
     def _require_same(self, node: Node, inputs: list[Known | None]) -> None:
         for known in inputs:
@@ -159,6 +205,8 @@ class NodeWalk(Ledger):
             return {0: relation}
         if node.op != other.op:
             raise WrongError(f"it was a {node.op}, and is a {other.op}")
+        if self.pairing.named:
+            self._require_same_attributes(node, other)
         for slot in range(len(inputs)):
             if (ref, slot) in self.taken:
                 self.used.add((ref, slot))

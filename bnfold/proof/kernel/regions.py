@@ -13,7 +13,7 @@ from functools import cached_property
 
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.kernel.order import in_order
-from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.reading.model import Model
 
 _MOST = 500  # nodes of one region
 
@@ -49,7 +49,7 @@ class Regions:
     folded nodes that stand in no region: in a body, or behind what is not understood.
     """
 
-    views: tuple[View, View]
+    models: tuple[Model, Model]
     found: tuple[Region, ...]
     same: dict[str, str]
     beyond: tuple[str, ...]
@@ -70,14 +70,14 @@ class Correspondence:
     changed: Mapping[Node, float]
 
 
-def regions(original: View, folded: View, known: Correspondence) -> Regions:
+def regions(original: Model, folded: Model, known: Correspondence) -> Regions:
     """Cut the main graphs of two models where they are known to have the same values."""
     return _Cutter(original, folded, known).regions()
 
 
 class _Cutter:
-    def __init__(self, original: View, folded: View, known: Correspondence) -> None:
-        self.views = (original, folded)
+    def __init__(self, original: Model, folded: Model, known: Correspondence) -> None:
+        self.models = (original, folded)
         self.known = known
         self.gone = set(known.gone)
         found = {old: new for old, new in known.values.items() if new is not None}
@@ -91,14 +91,14 @@ class _Cutter:
 
     def regions(self) -> Regions:
         found = []
-        for node in self.views[0].main.nodes:
+        for node in self.models[0].main.nodes:
             if node.output in self.equal and self._is_end(node):
                 region = self._region(node.output)
                 if region is not None:
                     found.append(region)
         covered = {label for region in found for label in region.took}
         beyond = [node.label for node in self.known.changed if node.label not in covered]
-        return Regions(self.views, tuple(found), self.same, tuple(beyond))
+        return Regions(self.models, tuple(found), self.same, tuple(beyond))
 
     def _is_end(self, node: Node) -> bool:
         """Whether something was folded between this node's output and the values before it."""

@@ -1,13 +1,8 @@
-"""The skeletons of two models: what is not a constant that took maps is byte for byte the same.
-
-Nodes correspond by their places: those of the folded model, without those that the proof says are
-new, are those of the original, without those that it says are gone. Nothing is matched by likeness.
-"""
+"""The skeletons of two models: what is not a constant that took maps is byte for byte the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
@@ -16,9 +11,8 @@ from bnfold.graph.index import Node, Scope
 from bnfold.onnx_io.data_files import FileRange
 from bnfold.onnx_io.protos import is_set
 from bnfold.proof.kernel.outcome import Finding, Outcome
-from bnfold.proof.laws.absorbing import WrongError
+from bnfold.proof.kernel.pairing import Pairing
 from bnfold.proof.reading.model import Model
-from bnfold.steps import Proof
 
 WHOLE = "the model"  # at which differences stand that no node has
 _CHUNK = 1 << 22  # bytes that are compared at a time
@@ -26,54 +20,6 @@ _VALUES = (
     "raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data",
     "external_data", "data_location",
 )  # fmt: skip
-
-
-@dataclass
-class Pairing:
-    """Which node of the original is which of the folded model."""
-
-    partner: dict[Node, Node] = field(default_factory=dict)
-    gone: set[Node] = field(default_factory=set)
-    new: set[Node] = field(default_factory=set)
-    scopes: dict[Scope, Scope] = field(default_factory=dict)
-
-
-def paired(original: Model, folded: Model, proof: Proof) -> Pairing:
-    """Pair nodes by their places. Raises WrongError where they do not come out even."""
-    result = Pairing()
-    for kind, model, refs in (("gone", original, proof.gone), ("new", folded, proof.new)):
-        for ref in refs:
-            node = model.node(ref.scope, ref.node)
-            if node is None:
-                raise WrongError("the proof speaks of a node that is not there")
-            getattr(result, kind).add(node)
-    gone_scopes = {
-        scope for scope in original.index.scopes if _inside(scope, result.gone)
-    }  # fmt: skip
-    ours = [scope for scope in original.index.scopes if scope not in gone_scopes]
-    theirs = folded.index.scopes
-    if len(ours) != len(theirs):
-        raise WrongError("the models have not the same bodies and functions")
-    for old, new in zip(ours, theirs, strict=True):
-        result.scopes[old] = new
-        before = [node for node in old.nodes if node not in result.gone]
-        after = [node for node in new.nodes if node not in result.new]
-        if len(before) != len(after):
-            raise WrongError(
-                f"{len(before)} nodes should be left of {old.label or 'the graph'}, and there are "
-                f"{len(after)}"
-            )
-        result.partner.update(zip(before, after, strict=True))
-    return result
-
-
-def _inside(scope: Scope, gone: set[Node]) -> bool:
-    owners = {id(a.g) for node in gone for a in node.proto.attribute if a.HasField("g")}
-    while scope is not None and scope.parent is not None:
-        if id(scope.container) in owners:
-            return True
-        scope = scope.parent
-    return False
 
 
 class Skeleton:
@@ -152,10 +98,16 @@ class Skeleton:
             )
             yield from self._inputs(old, new, a, b)
             yield from self._tensors(old, new)
+        places = {node: place for place, node in enumerate(new.nodes)}
+        last = -1
         for before in old.nodes:
             after = self.pairing.partner.get(before)
-            if after is not None:
-                yield from self._node(before, after)
+            if after is None:
+                continue
+            yield from self._node(before, after)
+            if places[after] < last:
+                yield _wrong(before.label, "it stands in another order")
+            last = places[after]
         for node in new.nodes:
             if node in self.pairing.new:
                 yield from self._new(node)

@@ -22,11 +22,35 @@ from bnfold.proof.reading.operands import Array
 
 
 class WrongError(Exception):
-    """The folded model is not what the proof says, or that is not equal to the original."""
+    """The folded model is not what the proof says, or that is not equal to the original.
+
+    `certain`: no other proof could show that it is equal, if all else is understood.
+    """
+
+    def __init__(self, sentence: str, *, certain: bool = False) -> None:
+        super().__init__(sentence)
+        self.certain = certain
 
 
 class UnprovenError(Exception):
     """Nothing known says whether it is."""
+
+
+class UnknownError(Exception):
+    """Nothing is known of what a node reads, for a reason that has been found before."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(str(cause.what))
+        self.cause = cause
+
+
+@dataclass
+class Cause:
+    """Why nothing is known of a value, where that shows, and whether it has been said."""
+
+    what: WrongError | UnprovenError
+    label: str
+    said: bool = False
 
 
 @dataclass

@@ -31,10 +31,14 @@ def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
 
     (x + t) + c = (x + c) + t,  (s·x)·c = s·(x·c)
     """
+    node, slot = pair.node, constant_slot(pair.original, pair.node)
+    maps = (relation.p, relation.q)
+    multiplies = node.op == "Mul" or (node.op == "Div" and slot == 1)
+    if multiplies and node.scope.opset >= 7 and not any(a.shifts for a in maps):
+        return Relation(*(_placed(pair, 1 - (slot or 0), a) for a in maps))
     e = relation.original_of_folded()
     if e is None:
         return "a channel that is lost"
-    node, slot = pair.node, constant_slot(pair.original, pair.node)
     if e.is_identity:
         return Relation(e.identity(e.functions), e.identity(e.functions))
     if node.scope.opset < 7 and e.axis is not None and slot == 0:

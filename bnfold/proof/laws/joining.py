@@ -21,7 +21,7 @@ def joined(model: Model, node: Node, maps: Sequence[Map]) -> Map | str:
         return maps[0].identity(maps[0].functions)
     if node.op == "Concat":
         return _concat(model, node, maps)
-    if node.scope.opset < 7 and node.op != "Sum":
+    if node.scope.opset < 7 and node.attribute("broadcast", 0):
         return "an operator that broadcasts in another way"
     placed = [_on_output(model, node, slot, a) for slot, a in enumerate(maps)]
     lost = next((a for a in placed if isinstance(a, str)), None)

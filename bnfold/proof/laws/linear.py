@@ -61,6 +61,17 @@ def _offset(model: Model, node: Node, weight: Weight) -> _Offset:
     return _Offset(wide, beta, node.input(2), stored=True)
 
 
+def products(model: Model, node: Node) -> int:
+    """The length of the dot products of a linear node; 0 for any other."""
+    if node.op not in LINEAR:
+        return 0
+    slot = 0 if node.op != "MatMul" or model.is_constant(node.scope, node.input(1)) else 1
+    try:
+        return weight_of(model, node, model.rank(node.scope, node.input(slot))).length
+    except UnprovenError:
+        return 0
+
+
 def take(pair: Pair, e: Map, u: Map) -> Taken:
     """Check the constants of a pair of linear nodes."""
     node, other = pair.node, pair.other
@@ -195,7 +206,7 @@ def _check_offset(
     before = np.broadcast_to(one.rows, (rows, old.channels))
     after = np.broadcast_to(two.rows, (rows, old.channels))
     loose = max(pair.tolerance(2), pair.loose) if one.stored else pair.loose
-    step = None if inner is None and u.is_identity else _half_step(pair, u)
+    step = _half_step(pair, u) if inner is not None or u.shifts else None
     tally = taken.tally(two.name, 2) if pair.other.op != "MatMul" else None
     for row in range(rows):
         total = Real.of(before[row])

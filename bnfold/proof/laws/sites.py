@@ -52,21 +52,30 @@ def site(model: Model, functions: Functions, node: Node) -> tuple[int, Map] | No
     return None
 
 
+def trains(node: Node) -> bool:
+    """Whether a BatchNormalization normalises by the statistics of each batch.
+
+    Opset 1 and 6 do unless is_test is set; up to 13 further outputs mean it, from 14 on
+    training_mode does.
+    """
+    if node.op != "BatchNormalization":
+        return False
+    if node.scope.opset >= 14:
+        return bool(node.attribute("training_mode", 0))
+    test = node.scope.opset >= 7 or node.attribute("is_test", 0)
+    return not test or any(node.proto.output[1:])
+
+
 Parameters = tuple[Array, Array, Array, Array, float]
 
 
 def batch_norm(model: Model, node: Node) -> Parameters | None:
     """γ, β, μ, σ² and ε of a BatchNormalization that infers; None for one that does not.
 
-    Opset 1 and 6 train unless is_test is set; up to 13 further outputs mean training, from 14 on
-    training_mode does. `spatial` = 0, below opset 9, has statistics for each pixel.
+    `spatial` = 0, below opset 9, has statistics for each pixel.
     """
     opset = node.scope.opset
-    if node.call_attribute() or not node.output or any(node.proto.output[1:]):
-        return None
-    if opset >= 14 and node.attribute("training_mode", 0):
-        return None
-    if opset < 7 and not node.attribute("is_test", 0):
+    if node.call_attribute() or not node.output or trains(node) or any(node.proto.output[1:]):
         return None
     if opset < 9 and not node.attribute("spatial", 1):
         return None

@@ -64,7 +64,7 @@ def check(
     compare(stored[rest], some, tally, loose, picked)
     with np.errstate(all="ignore"):
         off = np.abs(stored[rest].astype(np.float64) - some.value)
-        tiny = (np.abs(stored[rest]) < least) & (off > 0)
+        tiny = (np.abs(stored[rest]) < least) & (off > 0) & (off <= limits(stored.dtype)[2])
         ratio = off / (unit_roundoff(stored.dtype) * some.magnitude)
     if step is not None:
         counted = np.isfinite(ratio) & (off > 0)

@@ -196,6 +196,11 @@ class Model:
 
     # --- element types ---------------------------------------------------------------------------
 
+    def rank(self, scope: Scope, name: str) -> int | None:
+        """The number of axes of a value; None where it is not known."""
+        shape = self.shapes.of(scope, name)
+        return None if shape is None else len(shape)
+
     def element_type(self, scope: Scope, name: str) -> int:
         """The ONNX element type of a value; 0 where it is not known."""
         owner = scope.owner(name) if name else None

@@ -53,3 +53,9 @@ def axis_of(axis: int, rank: int) -> int:
     if not -rank <= axis < rank:
         raise ValueError(axis)
     return axis % rank
+
+
+def same_array(one: Array, other: Array) -> bool:
+    """Whether two arrays have the same type, shape and bits."""
+    same = one.dtype == other.dtype and one.shape == other.shape
+    return same and one.tobytes() == other.tobytes()

@@ -1,1 +1,1 @@
-"""Looks for what was folded between two files: trusted by nobody, the kernel judges."""
+"""Proposes steps for two files of which nobody has a proof. Nothing here is believed."""

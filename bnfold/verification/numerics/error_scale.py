@@ -15,9 +15,9 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.graph.index import Node
 from bnfold.proof.kernel.regions import Part
-from bnfold.proof.search.reading.affine_nodes import batch_norm
-from bnfold.proof.search.reading.linear_nodes import LINEAR, linear
-from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.laws.linear import LINEAR, products
+from bnfold.proof.laws.sites import batch_norm
+from bnfold.proof.reading.model import Model
 
 # |g(a) − g(b)| ≤ g(e) for |a − b| ≤ e, and all of g's weights are positive
 _AS_IT_IS = frozenset(
@@ -44,8 +44,8 @@ class ErrorScale:
     another has two sizes: `of` what is computed, and its own.
     """
 
-    def __init__(self, view: View) -> None:
-        self.view = view
+    def __init__(self, model: Model) -> None:
+        self.model = model
         self.nodes: list[NodeProto] = []
         self.tensors: list[TensorProto] = []
         self._done: set[Node] = set()
@@ -58,12 +58,12 @@ class ErrorScale:
 
     def _read(self, name: str) -> str:
         """The name of the size of a value that a node reads."""
-        own = name in self._starts or self.view.is_constant(self.view.main, name)
+        own = name in self._starts or self.model.is_constant(self.model.main, name)
         return f"bnfold:Abs({name})" if own else self.of(name)
 
     def add(self, part: Part) -> None:
         """Add what computes the size of a part's end. Raises UnfitError, and then adds nothing."""
-        constant = {n for n in part.nodes if self.view.is_constant(n.scope, n.output)}
+        constant = {n for n in part.nodes if self.model.is_constant(n.scope, n.output)}
         for node in part.nodes:
             if node not in constant and not self._fits(node, part):
                 raise UnfitError(node.op)
@@ -74,20 +74,20 @@ class ErrorScale:
                 self.nodes.extend([node.proto] if node in constant else self._node(node))
 
     def _fits(self, node: Node, part: Part) -> bool:
-        op, view = node.op, self.view
+        op, model = node.op, self.model
         if op in ("Add", "Sub", "Mul", "Relu", "LeakyRelu", "Sum", "Pad", "ReduceMin"):
             return node.scope.opset >= 7
         if op == "Div":
-            return node.scope.opset >= 7 and view.is_constant(node.scope, node.input(1))
+            return node.scope.opset >= 7 and model.is_constant(node.scope, node.input(1))
         if op == "Resize":
             return node.attribute("mode", b"nearest") in (b"nearest", b"linear")
         if op == "BatchNormalization":
-            return node.scope.opset >= 7 and batch_norm(view, node) is not None
+            return node.scope.opset >= 7 and batch_norm(model, node) is not None
         if op == "PRelu":
-            return view.array(node.scope, node.input(1)) is not None
+            return model.value_at(node, 1) is not None
         if op in _NORMS:  # whose results do not follow what they read
-            known = view.rank(node.scope, node.input(0)) is not None
-            constant = all(view.is_constant(node.scope, n) for n in node.proto.input[1:] if n)
+            known = model.rank(node.scope, node.input(0)) is not None
+            constant = all(model.is_constant(node.scope, n) for n in node.proto.input[1:] if n)
             return known and constant and node.input(0) in part.starts
         return op in _AS_IT_IS or op in LINEAR
 
@@ -135,12 +135,12 @@ class ErrorScale:
 
     def _batch_norm(self, node: Node) -> Iterator[NodeProto]:
         """|s|·|x| + (|β| + |s·μ|)."""
-        parameters = batch_norm(self.view, node)
+        parameters = batch_norm(self.model, node)
         assert parameters is not None
         gamma, beta, mean, variance, epsilon = parameters
         scale = np.abs(gamma / np.sqrt(variance + epsilon))
-        rank = self.view.rank(node.scope, node.input(0)) or 4
-        kind = self.view.element_type(node.scope, node.input(0)) or TensorProto.FLOAT
+        rank = self.model.rank(node.scope, node.input(0)) or 4
+        kind = self.model.element_type(node.scope, node.input(0)) or TensorProto.FLOAT
         dtype = helper.tensor_dtype_to_np_dtype(kind)
         names = []
         for values in (scale, np.abs(beta) + scale * np.abs(mean)):
@@ -167,8 +167,8 @@ class ErrorScale:
             yield helper.make_node("Abs", [f"{name}/scaled"], [name])
             return
         yield helper.make_node("Abs", [f"{name}/scaled"], [f"{name}/size"])
-        rank = self.view.rank(node.scope, node.input(0))
-        beta = self.view.array(node.scope, node.input(2))
+        rank = self.model.rank(node.scope, node.input(0))
+        beta = self.model.value_at(node, 2)
         assert rank is not None
         assert beta is not None
         if node.op != "LayerNormalization":
@@ -183,10 +183,10 @@ class ErrorScale:
             yield helper.make_node("Identity", copy.input, [name])
             return
         if node.op == "PRelu":
-            slopes = self.view.array(node.scope, node.input(1))
+            slopes = self.model.value_at(node, 1)
             assert slopes is not None
         else:
-            kind = self.view.element_type(node.scope, node.input(0)) or TensorProto.FLOAT
+            kind = self.model.element_type(node.scope, node.input(0)) or TensorProto.FLOAT
             slope = node.attribute("alpha", 0.01)
             slopes = np.asarray(slope, helper.tensor_dtype_to_np_dtype(kind))
         steep = np.maximum(np.abs(slopes), np.ones_like(slopes))
@@ -194,7 +194,7 @@ class ErrorScale:
         yield helper.make_node("Mul", [copy.input[0], f"{name}/slope"], [name])
 
 
-def fold_tolerance(view: View, part: Part, spatial: int) -> float:
+def fold_tolerance(model: Model, part: Part, spatial: int) -> float:
     """How many units u·A(x) two evaluations of a part may lie apart: 2√n + 8 for each operator.
 
     n is the length of its sums. Roundings are taken for independent (Higham & Mary 2019); the bound
@@ -202,9 +202,9 @@ def fold_tolerance(view: View, part: Part, spatial: int) -> float:
     """
     total = 0.0
     for node in part.nodes:
-        found = linear(view, node)
-        if found is not None:
-            total += 2 * math.sqrt(found.length) + 8
+        length = products(model, node)
+        if length:
+            total += 2 * math.sqrt(length) + 8
         elif node.op in _SUMS:
             size = math.prod(node.numbers("kernel_shape") or [spatial])
             total += 2 * math.sqrt(size)

@@ -44,14 +44,14 @@ def making(target: Path) -> Iterator[Path]:
 
 def of_fold(regions: Regions, failure: Failure, target: Path, folder: Path) -> None:
     """Save both models' part around a fold that is wrong."""
-    region, (original, folded) = failure.region, regions.views
+    region, (original, folded) = failure.region, regions.models
     before = {name: failure.values[name] for name in region.original.starts}
     after = {name: failure.values[regions.same[name]] for name in region.folded.starts}
-    for name, view, part, values in (
+    for name, model, part, values in (
         ("original.onnx", original, region.original, before),
         ("model.onnx", folded, region.folded, after),
     ):
-        _save(model_file.read(submodels.of_parts(view, [part], values, folder, {})), target / name)
+        _save(model_file.read(submodels.of_parts(model, [part], values, folder, {})), target / name)
     _save_data(target, after.items(), [(region.original.end, failure.values[region.original.end])])
 
 

@@ -20,7 +20,7 @@ from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import Array
 from bnfold.proof.kernel.regions import Part, Region, Regions
 from bnfold.proof.numbers.correct_rounding import unit_roundoff
-from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.reading.model import Model
 from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import Feed, SessionFactory, check_memory, run
 from bnfold.verification.comparison import FoldRun
@@ -60,8 +60,8 @@ def run_folds(
     if not regions.found:
         return FoldRuns((), tuple(beyond), None)
     names = {name for region in regions.found for name in runner.names(region)}
-    made = {name for node in regions.views[0].main.nodes for name in node.proto.output}
-    session = sessions.open(str(submodels.exposed(regions.views[0], names & made, folder)))
+    made = {name for node in regions.models[0].main.nodes for name in node.proto.output}
+    session = sessions.open(str(submodels.exposed(regions.models[0], names & made, folder)))
     for start in range(0, len(regions.found), _AT_ONCE):
         some = regions.found[start : start + _AT_ONCE]
         job.stage("running each fold by itself", start, len(regions.found))
@@ -82,7 +82,7 @@ def run_folds(
 class _FoldRunner:
     def __init__(self, regions: Regions, sessions: SessionFactory, folder: Path) -> None:
         self.regions = regions
-        self.original, self.folded = regions.views
+        self.original, self.folded = regions.models
         self.sessions = sessions
         self.folder = folder
         self.worst: dict[str, Failure] = {}  # by the end
@@ -216,7 +216,7 @@ def _channel(region: Region, place: Sequence[Any]) -> int:
     return int(place[1]) if len(place) > 1 else 0
 
 
-def _alone(original: View, part: Part, values: Feed, folder: Path) -> tuple[ModelFile, Feed]:
+def _alone(original: Model, part: Part, values: Feed, folder: Path) -> tuple[ModelFile, Feed]:
     """A part of the original as a model of its own, and what it starts from."""
     inputs = {name: values[name] for name in part.starts}
     return model_file.read(submodels.of_parts(original, [part], inputs, folder, {})), inputs
@@ -225,7 +225,7 @@ def _alone(original: View, part: Part, values: Feed, folder: Path) -> tuple[Mode
 def _with_truth(regions: Regions, failure: Failure, folder: Path) -> Failure:
     """The failure with what the original would give there without rounding."""
     end = failure.region.original.end
-    file, inputs = _alone(regions.views[0], failure.region.original, failure.values, folder)
+    file, inputs = _alone(regions.models[0], failure.region.original, failure.values, folder)
     exact = float64.Evaluator(file.loaded(), wide=True).run(inputs).get(end)
     if exact is None or exact.shape != failure.values[end].shape:
         return failure

@@ -7,7 +7,7 @@ from typing import Any
 
 from bnfold.errors import BnfoldError, UndecidedError
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.proof.certificate import Static, certify, doubted, prove
+from bnfold.proof.certificate import Static, explain, prove
 from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome
 from bnfold.runtime.answer_file import FALLBACK, write_answer
 from bnfold.runtime.job import Job
@@ -55,13 +55,15 @@ def verify(job: Job) -> dict[str, Any]:
 
 def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) -> Static:
     """The certificate; not decided, with the reason, where the checker itself fails."""
-    loose = FOREIGN_K if request["foreign"] else 0.0
+    foreign, cut = request["foreign"], request["level"] in ("folds", "full")
     try:
         proofs = [from_json(proof.encode()) for proof in request["proofs"]]
-        proven = prove(original, folded, proofs, cut=request["level"] in ("folds", "full"))
-        if proven is not None and (request["proven"] or _valid(proven)):
-            return proven
-        return doubted(certify(original, folded, freeze=request["freeze"], loose=loose), proven)
+        if request["proven"]:
+            return prove(original, folded, proofs[0], cut=cut)
+        return explain(
+            original, folded, proofs, foreign=foreign, freeze=request["freeze"],
+            loose=FOREIGN_K if foreign else 0.0, cut=cut,
+        )  # fmt: skip
     except (BnfoldError, MemoryError):
         raise
     except Exception as error:
@@ -69,10 +71,6 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
         undecided = Outcome.UNDECIDED
         finding = Finding(undecided, "", sentence)
         return Static(Frame(undecided, ()), Certificate(undecided, (), (finding,)))
-
-
-def _valid(static: Static) -> bool:
-    return {static.certificate.verdict, static.frame.verdict} == {Outcome.VALID}
 
 
 def _require_decided(static: Static, level: str, *, foreign: bool) -> None:

@@ -20,7 +20,7 @@ from onnx import ModelProto
 
 from bnfold.graph.index import Node
 from bnfold.onnx_io.model_file import ModelFile
-from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.reading.model import Model
 from bnfold.runtime.sessions import Feed, Run, is_float
 from bnfold.verification.comparison import Deployed, OutputDifference
 from bnfold.verification.numerics.noise import perturb_integers
@@ -110,14 +110,14 @@ def step_of(file: ModelFile, name: str, results: Sequence[Run]) -> float | None:
     """What one step of an output is worth; None where no integers are behind it."""
     if results and name in results[0] and not is_float(results[0][name]):
         return 1.0
-    view = View(file.model, file.storage)
-    scope = view.main
+    model = Model(file.model, file.storage)
+    scope = model.main
     node: Node | None = scope.producers.get(name)
     while node is not None and node.op in _PASSING:
         node = scope.producers.get(node.input(0))
     if node is None or node.op != "DequantizeLinear":
         return None
-    scale = view.array(scope, node.input(1))
+    scale = model.value_at(node, 1)
     return None if scale is None else float(np.max(np.abs(scale.astype(np.float64))))
 
 

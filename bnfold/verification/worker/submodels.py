@@ -11,22 +11,22 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import expose
 from bnfold.proof.kernel.regions import Part
-from bnfold.proof.search.reading.model_view import View
+from bnfold.proof.reading.model import Model
 from bnfold.runtime.sessions import Feed
 
 _NUMBERS = itertools.count()
 
 
-def exposed(view: View, names: Iterable[str], folder: Path) -> Path:
+def exposed(source: Model, names: Iterable[str], folder: Path) -> Path:
     """The whole model, with these values as outputs as well."""
     model = ModelProto()
-    model.CopyFrom(view.model)
+    model.CopyFrom(source.proto)
     expose(model.graph, names)
-    return _saved(view, model, folder)
+    return _saved(source, model, folder)
 
 
 def of_parts(
-    view: View, parts: Sequence[Part], values: Feed, folder: Path, called: Mapping[str, str]
+    source: Model, parts: Sequence[Part], values: Feed, folder: Path, called: Mapping[str, str]
 ) -> Path:
     """A model with the parts' nodes alone.
 
@@ -48,7 +48,7 @@ def of_parts(
         if not part.nodes:
             protos.append(helper.make_node("Identity", [starts[part.end]], [output_judge[-1]]))
     inputs = {new: values[new] for new in starts.values()}
-    return _saved(view, bare(view, protos, (), inputs, dict.fromkeys(output_judge)), folder)
+    return _saved(source, bare(source, protos, (), inputs, dict.fromkeys(output_judge)), folder)
 
 
 def passed(end: str) -> str:
@@ -57,25 +57,25 @@ def passed(end: str) -> str:
 
 
 def of_nodes(
-    view: View, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], inputs: Feed,
+    source: Model, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], inputs: Feed,
     outputs: Iterable[str], folder: Path,
 ) -> Path:  # fmt: skip
-    """A model of these nodes, with the constants of `view` and `tensors`."""
-    return _saved(view, bare(view, nodes, tensors, inputs, outputs), folder)
+    """A model of these nodes, with the constants of `source` and `tensors`."""
+    return _saved(source, bare(source, nodes, tensors, inputs, outputs), folder)
 
 
 def bare(
-    view: View, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], inputs: Feed,
+    source: Model, nodes: Sequence[NodeProto], tensors: Sequence[TensorProto], inputs: Feed,
     outputs: Iterable[str],
 ) -> ModelProto:  # fmt: skip
-    """The same as a ModelProto whose large tensors are where those of `view` are."""
+    """The same as a ModelProto whose large tensors are where those of `source` are."""
     model = ModelProto()
-    model.CopyFrom(view.model)
+    model.CopyFrom(source.proto)
     graph = model.graph
     read = {name for node in nodes for name in node.input}
     initializers = [t for t in graph.initializer if t.name in read and t.name not in inputs]
     graph.Clear()
-    graph.name = view.model.graph.name
+    graph.name = source.proto.graph.name
     graph.initializer.extend([*initializers, *tensors])
     graph.node.extend(nodes)
     for name, array in inputs.items():
@@ -85,5 +85,5 @@ def bare(
     return model
 
 
-def _saved(view: View, model: ModelProto, folder: Path) -> Path:
-    return model_file.save(model, view.storage, folder / f"part{next(_NUMBERS)}.onnx")
+def _saved(source: Model, model: ModelProto, folder: Path) -> Path:
+    return model_file.save(model, source.storage, folder / f"part{next(_NUMBERS)}.onnx")

@@ -1,0 +1,109 @@
+"""What must be the same in two models whose nodes correspond as a proof says, one by one.
+
+The opsets that operators are read by, the names and order of inputs and outputs, the defaults of
+inputs that callers may leave out, functions, names that mean one thing in every scope; and what the
+attributes of two nodes say, whether in so many words or by default.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import onnx
+from onnx import AttributeProto, ModelProto, helper
+
+from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
+from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import same_array
+
+
+def differences(original: Model, folded: Model) -> Iterator[WrongError | UnprovenError]:
+    """What keeps two models from being compared, or shows that they differ."""
+    one, two = original.proto, folded.proto
+    opsets = [_opsets(model) for model in (one, two)]
+    for domain in sorted(opsets[0].keys() & opsets[1].keys()):
+        old, new = (versions[domain] for versions in opsets)
+        if old != new:
+            yield UnprovenError(f"opset {old} of {domain or 'ONNX'} became {new}")
+    for what in ("input", "output"):
+        ours, theirs = (_names(model, what) for model in (original, folded))
+        if ours != theirs:
+            sentence = f"the {what}s {', '.join(ours)} became {', '.join(theirs)}"
+            yield WrongError(sentence, certain=True)
+    yield from _defaults(original, folded)
+    if list(one.functions) != list(two.functions):
+        yield UnprovenError("the local functions are not the same")
+    if any(function.overload for function in one.functions):
+        yield UnprovenError("functions with overloads, which are not told apart here")
+    before, after = (
+        {name for scope in model.index.scopes for name in _shadowing(scope)}
+        for model in (original, folded)
+    )
+    for name in sorted(after - before):
+        yield UnprovenError(f"{name!r} of a body now hides one around it")
+
+
+def _opsets(model: ModelProto) -> dict[str, int]:
+    return {
+        "" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version
+        for entry in model.opset_import
+    }
+
+
+def _names(model: Model, what: str) -> list[str]:
+    hidden = model.main.initializers if what == "input" and model.index.ir_version < 4 else {}
+    return [v.name for v in getattr(model.proto.graph, what) if v.name not in hidden]
+
+
+def _defaults(original: Model, folded: Model) -> Iterator[WrongError]:
+    """Inputs with a value that holds where the caller gives none."""
+    if original.index.ir_version < 4:
+        return
+    for name in original.main.inputs:
+        one, two = (model.main.initializers.get(name) for model in (original, folded))
+        if one is None and two is None:
+            continue
+        same = one is not None and two is not None and same_array(
+            original.storage.array(one), folded.storage.array(two)
+        )  # fmt: skip
+        if not same:
+            sentence = f"the default of the input {name!r} has changed"
+            yield WrongError(sentence, certain=True)
+
+
+def _shadowing(scope: Scope) -> set[str]:
+    """Names of a body that the scopes around it define as well."""
+    own = {*scope.producers, *scope.initializers, *scope.inputs}
+    found: set[str] = set()
+    outer = scope.parent
+    while outer is not None:
+        found |= own & {*outer.producers, *outer.initializers, *outer.inputs}
+        outer = outer.parent
+    return found
+
+
+def attributes(node: Node) -> dict[str, bytes]:
+    """A node's attributes with the defaults of its operator, but for bodies."""
+    found = {}
+    try:
+        schema = onnx.defs.get_schema(node.proto.op_type, node.scope.opset, node.proto.domain)
+    except onnx.defs.SchemaError:
+        pass
+    else:
+        for name, declared in schema.attributes.items():
+            if declared.default_value.type != AttributeProto.UNDEFINED:
+                found[name] = _value(declared.default_value)
+    for attribute in node.proto.attribute:
+        if not (attribute.HasField("g") or attribute.graphs):
+            found[attribute.name] = _value(attribute)
+    return found
+
+
+def _value(attribute: AttributeProto) -> bytes:
+    if attribute.ref_attr_name:
+        return b"ref:" + attribute.ref_attr_name.encode()
+    value = helper.get_attribute_value(attribute)
+    if attribute.type == AttributeProto.TENSOR:
+        return bytes(value.SerializeToString(deterministic=True))
+    return repr((attribute.type, value)).encode()

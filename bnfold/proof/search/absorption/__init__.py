@@ -1,1 +1,0 @@
-"""Which maps a constant of the folded model has taken."""

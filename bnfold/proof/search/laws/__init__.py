@@ -1,1 +1,0 @@
-"""What each operator demands of the maps that its inputs and outputs carry."""

@@ -1,1 +1,0 @@
-"""How a value of one file relates to that of another."""

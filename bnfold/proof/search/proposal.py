@@ -1,0 +1,88 @@
+"""Steps that may explain two files: which constants have taken the maps of which nodes.
+
+Other tools fold what stands next to each other, so that is what is proposed: the maps of the nodes
+that are gone go into whatever stands before them and has changed; what is left of them goes down,
+by the laws alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from bnfold import steps
+from bnfold.graph.index import Node, Role
+from bnfold.proof.laws.passing import is_idle
+from bnfold.proof.laws.sites import ARITHMETIC
+from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import same_array
+from bnfold.proof.search.alignment import Alignment
+from bnfold.steps import Carried, Proof, Ref
+
+_ABSORBING = frozenset(
+    {
+        "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GroupNormalization",
+        "InstanceNormalization", "LayerNormalization", "MatMul", *ARITHMETIC,
+    }
+)  # fmt: skip
+_BETWEEN = frozenset(
+    {
+        "AveragePool", "Cast", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity",
+        "LeakyRelu", "MaxPool", "Relu", "Resize", "Upsample",
+    }
+)  # fmt: skip
+_FURTHEST = 100  # nodes behind each other
+
+
+def proposed(original: Model, folded: Model) -> Proof:
+    """A proof that may hold, from the two models alone."""
+    partner = Alignment(original, folded).run()
+    carried = [
+        Carried(_ref(original, node), steps.IDENTITY, _taken_from_behind(original, node, partner))
+        for node, other in partner.items()
+        if node.op in _ABSORBING
+        and (node.op != other.op or _changed(original, node, folded, other))
+    ]
+    pairs = tuple((_ref(original, a), _ref(folded, b)) for a, b in partner.items())
+    return Proof(carried=tuple(carried), pairs=pairs, freeze=original.freeze)
+
+
+def _ref(model: Model, node: Node) -> Ref:
+    return Ref(*model.positions[node])
+
+
+def _changed(original: Model, node: Node, folded: Model, other: Node) -> bool:
+    """Whether a constant is another one, or one has come or gone."""
+    for slot in range(max(len(node.proto.input), len(other.proto.input))):
+        one, two = node.input(slot), other.input(slot)
+        constant = (
+            bool(one) and original.is_constant(node.scope, one),
+            bool(two) and folded.is_constant(other.scope, two),
+        )
+        if not any(constant):
+            continue
+        before, after = original.value(node.scope, one), folded.value(other.scope, two)
+        if before is None or after is None or not same_array(before, after):
+            return True
+    return False
+
+
+def _taken_from_behind(
+    original: Model, node: Node, partner: Mapping[Node, Node]
+) -> steps.Map:  # fmt: skip
+    """The maps of the nodes behind a node that are gone."""
+    total: steps.Map = steps.IDENTITY
+    scope, name = node.scope, node.output
+    for _ in range(_FURTHEST):
+        uses = scope.uses.get(name, [])
+        reader = uses[0].node if len(uses) == 1 and uses[0].role is Role.READ else None
+        if reader is None:
+            break
+        if reader not in partner:
+            if not is_idle(original, reader):
+                if reader.op not in ("BatchNormalization", *ARITHMETIC):
+                    break
+                total = steps.then(total, steps.Site(_ref(original, reader)))
+        elif reader.op not in _BETWEEN:
+            break
+        name = reader.output
+    return total
