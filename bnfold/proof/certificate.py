@@ -117,8 +117,8 @@ def certify(
     one, two = original.model, folded.model
     if list(one.functions) != list(two.functions):  # some were inlined: compare them all inlined
         one, two = _inlined(one), _inlined(two)
-    old = Model(one, original.storage, freeze=freeze)
-    new = Model(two, folded.storage, freeze=freeze)
+    old = Model(one, original.storage, freeze=freeze, sizes=True)
+    new = Model(two, folded.storage, freeze=freeze, sizes=True)
     return _static(old, new, proposed(old, new), cut=cut, loose=loose)
 
 

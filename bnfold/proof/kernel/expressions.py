@@ -6,7 +6,7 @@ import numpy as np
 
 from bnfold import steps
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
-from bnfold.proof.laws.sites import site
+from bnfold.proof.laws.sites import TRAINS, site, trains
 from bnfold.proof.laws.weights import response_of, weight_of
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
@@ -32,6 +32,8 @@ class Expressions:
         if found is None:
             node = self.original.node(ref.scope, ref.node)
             label = "a node that is not there" if node is None else node.label
+            if node is not None and trains(node):
+                raise WrongError(f"{label} {TRAINS}", certain=True)
             raise WrongError(f"{label} applies no map that is known")
         return found
 

@@ -51,6 +51,11 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import same_array
 from bnfold.steps import Proof
 
+_ZERO_IF_ABSENT = {  # which inputs of an operator are zeros where there are none
+    "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "GRU": (3, 5), "LSTM": (3, 5, 6, 7),
+    "RNN": (3, 5),
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -112,7 +117,7 @@ class _Walk(NodeWalk):
         for old, new in self.pairing.scopes.items():
             if old.parent is None:
                 self._scope(old, new)
-        for ref in (*self.carried, *self.taken):
+        for ref in (*self.carried, *self.taken) if not self.pairing.named else ():
             if ref not in self.used:
                 self._say(
                     WrongError("the proof gives it a map that it has no use for"), "the model"
@@ -157,7 +162,7 @@ class _Walk(NodeWalk):
             if (other, place) in self.free:
                 continue
             if not a or not b:
-                if a or b:
+                if (a or b) and not (self.pairing.named and self._is_default(node, slot, other)):
                     self._say(WrongError(f"its input {slot} has come or gone"), node.label)
                 continue
             if a == b and not self.pairing.named and not skeleton.is_claimed(other.scope, b):
@@ -168,7 +173,7 @@ class _Walk(NodeWalk):
                 alike = False
             if alike is None:
                 self._say(UnprovenError(f"the value of {a!r} is not known"), node.label)
-            elif not alike and not self._asks_for_the_same(node, slot, other):
+            elif not alike and not self.asks_for_the_same(node, slot, other):
                 self._say(WrongError(f"its constant {b!r} is not the same"), node.label)
 
     def _alike(self, node: Node, a: str, other: Node, b: str) -> bool | None:
@@ -182,19 +187,14 @@ class _Walk(NodeWalk):
             return None
         return same_array(before, after)
 
-    def _asks_for_the_same(self, node: Node, slot: int, other: Node) -> bool:
-        """Whether a Reshape is told in other words what shape to make."""
-        if not self.pairing.named or (node.op, slot) not in (("Reshape", 1), ("Expand", 1)):
+    def _is_default(self, node: Node, slot: int, other: Node) -> bool:
+        """Whether a constant that has come or gone is what its absence means: zeros."""
+        if slot not in _ZERO_IF_ABSENT.get(node.op, ()):
             return False
-        one, two = (m.shapes.output(n) for m, n in ((self.original, node), (self.folded, other)))
-        if one is None or two is None or len(one) != len(two):
-            return False
-        open_ones = [(a, b) for a, b in zip(one, two, strict=True) if a != b or isinstance(a, str)]
-        return not open_ones or (
-            # as many elements in all, so that one dimension follows from the others
-            node.op == "Reshape" and len(open_ones) == 1 and isinstance(open_ones[0][0], str)
-            and isinstance(open_ones[0][1], str)
-        )  # fmt: skip
+        stored = self.original.value_at(node, slot)
+        if stored is None:
+            stored = self.folded.value_at(other, slot)
+        return stored is not None and not stored.any()
 
     # --- scopes ----------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ class _Walk(NodeWalk):
         producer = owner.producers.get(name)
         label = producer.label if producer else name
         if known is None:
-            self.cause((owner, name))
+            self.say_once(self.cause((owner, name)))
         elif known.folded != self.source(theirs, other):
             self._say(WrongError(f"the output {other!r} is made from something else"), label)
         elif not known.relation.same:

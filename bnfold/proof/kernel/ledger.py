@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from bnfold import steps
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.kernel.expressions import Expressions
+from bnfold.proof.kernel.flattened import REGROUPING, Flattened, flattened, same_but_one
 from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing, paired
@@ -66,6 +67,7 @@ class Ledger:
             raise WrongError("the proof says two things of one node")
         self.used: set[object] = set()
         self.lost: dict[Place, Cause] = {}  # of what nothing is known
+        self.regrouped: dict[Place, Known] = {}  # what has the same elements, in another shape
         self.roots = {m.root: m.kept for m in self.proof.merged}
         self.kept_in_sums = set(self.roots.values())
         self.in_sums = {ref for m in self.proof.merged for ref in m.nodes}
@@ -96,21 +98,49 @@ class Ledger:
         ):
             return None
         known = self.known.get((owner, name))
+        if known is None and slot == 0 and self._may_be_regrouped(node):
+            known = self.regrouped.get((owner, name))
         if known is None:
             raise UnknownError(self.cause((owner, name)))
         return known
 
+    def _may_be_regrouped(self, node: Node) -> bool:
+        """Whether a node only wants the elements of what it reads in their order."""
+        other = self.pairing.partner.get(node)
+        if other is not None and node.op == "MatMul":
+            return self.flattened(node, other) is not None
+        if node.op not in REGROUPING:
+            return False
+        return other is None or self._makes_the_same_shape(node, other)
+
+    def _makes_the_same_shape(self, node: Node, other: Node) -> bool:
+        """Of as many elements."""
+        one, two = self.original.shapes.output(node), self.folded.shapes.output(other)
+        return one is not None and two is not None and same_but_one(one, two)
+
+    def asks_for_the_same(self, node: Node, slot: int, other: Node) -> bool:
+        """Whether a Reshape or Expand is told in other words what shape to make."""
+        if not self.pairing.named or slot != 1 or node.op != other.op:
+            return False
+        if node.op == "Reshape":
+            return self._makes_the_same_shape(node, other)
+        one, two = self.original.shapes.output(node), self.folded.shapes.output(other)
+        known = one is not None and all(isinstance(dim, int) for dim in one)
+        return node.op == "Expand" and known and one == two
+
     def cause(self, place: Place) -> Cause:
-        """Why nothing is known of a value; it is said now, if it has not been yet."""
+        """Why nothing is known of a value."""
         if place not in self.lost:
             producer = place[0].producers.get(place[1])
             label = producer.label if producer else place[1]
             self.lost[place] = Cause(UnprovenError(f"of {place[1]!r} nothing is known"), label)
-        cause = self.lost[place]
+        return self.lost[place]
+
+    def say_once(self, cause: Cause) -> None:
+        """Say it, if it has not been said yet."""
         if not cause.said:
             cause.said = True
             self._say(cause.what, cause.label)
-        return cause
 
     def _summed(self, root: Node, ref: Ref) -> dict[int, Known | Relation]:
         """The root of a sum of branches, which one of its convolutions now makes."""
@@ -166,11 +196,12 @@ class Ledger:
             raise UnprovenError(f"a {node.op} whose constants are computed")
         given = data[0]
         self.changed.add(other)
+        rows = self.flattened(node, other)
         if node.op in linear.LINEAR and other.op in linear.LINEAR:
             e = given.original_of_folded()
             if e is None:
                 raise UnprovenError("what it reads has lost a channel")
-            taken = linear.take(pair, e, u)
+            taken = linear.take(pair, e, u, rows=rows is not None)
         elif node.op == "BatchNormalization":
             taken = self._batch_norm(pair, given, u)
         elif node.op in ARITHMETIC:
@@ -181,7 +212,17 @@ class Ledger:
             raise WrongError(f"a {node.op} has no constants that take maps")
         self._require_attributes(pair)
         self._took(pair, taken, relation)
-        return relation
+        if rows is None:
+            return relation
+        return Known((other.scope, rows.after.output), relation.settled())
+
+    def flattened(self, node: Node, other: Node) -> Flattened | None:
+        """The Reshapes around a Gemm that stands for a product over several axes."""
+        if not self.pairing.named or (node.op, other.op) != ("MatMul", "Gemm"):
+            return None
+        found = flattened(other, self.pairing.new)
+        data = self.original.shapes.of(node.scope, node.input(0))
+        return found if found is not None and found.keeps_rows(self.folded, data) else None
 
     def _batch_norm(self, pair: Pair, given: Relation, u: Map) -> Taken:
         other = pair.other
@@ -217,7 +258,8 @@ class Ledger:
         elif pair.node.op == pair.other.op == "BatchNormalization":
             allowed = {"epsilon"}  # with which its constants were judged
         elif (pair.node.op, pair.other.op) == ("MatMul", "Gemm"):
-            allowed = {"broadcast"} if pair.other.scope.opset < 7 else set()
+            allowed = {"alpha", "beta", "transA", "transB"}  # which are those of a product
+            allowed |= {"broadcast"} if pair.other.scope.opset < 7 else set()
         elif pair.node.op != pair.other.op:
             allowed = {*one}
         for name in sorted({*one, *two} - allowed):

@@ -8,6 +8,7 @@ from bnfold import steps
 from bnfold.errors import ModelError
 from bnfold.graph.index import Node
 from bnfold.onnx_io.protos import bodies, captured
+from bnfold.proof.kernel.flattened import REGROUPING
 from bnfold.proof.kernel.ledger import Known, Ledger, Place
 from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.laws import arithmetic, beside
@@ -22,7 +23,7 @@ from bnfold.proof.laws.absorbing import (
 )
 from bnfold.proof.laws.joining import JOINING, joined
 from bnfold.proof.laws.passing import LAWS, is_idle, passed
-from bnfold.proof.laws.sites import ARITHMETIC, constant_slot, trains
+from bnfold.proof.laws.sites import ARITHMETIC, TRAINS, constant_slot, trains
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
@@ -70,9 +71,8 @@ class NodeWalk(Ledger):
 
     def _lost(self, node: Node, other: Node | None, cause: Cause) -> dict[int, Known | Relation]:
         """Nothing is known of what a node makes, and nothing more needs to be said of it."""
-        if not cause.said and not (other is None and self.pairing.named):
-            cause.said = True  # else it may be of no use to anybody, and is said where it is read
-            self._say(cause.what, cause.label)
+        if other is not None or not self.pairing.named:
+            self.say_once(cause)  # else it may be of no use to anybody, and is said where it is
         self.lost.update({(node.scope, name): cause for name in node.proto.output})
         if other is not None:
             self.changed.add(other)
@@ -89,14 +89,17 @@ class NodeWalk(Ledger):
         if node.call_attribute():
             raise UnprovenError("an attribute that only a call gives")
         if trains(node):
-            sentence = "it is gone, and normalised by what each batch is, which no constant does"
-            raise WrongError(sentence, certain=True)
+            raise WrongError(f"it is gone, and {TRAINS}", certain=True)
         if node.op in ("BatchNormalization", *ARITHMETIC):
             found = self.maps.site_or_none(ref)
         elif is_idle(self.original, node) and not any(
             node.scope.uses[name] for name in node.proto.output[1:] if name
         ):
             found = (0, self.identity)
+        if found is None and self.pairing.named and node.op in REGROUPING:
+            known = self._input(node, 0)
+            if known is not None and known.relation.same:
+                self.regrouped[node.scope, node.output] = known
         if found is None:
             raise UnprovenError("it is gone, and it applies no map that is known")
         slot, a = found
@@ -137,6 +140,9 @@ class NodeWalk(Ledger):
         found: list[Known | None] = []
         count = max(len(node.proto.input), len(other.proto.input))
         for slot in range(count):
+            if self.asks_for_the_same(node, slot, other):
+                found.append(None)
+                continue
             known = self._input(node, slot)
             found.append(known)
             if known is None:
@@ -168,7 +174,11 @@ class NodeWalk(Ledger):
         )  # fmt: skip
 
     def _through_new(self, node: Node, other: Node, slot: int) -> Place | None:
-        """What a new Mul in front of an Add reads, which together were a BatchNormalization."""
+        """What a new node reads in front of one that stands for another operator with it."""
+        rows = self.flattened(node, other)
+        if rows is not None and slot == 0:
+            owner = rows.before.scope.owner(rows.before.input(0))
+            return None if owner is None else self.source(owner, rows.before.input(0))
         if (node.op, other.op, slot) != ("BatchNormalization", "Add", 0):
             return None
         owner = other.scope.owner(other.input(slot)) if other.input(slot) else None

@@ -72,13 +72,18 @@ def products(model: Model, node: Node) -> int:
         return 0
 
 
-def take(pair: Pair, e: Map, u: Map) -> Taken:
-    """Check the constants of a pair of linear nodes."""
+def take(pair: Pair, e: Map, u: Map, *, rows: bool = False) -> Taken:
+    """Check the constants of a pair of linear nodes.
+
+    `rows`: the other one reads the rows of all leading axes one behind the other.
+    """
     node, other = pair.node, pair.other
     slot = _data_slot(pair)
     rank = None if pair.shape(slot) is None else pair.rank(slot)
     old, new = weight_of(pair.original, node, rank), weight_of(pair.folded, other, rank)
-    _require_alike(pair, old, new, rank)
+    if (node.op, other.op) == ("MatMul", "Gemm") and other.attribute("transB", 0):
+        new = new.transposed()
+    _require_alike(pair, old, new, 2 if rows else rank)
     e_wide, u_wide = e.over(old.data_axis, old.inputs), u.over(old.out_axis, old.channels)
     if e_wide is None or u_wide is None:
         raise UnprovenError("a map along another axis than the channels'")
@@ -98,9 +103,10 @@ def _data_slot(pair: Pair) -> int:
 
 def _require_alike(pair: Pair, old: Weight, new: Weight, rank: int | None) -> None:
     node, other = pair.node, pair.other
-    same = (old.values.shape, old.view, old.outputs, old.slot, old.data_axis) == (
-        new.values.shape, new.view, new.outputs, new.slot, new.data_axis,
+    same = (old.values.shape, old.view, old.outputs, old.slot) == (
+        new.values.shape, new.view, new.outputs, new.slot,
     )  # fmt: skip
+    same &= old.data_axis == new.data_axis or node.op != other.op
     if not same or old.values.dtype != new.values.dtype:
         raise WrongError("its weight is of another shape or type")
     if old.values.dtype.kind not in "fV":
@@ -109,7 +115,7 @@ def _require_alike(pair: Pair, old: Weight, new: Weight, rank: int | None) -> No
         if (node.op, other.op) != ("MatMul", "Gemm") or rank != 2 or old.slot != 1:
             raise WrongError(f"a {other.op} cannot stand for a {node.op} here")
         plain = (other.attribute("alpha", 1.0), other.attribute("beta", 1.0)) == (1.0, 1.0)
-        if not plain or other.attribute("transA", 0) or other.attribute("transB", 0):
+        if not plain or other.attribute("transA", 0):
             raise WrongError("a Gemm that is no product of the two")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -60,6 +60,11 @@ class Weight:
         """The output or input channel of an entry of the viewed weight."""
         axis = self.outputs if outputs else 3 - self.outputs
         return index[0] * self.view[axis] + index[axis]
+
+    def transposed(self) -> Weight:
+        """A matrix seen from its other side."""
+        view = (1, *self.values.T.shape, 1)
+        return replace(self, values=self.values.T, view=view, outputs=3 - self.outputs)
 
     def blocks(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         """The viewed weight in pieces: where each begins, and its slices."""

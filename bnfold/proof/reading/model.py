@@ -13,6 +13,7 @@ from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.reading import evaluation, moved_values
 from bnfold.proof.reading.operands import Array
+from bnfold.proof.reading.shape_numbers import computed
 from bnfold.proof.reading.shapes import Shapes
 
 _LONGEST_CHAIN = 400  # operators between a constant and its reader
@@ -21,14 +22,18 @@ _LONGEST_CHAIN = 400  # operators between a constant and its reader
 class Model:
     """One model, read and never changed.
 
-    `freeze` counts initializers that are also graph inputs as constants.
+    `freeze` counts initializers that are also graph inputs as constants, and `sizes` those sizes
+    that the sizes of the inputs fix.
     """
 
-    def __init__(self, model: ModelProto, storage: Storage, *, freeze: bool = False) -> None:
+    def __init__(
+        self, model: ModelProto, storage: Storage, *, freeze: bool = False, sizes: bool = False
+    ) -> None:  # fmt: skip
         """Raises ModelError for a model that is not valid."""
         self.proto = model
         self.storage = storage
         self.freeze = freeze
+        self.sizes = sizes
         self.index = Index(model, storage)
         self.positions = {
             node: (scope.number, place)
@@ -108,6 +113,9 @@ class Model:
             if node is None or node.op == "Constant":
                 self._constant[top] = self.tensor(at, read) is not None
                 continue
+            if self._size(node) is not None:
+                self._constant[top] = True
+                continue
             if (
                 (node.op not in evaluation.RULES and node.op != "CastLike")
                 or node.output != read
@@ -149,6 +157,9 @@ class Model:
                 stack.pop()
                 continue
             node = top[0].producers[top[1]]
+            if (size := self._size(node)) is not None:
+                self._values[top] = size
+                continue
             sources = [(node.scope.owner(n), n) if n else None for n in _read(node)]
             waiting = [
                 s for s in sources
@@ -163,6 +174,19 @@ class Model:
             self._values[top] = None if missing else self._evaluated(node, operands)
             stack.pop()
         return self._values[owner, name]
+
+    def _size(self, node: Node) -> Array | None:
+        """Sizes of a value that are known, and what is picked of them."""
+        if not self.sizes or node.op not in ("Gather", "Shape", "Size", "Slice"):
+            return None
+        if self.element_type(node.scope, node.output) != TensorProto.INT64:
+            return None
+        dims, found = self.shapes.output(node), computed(self.shapes, node)
+        if dims not in ((), (len(found or ()),)) or found is None:
+            return None
+        if not all(isinstance(dim, int) for dim in found):
+            return None
+        return np.array(found, np.int64).reshape(dims)
 
     def _evaluated(self, node: Node, operands: list[Array | None]) -> Array | None:
         if node.op != "CastLike":

@@ -7,13 +7,13 @@ from it; a wrong guess makes nothing equal that is not.
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from bnfold.graph.index import Node, Scope
 from bnfold.onnx_io.protos import bodies
+from bnfold.proof.kernel.flattened import REGROUPING, flattened
 from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.kernel.order import in_order
 from bnfold.proof.laws.passing import is_idle
@@ -39,12 +39,18 @@ class Alignment:
     partner: dict[Node, Node] = field(default_factory=dict)
     values: dict[Place, Place] = field(default_factory=dict)  # which value is which
     readers: dict[tuple[str, Place], list[Node]] = field(default_factory=dict)
+    _first: Counter[tuple[str, Place]] = field(default_factory=Counter)  # that is not taken
 
     def run(self) -> dict[Node, Node]:
         """The counterparts that were found."""
         found = defaultdict(list)
+        nodes = set(self.folded.index.nodes())
         for node in self.folded.index.nodes():
-            for place in dict.fromkeys(self._read(self.folded, node)):
+            rows = flattened(node, nodes)
+            read = self._read(self.folded, node)
+            for place in dict.fromkeys(
+                [*read, *(self._read(self.folded, rows.before) if rows else ())]
+            ):
                 if place is not None:
                     found[node.op, self._source(place)].append(node)
         self.readers = dict(found)
@@ -54,7 +60,10 @@ class Alignment:
         )
         for old, new in zip(*outermost, strict=False):
             self._scope(old, new)
-        return self.partner
+        products = [other for node, other in self.partner.items() if node.op == "MatMul"]
+        found_rows = [flattened(product, nodes) for product in products]
+        around = {n for row in found_rows if row is not None for n in (row.before, row.after)}
+        return {n: other for n, other in self.partner.items() if other not in around}
 
     def _read(self, model: Model, node: Node) -> list[Place | None]:
         """What a node reads that is computed; None for constants and what is absent."""
@@ -106,6 +115,8 @@ class Alignment:
         self.partner[node] = other
         for own, name in zip(node.proto.output, other.proto.output, strict=False):
             self.values[node.scope, own] = (other.scope, name)
+        if node.op == "MatMul" and (row := flattened(other, other.scope.nodes)) is not None:
+            self.values[node.scope, node.output] = (other.scope, row.after.output)
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
         for name in ours.keys() & theirs.keys():
             self._scope(_scope_of(self.original, ours[name]), _scope_of(self.folded, theirs[name]))
@@ -113,7 +124,7 @@ class Alignment:
     def _data(self, node: Node) -> Place | None:
         """What a node hands on that may be gone: a map of one value, or nothing at all."""
         slot: int | None = None
-        if node.op == "BatchNormalization" or is_idle(self.original, node):
+        if node.op in ("BatchNormalization", *REGROUPING) or is_idle(self.original, node):
             slot = 0
         elif node.op in ARITHMETIC and (constant := constant_slot(self.original, node)) is not None:
             slot = 1 - constant
@@ -136,18 +147,23 @@ class Alignment:
                 if other.op == op and (computed is None or self._reads(other, read, op == node.op))
             ]  # fmt: skip
             if computed is not None and op in (node.op, "Gemm"):
-                queue = self.readers.get((op, computed), [])
-                while queue and queue[0] in taken:
-                    queue.pop(0)
-                some = itertools.islice((o for o in queue if o not in taken), _TRIED)
                 fits += [
-                    o for o in some if o.scope is new and self._reads(o, read, op == node.op)
+                    other for other in self._readers((op, computed), taken)
+                    if other.scope is new and self._reads(other, read, op == node.op)
                 ]  # fmt: skip
             free = [o for o in fits if o not in taken and not self._belongs(o, node, known)]
             if free:
                 return self._closest(node, free)
             again += [other for other in fits if other in taken]
         return self._closest(node, again) if again and self._data(node) is None else None
+
+    def _readers(self, key: tuple[str, Place], taken: set[Node]) -> list[Node]:
+        """The next ones of an operator that read a value, and the last ones that are taken."""
+        queue, first = self.readers.get(key, []), self._first[key]
+        while first < len(queue) and queue[first] in taken:
+            first += 1
+        self._first[key] = first
+        return queue[max(0, first - _TRIED) : first + _TRIED]
 
     def _likely(self, node: Node, new: Scope, named: dict[str, Node]) -> list[Node]:
         """Those that have its name, or make what it makes, or what maps make behind it."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from bnfold import steps
 from bnfold.graph.index import Node, Role
 from bnfold.proof.laws.passing import is_idle
-from bnfold.proof.laws.sites import ARITHMETIC
+from bnfold.proof.laws.sites import ARITHMETIC, trains
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import same_array
 from bnfold.proof.search.alignment import Alignment
@@ -79,7 +79,7 @@ def _taken_from_behind(
             break
         if reader not in partner:
             if not is_idle(original, reader):
-                if reader.op not in ("BatchNormalization", *ARITHMETIC):
+                if reader.op not in ("BatchNormalization", *ARITHMETIC) or trains(reader):
                     break
                 total = steps.then(total, steps.Site(_ref(original, reader)))
         elif reader.op not in _BETWEEN:

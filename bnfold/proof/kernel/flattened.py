@@ -1,0 +1,59 @@
+"""A product with a matrix over several axes, written as a Gemm of rows between two Reshapes.
+
+[…, K] → [rows, K] → Gemm → [rows, N] → […, N]: rows keep their order, so that this is the product
+row by row, if the leading axes come back as they were.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from bnfold.graph.index import Node, Role
+from bnfold.proof.reading.dimensions import Shape
+from bnfold.proof.reading.model import Model
+
+REGROUPING = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")  # which keep elements in their order
+
+
+@dataclass(frozen=True)
+class Flattened:
+    """The Reshapes before a Gemm and behind it."""
+
+    before: Node
+    gemm: Node
+    after: Node
+
+    def keeps_rows(self, model: Model, data: Shape | None) -> bool:
+        """Whether this is a product of what has the shape `data` and the Gemm's matrix."""
+        rows, columns = model.shapes.output(self.before), model.shapes.output(self.gemm)
+        result = model.shapes.output(self.after)
+        if data is None or rows is None or columns is None or result is None:
+            return False
+        if not len(rows) == len(columns) == 2 or not len(data) == len(result) >= 2:
+            return False
+        last = (data[-1], result[-1])
+        if (rows[1], columns[1]) != last or not all(isinstance(d, int) and d > 0 for d in last):
+            return False
+        # of as many rows, all leading axes but one are the same, and so is that one
+        return same_but_one(data[:-1], result[:-1])
+
+
+def same_but_one(one: Shape, other: Shape) -> bool:
+    """Whether shapes of as many elements are the same: all dimensions but one certainly are."""
+    if len(one) != len(other):
+        return False
+    dims = zip(one, other, strict=True)
+    return sum(not (isinstance(a, int) and a == b and a > 0) for a, b in dims) <= 1
+
+
+def flattened(gemm: Node, new: Collection[Node]) -> Flattened | None:
+    """The two new Reshapes around a Gemm; None where they are not there."""
+    before = gemm.scope.producers.get(gemm.input(0))
+    uses = gemm.scope.uses.get(gemm.output, [])
+    after = uses[0].node if len(uses) == 1 and uses[0].role is Role.READ else None
+    if gemm.op != "Gemm" or gemm.attribute("transA", 0) or before is None or after is None:
+        return None
+    if (before.op, after.op) != ("Reshape", "Reshape") or not (before in new and after in new):
+        return None
+    return Flattened(before, gemm, after)
