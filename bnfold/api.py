@@ -10,13 +10,13 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 import onnx
 from msgspec import structs
 
 from bnfold.deprecation import renamed_parameter
-from bnfold.errors import BnfoldError, ModelError, UsageError
+from bnfold.errors import BnfoldError, UsageError
 from bnfold.folding.apply import apply
 from bnfold.folding.inlining import inlined
 from bnfold.folding.layer_details import Layer, layers
@@ -27,16 +27,15 @@ from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io import graphsurgeon, model_file
 from bnfold.onnx_io.data_files import DataFolder
 from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
-from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.replace_file import Kind, require_replaceable
 from bnfold.onnx_io.tensor_storage import Storage
-from bnfold.onnx_io.write_model import write_model
-from bnfold.options import Level, Options, RunOptions, Verify, require_choice
+from bnfold.onnx_io.write_model import on_disk, write_model
+from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.steps import from_json, to_json
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
-from bnfold.verification.client import compare
+from bnfold.verification.client import compare, comparing_worker
 from bnfold.verification.comparison import Comparison, require_equal
 
 Model = TypeVar("Model")
@@ -151,7 +150,7 @@ def optimize(
     path_out: PathLike | None = None,
     *,
     in_place: bool = False,
-    verify: Verify = "full",
+    verify: Verify = "run",
     external_data: str = model_file.KEEP,
     options: Options | None = None,
     run_options: RunOptions | None = None,
@@ -161,11 +160,11 @@ def optimize(
 ) -> OptimizeResult:
     """Fold a file, verify the result against the original, and write it.
 
-    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "full" (check the
-    fold from the two files, and run both models), "certificate" (without running them) or "none".
-    `options` says what is allowed beyond the default, `run_options` on which inputs and within
-    which limits the two models are run. The output gets its name only after the verification; a
-    file of that name is replaced.
+    `path_out` defaults to `model.folded.onnx` beside `model.onnx`. `verify` is "none", "proof"
+    (check the fold from the two files), "run" (and run both models on the same inputs) or "full"
+    (and every fold by itself, and in float64). `options` says what is allowed beyond the default,
+    `run_options` on which inputs and within which limits the two models are run. The output gets
+    its name only after the verification; a file of that name is replaced.
 
     `external_data` is "keep" (tensors stay in the model or in as many data files as before),
     "inline" (everything in the model) or the name of one data file beside the output. `details`
@@ -176,52 +175,54 @@ def optimize(
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (neither certified nor runnable), WorkerError (the worker crashed).
     """
+    verify = cast(Verify, current_choice("verify", verify))
     require_choice("verify", verify, Verify)
-    tell = progress or ignore
-    source = Path(path_in)
-    tell(Stage("reading the model"))
-    file = model_file.read(source)
-    target = folded_path(source, path_out, in_place)
-    if in_place:
-        require_own_data(file, target)
-    original = _copy(file.model) if details else None
-    before = proof_files.resources(source) if proof_file is not None else ()
-    if proof_file is not None:
-        require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
-    tell(Stage("planning what to fold"))
-    result = _fold_in_place(file.model, file.storage, options)
-    drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
-    flags: tuple[str, ...] = ()
-    if not result.folded:
-        flags = helpful_flags(Index(file.model, file.storage), options)
-    comparison: Comparison | None = None
+    with comparing_worker(verify) as worker:  # which gets ready while we read and plan
+        tell = progress or ignore
+        source = Path(path_in)
+        tell(Stage("reading the model"))
+        file = model_file.read(source)
+        target = folded_path(source, path_out, in_place)
+        if in_place:
+            require_own_data(file, target)
+        original = _copy(file.model) if details else None
+        before = proof_files.resources(source) if proof_file is not None else ()
+        if proof_file is not None:
+            require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
+        tell(Stage("planning what to fold"))
+        result = _fold_in_place(file.model, file.storage, options)
+        drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
+        flags: tuple[str, ...] = ()
+        if not result.folded:
+            flags = helpful_flags(Index(file.model, file.storage), options)
+        comparison: Comparison | None = None
 
-    def check(candidate: Path) -> None:
-        nonlocal comparison
-        if verify == "none" or not result.folded:
-            return
-        comparison = compare(
-            source, candidate, run_options or RunOptions(), level=verify, progress=progress,
-            proofs=(result.proof,), proven=True,
-            freeze_initializers=options is not None and options.freeze_initializers,
+        def check(candidate: Path) -> None:
+            nonlocal comparison
+            if verify == "none" or not result.folded:
+                return
+            comparison = compare(
+                source, candidate, run_options or RunOptions(), level=verify, progress=progress,
+                proofs=(result.proof,), proven=True, worker=worker,
+                freeze_initializers=options is not None and options.freeze_initializers,
+            )  # fmt: skip
+            require_equal(comparison)
+
+        tell(Stage("writing the model"))
+        written = write_model(
+            file, target, keep=not in_place, external_data=external_data, check=check,
+            unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
         )  # fmt: skip
-        require_equal(comparison)
-
-    tell(Stage("writing the model"))
-    written = write_model(
-        file, target, keep=not in_place, external_data=external_data, check=check,
-        unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
-    )  # fmt: skip
-    if proof_file is not None:
-        certificate = comparison.certificate if comparison is not None else None
-        proof_files.write(
-            proof_file, before, target, result.proof, options or Options(), certificate
-        )
-    return OptimizeResult(
-        target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
-        file.size,
-        written.size, written.data_files, written.left_behind, comparison, drawn, flags,
-    )  # fmt: skip
+        if proof_file is not None:
+            certificate = comparison.certificate if comparison is not None else None
+            proof_files.write(
+                proof_file, before, target, result.proof, options or Options(), certificate
+            )
+        return OptimizeResult(
+            target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
+            file.size,
+            written.size, written.data_files, written.left_behind, comparison, drawn, flags,
+        )  # fmt: skip
 
 
 @renamed_parameter("trial", "run_options")
@@ -238,9 +239,10 @@ def verify(
 ) -> Comparison:
     """Compare two models: what the files tell, and what they give in onnxruntime.
 
-    `level` is how far to go: "frame" (nothing changed but what folds explain), "certificate" (and
-    what was folded is right for every input), "folds" (and every folded node, fed what the original
-    computes there, gives the same) or "full" (and both models do, whole). `foreign`: the second
+    `level` is how far to go: "frame" (nothing changed but what folds explain), "proof" (and what
+    was folded is right for every input), "folds" (and every folded node, fed what the original
+    computes there, gives the same), "run" (a proof, and both models on the same inputs) or "full"
+    (all of these, and the errors of both models against float64). `foreign`: the second
     model was made by another tool; changes of names and metadata are reported but not held against
     it, and its constants may be rounded more than once. `freeze_initializers`: callers do not
     replace initializers that are also graph inputs. `proof_file` is a proof that `optimize` wrote
@@ -250,6 +252,7 @@ def verify(
     Raises ModelError, UndecidedError or WorkerError where no comparison was possible; a difference
     is not an error here: look at the result's `equal`.
     """
+    level = cast(Level, current_choice("level", level))
     require_choice("level", level, Level)
     if foreign and proof_file is not None:
         raise UsageError(
@@ -257,21 +260,19 @@ def verify(
             "a proof says all that has changed: omit `foreign`",
         )
     with contextlib.ExitStack() as stack:
-        one, two = _located(original, stack), _located(folded, stack)
+        one, two = on_disk(original, stack), on_disk(folded, stack)
         if proof_file is not None:
             proofs = [proof_files.read(proof_file, one, two)]
-        elif foreign:
-            proofs = []
         else:
-            proofs = _own_folds(one, two, freeze_initializers=freeze_initializers)
+            proofs = [] if foreign else _own_folds(one, two, freeze=freeze_initializers)
         return compare(
             one, two, run_options or RunOptions(), level=level, foreign=foreign,
-            freeze_initializers=freeze_initializers, exact=True, progress=progress,
+            freeze_initializers=freeze_initializers, exact=level == "full", progress=progress,
             proofs=proofs, proven=proof_file is not None,
         )  # fmt: skip
 
 
-def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> list[str]:
+def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
     """What bnfold itself would do to a model, with the options that two files make likely.
 
     Nobody believes it: it is tried on the two files, and proves them equal or does not.
@@ -283,7 +284,7 @@ def _own_folds(original: Path, folded: Path, *, freeze_initializers: bool) -> li
             for file in (before, after)
         ]
         options = Options(
-            freeze_initializers=freeze_initializers,
+            freeze_initializers=freeze,
             allow_max=counts[1]["Max"] > counts[0]["Max"],
             merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
         )
@@ -334,16 +335,3 @@ def _fold_in_place(
         model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied,
         to_json(proof).decode(),
     )  # fmt: skip
-
-
-def _located(model: onnx.ModelProto | PathLike, stack: contextlib.ExitStack) -> Path:
-    """The path of a model; one that is only in memory is put into a temporary file."""
-    if not isinstance(model, onnx.ModelProto):
-        return Path(model)
-    if model_file.locations(model):
-        raise ModelError(
-            "the model has external data that was not loaded",
-            "give the path of the model, or load it with onnx.load(path)",
-        )
-    folder = stack.enter_context(PrivateFolder())
-    return model_file.save(model, Storage(), folder / "model.onnx")

@@ -7,14 +7,18 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal, TypeAlias, get_args
 
+from bnfold.deprecation import warn
 from bnfold.errors import UsageError
 
-Verify: TypeAlias = Literal["full", "certificate", "none"]
-Level: TypeAlias = Literal["frame", "certificate", "folds", "full"]
+Verify: TypeAlias = Literal["none", "proof", "run", "full"]
+Level: TypeAlias = Literal["frame", "proof", "folds", "run", "full"]
 Fill: TypeAlias = Literal["mixed", "normal", "uniform", "zeros", "ones", "arange"]
 FrozenForm: TypeAlias = Literal["mul-add", "batchnorm"]
 FailOn: TypeAlias = Literal["foldable", "any", "drifted"]
 ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
+
+
+_RENAMED_CHOICE = ("certificate", "proof")
 
 
 def require_choice(name: str, value: str, choices: object) -> None:
@@ -23,6 +27,14 @@ def require_choice(name: str, value: str, choices: object) -> None:
     if value not in allowed:
         listed = ", ".join(map(repr, allowed))
         raise UsageError(f"{name}={value!r} is not one of {listed}")
+
+
+def current_choice(name: str, value: str) -> str:
+    """What a value of a choice is called now, with a warning where that is not what was given."""
+    if value != _RENAMED_CHOICE[0]:
+        return value
+    warn(f"{name}={value!r}", repr(_RENAMED_CHOICE[1]), level=3)
+    return _RENAMED_CHOICE[1]
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,8 @@ class RunOptions:
         input_shapes: shapes by input name, for inputs whose shape the model leaves open.
         dims: sizes of symbolic dimensions, by symbol.
         seed: of the generated inputs.
-        check: how many sets of inputs are generated.
+        check: how many sets of inputs are generated; None for one where a proof holds and models
+            are only run to see it at work (`verify="run"`), and three otherwise.
         fill: their distribution; "mixed" alternates between "normal" and "uniform".
         val_range: lowest and highest value by input name; "" stands for all inputs.
         rtol, atol: tolerances by output name ("" for all outputs) that replace the measured bound.
@@ -85,7 +98,7 @@ class RunOptions:
     input_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     seed: int = 0
-    check: int = 3
+    check: int | None = None
     fill: Fill = "mixed"
     val_range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     rtol: Mapping[str, float] = field(default_factory=dict)

@@ -50,7 +50,7 @@ def test_two_models_that_differ_are_not_called_equal(path: Path) -> None:
     other = path.with_name(path.name.replace("_A.", "_B."))
     words = ["--foreign"] if path.name.startswith("foreign") else []
     done = subprocess.run(
-        [sys.executable, "-m", "bnfold", "verify", str(path), str(other), "--level", "certificate",
+        [sys.executable, "-m", "bnfold", "verify", str(path), str(other), "--level", "proof",
          *words],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
@@ -62,7 +62,7 @@ MODELS = sorted(CASES.glob("*/*.onnx"))
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_no_case_crashes_bnfold(path: Path, tmp_path: Path) -> None:
-    done = optimize(path, tmp_path, "--verify", "certificate")
+    done = optimize(path, tmp_path, "--verify", "proof")
     assert done.returncode in (0, 1, 3, 4), done.stderr
     assert "Traceback" not in done.stderr
 

@@ -67,7 +67,7 @@ def test_the_model_is_equal_or_refused_with_a_reason(path: Path, tmp_path: Path)
 @pytest.mark.parametrize("form", ["mul-add", "batchnorm"])
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: str(path.relative_to(CORPUS)))
 def test_what_is_frozen_is_certified(path: Path, form: bnfold.FrozenForm, tmp_path: Path) -> None:
-    result = bnfold.freeze(path, tmp_path / "out.onnx", form=form, verify="certificate")
+    result = bnfold.freeze(path, tmp_path / "out.onnx", form=form, verify="proof")
     norms = sum(verdict.refusal is None for verdict in result.verdicts)
     assert len(result.frozen) == norms
     if norms:

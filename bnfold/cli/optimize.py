@@ -68,8 +68,8 @@ if TYPE_CHECKING:
     help="Also write the proof, an in-toto statement that bnfold verify can check again.",
 )
 @verify_option(
-    "How to verify before anything is written: check the fold from the two files and run both "
-    "models (full), only check the files (certificate), or not at all (none)."
+    "How to verify before anything is written: not at all (none), from the two files (proof), by "
+    "running both models as well (run), or with every fold run by itself and float64 too (full)."
 )
 @run_options()
 @report_options

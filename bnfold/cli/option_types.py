@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnfold import system
+from bnfold.options import current_choice
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[str, Any]]
@@ -138,3 +139,14 @@ def image_size(text: str | None) -> tuple[int, int] | None:
             f"{text!r} does not read as HEIGHTxWIDTH, for example 224x224"
         ) from None
     return height, width
+
+
+class CurrentChoice(click.Choice[str]):
+    """A choice that may be called by the name that it had before."""
+
+    def convert(
+        self, value: str, param: click.Parameter | None, ctx: click.Context | None
+    ) -> str:  # fmt: skip
+        """The name that it has now."""
+        name = param.opts[0] if param is not None else ""
+        return super().convert(current_choice(name, value), param, ctx)

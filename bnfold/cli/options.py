@@ -17,6 +17,7 @@ import click
 
 from bnfold.cli import sections
 from bnfold.cli.option_types import (
+    CurrentChoice,
     Megabytes,
     Named,
     Seconds,
@@ -117,7 +118,7 @@ freeze_initializers_option = option(
 def verify_option(help_text: str) -> Callable[[F], F]:
     """How far a command verifies what it writes."""
     return option(
-        sections.VERIFICATION, "--verify", type=click.Choice(get_args(Verify)), default="full",
+        sections.VERIFICATION, "--verify", type=CurrentChoice(get_args(Verify)), default="run",
         show_default=True, help=help_text,
     )  # fmt: skip
 
@@ -203,8 +204,9 @@ _input_options = (
     ),
 )  # fmt: skip
 _check_option = option(
-    sections.INPUTS, "--check", default=3, show_default=True, metavar="N",
-    type=click.IntRange(min=1, max=10_000), help="Number of generated sets of inputs.",
+    sections.INPUTS, "--check", metavar="N", type=click.IntRange(min=1, max=10_000),
+    help="Number of generated sets of inputs: 1 by default where models are only run to see a "
+    "proof at work, else 3.",
 )  # fmt: skip
 
 

@@ -9,6 +9,7 @@ import click
 
 from bnfold.cli import sections
 from bnfold.cli.display import Display
+from bnfold.cli.option_types import CurrentChoice
 from bnfold.cli.options import (
     command,
     display_options,
@@ -29,12 +30,12 @@ _NOT_EQUAL = 1
 @option(
     sections.VERIFICATION,
     "--level",
-    type=click.Choice(get_args(Level)),
+    type=CurrentChoice(get_args(Level)),
     default="full",
     show_default=True,
-    help="How far to go. frame: nothing changed except what was folded; certificate: and the folds "
-    "are right for every input; folds: and each folded node gives the same when run on its own; "
-    "full: and so do both models.",
+    help="How far to go. frame: nothing changed except what was folded; proof: and the folds are "
+    "right for every input; folds: and each folded node gives the same when run on its own; run: a "
+    "proof, and both models on the same inputs; full: all of these, and errors against float64.",
 )
 @option(
     sections.VERIFICATION,
@@ -76,8 +77,8 @@ def verify(
     \b
     Examples:
       bnfold verify model.onnx model.folded.onnx
-      bnfold verify model.onnx model.folded.onnx --level certificate
-      bnfold verify model.onnx model.folded.onnx --proof model.proof.json --level certificate
+      bnfold verify model.onnx model.folded.onnx --level proof
+      bnfold verify model.onnx model.folded.onnx --proof model.proof.json --level proof
       bnfold verify model.onnx slim.onnx --foreign --input-shape image:1,3,224,224
     """
     from pathlib import Path

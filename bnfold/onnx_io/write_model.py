@@ -1,15 +1,25 @@
-"""Writes the model that a call results in: written aside, checked, and only then named."""
+"""Writes the model that a call results in: written aside, checked, and only then named.
+
+And those that a call is given in memory, for whoever reads files.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnx import ModelProto
+
+from bnfold.errors import ModelError
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.atomic_output import Output
 from bnfold.onnx_io.data_files import FileRange
 from bnfold.onnx_io.model_file import KEEP, ModelFile
+from bnfold.onnx_io.output_paths import PathLike
+from bnfold.onnx_io.private_folder import PrivateFolder
+from bnfold.onnx_io.tensor_storage import Storage
 
 
 @dataclass(frozen=True)
@@ -55,3 +65,16 @@ def write_model(
         target, size, tuple(target.with_name(name) for name in output.names),
         tuple(path for path in left if path.exists()),
     )  # fmt: skip
+
+
+def on_disk(model: ModelProto | PathLike, stack: contextlib.ExitStack) -> Path:
+    """The path of a model; one that is only in memory is put into a temporary file."""
+    if not isinstance(model, ModelProto):
+        return Path(model)
+    if model_file.locations(model):
+        raise ModelError(
+            "the model has external data that was not loaded",
+            "give the path of the model, or load it with onnx.load(path)",
+        )
+    folder = stack.enter_context(PrivateFolder())
+    return model_file.save(model, Storage(), folder / "model.onnx")

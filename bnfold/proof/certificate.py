@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import onnx.inliner
 from onnx import ModelProto
@@ -11,7 +12,7 @@ from onnx import ModelProto
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.kernel.judge import judge
 from bnfold.proof.kernel.outcome import Certificate, Frame, Outcome, verdict_of
-from bnfold.proof.kernel.regions import Regions, regions
+from bnfold.proof.kernel.regions import Correspondence, Regions, regions
 from bnfold.proof.kernel.structure import WHOLE
 from bnfold.proof.reading.model import Model
 from bnfold.proof.search.proposal import proposed
@@ -27,9 +28,16 @@ class Static:
 
     frame: Frame
     certificate: Certificate
-    regions: Regions | None = None  # None where the check itself failed
     certain: bool = False
-    paired: bool = False  # whether the proof and the two files have the same nodes
+    models: tuple[Model, Model] | None = None  # None where the check itself failed
+    known: Correspondence | None = None  # None where proof and files have not the same nodes
+
+    @cached_property
+    def regions(self) -> Regions | None:
+        """Where both models can be cut open."""
+        if self.models is None or self.known is None:
+            return None
+        return regions(*self.models, self.known)
 
     @property
     def equal(self) -> bool:
@@ -53,17 +61,17 @@ class Static:
         )  # fmt: skip
 
 
-def prove(original: ModelFile, folded: ModelFile, proof: Proof, *, cut: bool = True) -> Static:
-    """The verdict on two files by a proof. `cut`: also find where both can be cut open."""
+def prove(original: ModelFile, folded: ModelFile, proof: Proof) -> Static:
+    """The verdict on two files by a proof."""
     one = without_functions(original.model, proof.inlined)
     old = Model(one, original.storage, freeze=proof.freeze)
     new = Model(folded.model, folded.storage, freeze=proof.freeze)
-    return _static(old, new, proof, cut=cut)
+    return _static(old, new, proof)
 
 
 def explain(
     original: ModelFile, folded: ModelFile, guesses: Sequence[Proof], *, foreign: bool = False,
-    freeze: bool = False, loose: float = 0.0, cut: bool = True,
+    freeze: bool = False, loose: float = 0.0,
 ) -> Static:  # fmt: skip
     """The verdict on two files of which there is no proof, by guesses and one that is proposed.
 
@@ -74,14 +82,16 @@ def explain(
     """
     tried = []
     for guess in guesses:
-        tried.append(prove(original, folded, guess, cut=cut))
+        tried.append(prove(original, folded, guess))
         if _holds(tried[-1], foreign=False):  # where nodes are told by their places, bytes count
             return tried[-1]
-    found = certify(original, folded, freeze=freeze, loose=loose, cut=cut)
+    found = certify(original, folded, freeze=freeze, loose=loose)
     if _holds(found, foreign=foreign):
         return found
     certain = next((static for static in (*tried, found) if static.certain), None)
-    near = next((static.doubted for static in tried if static.paired and not static.equal), None)
+    near = next(
+        (static.doubted for static in tried if static.known is not None and not static.equal), None
+    )
     return certain or near or found
 
 
@@ -89,16 +99,11 @@ def _holds(found: Static, *, foreign: bool) -> bool:
     return found.equal and (foreign or found.frame.verdict is Outcome.VALID)
 
 
-def _static(
-    old: Model, new: Model, proof: Proof, *, cut: bool, loose: float = 0.0
-) -> Static:  # fmt: skip
+def _static(old: Model, new: Model, proof: Proof, *, loose: float = 0.0) -> Static:
     judgement = judge(old, new, proof, loose)
-    known = judgement.known
     return Static(
-        judgement.frame, judgement.certificate,
-        regions(old, new, known) if cut and known is not None else None, judgement.certain,
-        known is not None,
-    )  # fmt: skip
+        judgement.frame, judgement.certificate, judgement.certain, (old, new), judgement.known
+    )
 
 
 def without_functions(model: ModelProto, names: Sequence[tuple[str, str]]) -> ModelProto:
@@ -110,16 +115,15 @@ def without_functions(model: ModelProto, names: Sequence[tuple[str, str]]) -> Mo
 
 
 def certify(
-    original: ModelFile, folded: ModelFile, *, freeze: bool = False, loose: float = 0.0,
-    cut: bool = True,
-) -> Static:  # fmt: skip
+    original: ModelFile, folded: ModelFile, *, freeze: bool = False, loose: float = 0.0
+) -> Static:
     """The verdict on two files by a proof that is proposed from them alone."""
     one, two = original.model, folded.model
     if list(one.functions) != list(two.functions):  # some were inlined: compare them all inlined
         one, two = _inlined(one), _inlined(two)
     old = Model(one, original.storage, freeze=freeze, sizes=True)
     new = Model(two, folded.storage, freeze=freeze, sizes=True)
-    return _static(old, new, proposed(old, new), cut=cut, loose=loose)
+    return _static(old, new, proposed(old, new), loose=loose)
 
 
 def _inlined(model: ModelProto) -> ModelProto:

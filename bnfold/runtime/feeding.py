@@ -25,6 +25,8 @@ from bnfold.runtime.synthetic_inputs import InputSpec, SyntheticInputs
 
 T = TypeVar("T")
 
+_SETS = 3  # of generated inputs
+
 
 def first_that_runs(
     request: dict[str, Any], model: ModelProto, run: Callable[[Feed], T]
@@ -76,6 +78,7 @@ def _candidates(
         yield input_files.read(Path(request["inputs"]), input_specs, outputs)
         return
     ranges = {name: (low, high) for name, (low, high) in request["val_range"].items()}
-    drawing = SyntheticInputs(request["seed"], request["check"], request["fill"], ranges)
+    count = request["check"] or (1 if request.get("level") == "run" else _SETS)
+    drawing = SyntheticInputs(request["seed"], count, request["fill"], ranges)
     for feeds in synthetic_inputs.synthetic_feeds(model, input_specs, request["dims"], drawing):
         yield [InputSet(feed) for feed in feeds]

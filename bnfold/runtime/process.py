@@ -7,11 +7,12 @@ not answer is a WorkerError, never a pass. What the worker does is in `bnfold.wo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,20 +29,67 @@ _GRACE = 5.0  # seconds by which the worker's own clock is behind ours
 _PERIOD = 0.1  # seconds between two looks at the progress
 
 
+class Worker:
+    """A worker that waits for a request. It may be started before there is one: it imports then.
+
+    It ends when its stdin does, which it does with this process.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        """`modules` are what it is to import while it waits."""
+        self._private = PrivateFolder()
+        self.folder = self._private.path
+        command = [sys.executable, "-P", "-m", "bnfold.worker", str(self.folder), *modules]
+        with (self.folder / _STDERR).open("wb") as stderr:
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, env=system.child_environment(self.folder),
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=stderr,
+                **system.own_group(),
+            )  # fmt: skip
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process.poll() is None:
+            system.kill(self._process)
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
+        self._private.__exit__()
+
+    def run(self, request: dict[str, Any], timeout: float, progress: Progress | None) -> int:
+        """Its exit code, when it has carried out the request. Raises WorkerError."""
+        text = json.dumps(request | {"clock": timeout + _GRACE})
+        (self.folder / "request.json").write_text(text, encoding="utf-8")
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has crashed, which its exit code says
+            self._process.stdin.write(b"!")
+            self._process.stdin.flush()
+        try:
+            return _wait(self._process, time.monotonic() + timeout, self.folder, progress)
+        except subprocess.TimeoutExpired as error:
+            raise WorkerError(
+                f"onnxruntime had not finished {read_stage(self.folder).name} after {timeout:g} s",
+                "give it longer with `timeout`, or smaller inputs with `input_shapes`",
+            ) from error
+
+
 def run_worker(
     request: dict[str, Any], timeout: float, read: Callable[[dict[str, Any], Path], T],
-    progress: Progress | None = None,
+    progress: Progress | None = None, worker: Worker | None = None,
 ) -> T:  # fmt: skip
     """Have a worker carry out a request; `read` makes the result of its answer and folder.
 
-    Where the worker crashed and has left an answer for that case, the answer says so in "crash".
+    `worker` is one that waits already, by default a new one. Where it crashed and has left an
+    answer for that case, the answer says so in "crash".
+
     Raises what the worker reports, and WorkerError if it crashed, ran out of time or hit a limit.
     """
-    with PrivateFolder() as folder:
-        (folder / "request.json").write_text(
-            json.dumps(request | {"clock": timeout + _GRACE}), encoding="utf-8"
-        )
-        code = _run(folder, timeout, progress)
+    with worker or Worker() as started:
+        folder = started.folder
+        code = started.run(request, timeout, progress)
         answer = _answer(folder / ANSWER)
         if answer is None:
             crash = _crash(code, folder)
@@ -53,29 +101,6 @@ def run_worker(
             kind = getattr(errors, answer["error"])
             raise kind(answer["message"], answer["remedy"])
         return read(answer, folder)
-
-
-def _run(folder: Path, timeout: float, progress: Progress | None) -> int:
-    """The exit code of the worker. It ends when its stdin does, which it does with this process."""
-    command = [sys.executable, "-P", "-m", "bnfold.worker", str(folder)]
-    end = time.monotonic() + timeout
-    with (
-        (folder / _STDERR).open("wb") as stderr,
-        subprocess.Popen(
-            command, cwd=folder, env=system.child_environment(folder), stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL, stderr=stderr, **system.own_group(),
-        ) as worker,
-    ):  # fmt: skip
-        try:
-            return _wait(worker, end, folder, progress)
-        except BaseException as error:
-            system.kill(worker)
-            if not isinstance(error, subprocess.TimeoutExpired):
-                raise
-            raise WorkerError(
-                f"onnxruntime had not finished {read_stage(folder).name} after {timeout:g} s",
-                "give it longer with `timeout`, or smaller inputs with `input_shapes`",
-            ) from error
 
 
 def _wait(

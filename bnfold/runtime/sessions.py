@@ -103,7 +103,7 @@ def load_error(error: Exception) -> BnfoldError:
     if kind == "Fail" and "is not a registered function/op" in text:
         return UndecidedError(
             f"onnxruntime does not know what this model is made of: {text}",
-            'it has custom operators; `verify="certificate"` decides without running them',
+            'it has custom operators; `verify="proof"` decides without running them',
         )
     if kind in ("InvalidGraph", "InvalidProtobuf", "InvalidArgument", "Fail", "NoSuchFile"):
         return ModelError(f"onnxruntime refuses the model: {text}", "fix the export")
@@ -121,14 +121,14 @@ def _newer(text: str) -> UndecidedError | None:
         return UndecidedError(
             f"the model has IR version {found[1]}, {own} reads up to {found[2]}",
             f"install a newer onnxruntime, or save the model with model.ir_version = {found[2]}; "
-            '`verify="certificate"` decides without running it',
+            '`verify="proof"` decides without running it',
         )
     if found := _OPSET.search(text):
         return UndecidedError(
             f"the model is of opset {found[1]} of {found[2]}, {own} knows them up to {found[3]}",
             "install a newer onnxruntime, or convert the model with "
             f"onnx.version_converter.convert_version(model, {found[3]}); "
-            '`verify="certificate"` decides without running it',
+            '`verify="proof"` decides without running it',
         )
     return None
 

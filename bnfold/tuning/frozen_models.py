@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.onnx_io.write_model import write_model
-from bnfold.options import FrozenForm, RunOptions, Verify, require_choice
+from bnfold.options import FrozenForm, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress
 from bnfold.steps import to_json
 from bnfold.text.json_encoding import dumps
@@ -67,7 +67,7 @@ def freeze(
     form: FrozenForm = "mul-add",
     learnable: bool = False,
     assume_inference: bool = False,
-    verify: Verify = "full",
+    verify: Verify = "run",
     run_options: RunOptions | None = None,
     progress: Progress | None = None,
 ) -> FreezeResult:
@@ -84,6 +84,7 @@ def freeze(
     written), UndecidedError and WorkerError.
     """
     require_choice("form", form, FrozenForm)
+    verify = cast(Verify, current_choice("verify", verify))
     require_choice("verify", verify, Verify)
     source = Path(path_in)
     file = model_file.read(source)

@@ -40,7 +40,7 @@ def save(
 @pytest.mark.parametrize("name", ["[/x]", "[bold]", "[red]a[/red]", ":smile:", "a[link=x]"])
 @pytest.mark.parametrize(
     "command",
-    ["optimize model.onnx -v --verify certificate", "inspect model.onnx", "check model.onnx",
+    ["optimize model.onnx -v --verify proof", "inspect model.onnx", "check model.onnx",
      "verify model.onnx model.onnx", "freeze model.onnx --verify none",
      "optimize model.onnx other.onnx --out-dir out --verify none"],
 )  # fmt: skip
@@ -188,7 +188,7 @@ def test_no_warning_comes_from_extreme_numbers() -> None:
         onnx.save(parse(CONV_NORM, **given), f"{name}.onnx")
         done = subprocess.run(
             [sys.executable, "-W", "error", "-m", "bnfold", "optimize", f"{name}.onnx", "--verify",
-             "certificate"], capture_output=True, text=True, check=False,
+             "proof"], capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         assert not done.stderr

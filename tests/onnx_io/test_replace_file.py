@@ -40,7 +40,7 @@ def bnfold_(words: str) -> Result:
 
 
 WRITERS = (
-    "verify model.onnx model.folded.onnx --level certificate --certificate FILE",
+    "verify model.onnx model.folded.onnx --level proof --certificate FILE",
     "check model.onnx --baseline FILE --write-baseline",
     "inspect model.onnx --report FILE",
     "optimize model.onnx -o out.onnx --verify none --report FILE",

@@ -301,7 +301,7 @@ def test_branches_that_give_constants_do_not_stand_in_the_way(tmp_path: Path) ->
     given = norm(3)
     model = parse(text, w=W, m0=given.pop("m"), **given)
     onnx.save(model, tmp_path / "model.onnx")
-    result = bnfold.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", verify="certificate")
+    result = bnfold.optimize(tmp_path / "model.onnx", tmp_path / "out.onnx", verify="proof")
     assert result.folded
 
 

@@ -222,3 +222,10 @@ def test_a_map_that_is_carried_to_nowhere_is_found() -> None:
     other = model(f"{IMAGE} {{ y = Conv (x, w, d) }}")
     said = Proof(pairs=((Ref(0, 0), Ref(0, 0)),), carried=(Carried(Ref(0, 0)),))
     assert not by_proof(one, other, said).valid
+
+
+def test_two_draws_are_not_one() -> None:
+    draw = "RandomNormalLike <seed = 1.0>"
+    one = model(f"{IMAGE} {{ a = {draw} (x) b = {draw} (x) y = Sub (a, b) }}")
+    other = model(f"{IMAGE} {{ a = {draw} (x) y = Sub (a, a) }}")
+    assert not by_proof(one, other, pairs((0, 0), (1, 0), (2, 1))).valid

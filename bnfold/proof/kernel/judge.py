@@ -17,13 +17,15 @@ which nodes are gone, and which map a value carries where a node's constants mak
 was; they contain no numbers. The kernel computes every number from the original's own constants, in
 float64 with a bound on its error, and exactly where that does not decide.
 
-HOW. The nodes that are left correspond by their places. In one pass over the original, each value
-gets a relation to that of the folded model: there is a z with p(z) in the original and q(z) in the
-folded model, p and q of the form s·x + t for each channel. Inputs are the same in both. A node that
-is gone must be a map a, and its output's p is a∘p. A node that is left obeys a law of its operator:
-it lets maps pass, or its constants take them, slot by slot. A node without a law must read what is
-the same in both models. So must whoever gives results: outputs, bodies, calls. Everything else of
-the two files is compared byte for byte.
+HOW. The nodes that are left correspond by their places; or as the proof pairs them one by one,
+where another tool has given them other names and another order. In one pass over the original, each
+value gets a relation to that of the folded model: there is a z with p(z) in the original and q(z)
+in the folded model, p and q of the form s·x + t for each channel. Inputs are the same in both. A
+node that is gone must be a map a, and its output's p is a∘p. A node that is left obeys a law of its
+operator: it lets maps pass, or its constants take them, slot by slot. A node without a law must
+read what is the same in both models. So must whoever gives results: outputs, bodies, calls.
+Everything else of the two files is compared byte for byte; where nodes are paired one by one, what
+attributes mean and constants hold is compared instead, and the rest is only told.
 
 WHAT IS NOT PROVEN. What happens where a value overflows, or falls below the smallest normal number,
 inside the model; the sign of a zero; that a runtime computes what the specification says. Files are

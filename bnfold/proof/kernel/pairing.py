@@ -8,9 +8,10 @@ by likeness.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
-from bnfold.graph.index import Node, Scope
+from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.proof.laws.absorbing import WrongError
 from bnfold.proof.reading.model import Model
@@ -95,8 +96,27 @@ def _as_named(
                 result.scopes[containers[id(body)]] = containers[id(theirs[name])]
     result.gone.update(n for n in original.index.nodes() if n not in result.partner)
     there = set(result.partner.values())
+    if len(there) < len(result.partner):
+        _require_repeatable(result.partner)
     result.new.update(n for n in folded.index.nodes() if n not in there)
     for node, partner in result.partner.items():
         if result.scopes.get(node.scope) is not partner.scope:
             raise WrongError("a node that has moved to another body")
     return result
+
+
+_RANDOM = frozenset(
+    {
+        "Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform",
+        "RandomUniformLike",
+    }
+)  # fmt: skip
+
+
+def _require_repeatable(partner: dict[Node, Node]) -> None:
+    """Raises WrongError where nodes became one that may give other values each time."""
+    count = Counter(partner.values())
+    for node, other in partner.items():
+        own = node.proto.domain in DEFAULT_DOMAINS and not any(bodies(node.proto))
+        if count[other] > 1 and (not own or node.op in _RANDOM):
+            raise WrongError(f"{node.label} became one with another {node.op}")

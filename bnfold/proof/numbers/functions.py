@@ -97,19 +97,22 @@ class Functions(Words):
 
         Numbers count as equal where they differ by no more than a rounding or two in float64.
         """
-        one, two = np.broadcast_arrays(one, two)
-        other = one != two
-        if not np.any(other):
+        if one is two:
             return True
-        pairs = np.unique(np.stack([one[other], two[other]]), axis=1)
-        a, b = pairs
+        if one.shape != two.shape:
+            one, two = np.broadcast_arrays(one, two)
+        other = one != two
+        if not other.any():
+            return True
+        a, b = one[other], two[other]
         for row, values in ((0, self._scale), (1, self._shift)):
             size = self._sizes[row, a] + self._sizes[row, b]
             steps = self._steps[row, a] + self._steps[row, b] + _SLACK
             with np.errstate(invalid="ignore"):
                 close = np.abs(values[a] - values[b]) <= steps * UNIT * size
-            if not np.all(close & np.isfinite(size)):
+            if not (close & np.isfinite(size)).all():
                 return False
+        pairs = np.unique(np.stack([a, b]), axis=1)
         return all(self._exactly_equal(int(x), int(y)) for x, y in pairs.T)
 
     def _exactly_equal(self, one: int, two: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -35,10 +36,10 @@ class Map:
         """The map that changes nothing."""
         return cls(functions, None, np.zeros(1, np.int64))
 
-    @property
+    @cached_property
     def is_identity(self) -> bool:
         """Whether it changes nothing."""
-        return self.functions.equal(self.ids, np.zeros_like(self.ids))
+        return not self.ids.any() or self.functions.equal(self.ids, np.zeros_like(self.ids))
 
     @property
     def scale(self) -> Real:
@@ -50,22 +51,22 @@ class Map:
         """The shifts."""
         return self.functions.shift_of(self.ids)
 
-    @property
+    @cached_property
     def shifts(self) -> bool:
         """Whether it adds anything."""
         return not self.functions.without_shift(self.ids)
 
-    @property
+    @cached_property
     def scales(self) -> bool:
         """Whether it multiplies by anything but 1."""
         return not self.functions.without_scale(self.ids)
 
-    @property
+    @cached_property
     def keeps_order(self) -> bool:
         """Whether no scale is negative."""
         return self.functions.scales_are(self.ids, lambda s: s >= 0)
 
-    @property
+    @cached_property
     def keeps_apart(self) -> bool:
         """Whether no scale is 0."""
         return self.functions.scales_are(self.ids, lambda s: s != 0)
@@ -149,7 +150,7 @@ class Relation:
     def settled(self) -> Relation:
         """The same without what was done first, and alike, in both."""
         p, q = self.p, self.q
-        if np.all(p.ids == 0) or np.all(q.ids == 0):
+        if not p.ids.any() or not q.ids.any():
             return self
         axis = common_axis(p, q)
         if axis is False:

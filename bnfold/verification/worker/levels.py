@@ -32,7 +32,7 @@ def verify(job: Job) -> dict[str, Any]:
     static = _certified(job.original, job.folded, request)
     found = Comparison((), (), 0, frame=static.frame, certificate=static.certificate)
     told = asdict(found)
-    if request["level"] in ("frame", "certificate"):
+    if request["level"] in ("frame", "proof"):
         if request["level"] == "frame":
             told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
         _require_decided(static, request["level"], foreign=foreign)
@@ -40,12 +40,12 @@ def verify(job: Job) -> dict[str, Any]:
     from bnfold.verification.worker.model_runs import compare_by_running
 
     if request["level"] == "folds":
-        _require_decided(static, "certificate", foreign=foreign)
+        _require_decided(static, "proof", foreign=foreign)
     checks = {static.certificate.verdict, *([] if foreign else [static.frame.verdict])}
     if checks == {Outcome.VALID}:
         write_answer(told, job.folder, FALLBACK)  # the original may crash onnxruntime
     try:
-        run = compare_by_running(job, static.regions)
+        run = compare_by_running(job, static)
     except UndecidedError as error:
         if Outcome.UNDECIDED in checks and Outcome.INVALID not in checks:
             raise
@@ -55,14 +55,14 @@ def verify(job: Job) -> dict[str, Any]:
 
 def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) -> Static:
     """The certificate; not decided, with the reason, where the checker itself fails."""
-    foreign, cut = request["foreign"], request["level"] in ("folds", "full")
+    foreign = request["foreign"]
     try:
         proofs = [from_json(proof.encode()) for proof in request["proofs"]]
         if request["proven"]:
-            return prove(original, folded, proofs[0], cut=cut)
+            return prove(original, folded, proofs[0])
         return explain(
             original, folded, proofs, foreign=foreign, freeze=request["freeze"],
-            loose=FOREIGN_K if foreign else 0.0, cut=cut,
+            loose=FOREIGN_K if foreign else 0.0,
         )  # fmt: skip
     except (BnfoldError, MemoryError):
         raise
@@ -75,7 +75,7 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
 
 def _require_decided(static: Static, level: str, *, foreign: bool) -> None:
     """Raises UndecidedError where a level that was asked for says neither yes nor no."""
-    checks: list[Frame | Certificate] = [static.certificate] if level == "certificate" else []
+    checks: list[Frame | Certificate] = [static.certificate] if level == "proof" else []
     if level == "frame" or not foreign:
         checks.append(static.frame)
     if any(check.verdict is Outcome.INVALID for check in checks):

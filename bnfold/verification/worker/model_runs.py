@@ -12,7 +12,7 @@ import numpy as np
 from bnfold.errors import BnfoldError, UndecidedError, first_line
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.onnx_io.protos import expose
-from bnfold.proof.kernel.regions import Regions
+from bnfold.proof.certificate import Static
 from bnfold.runtime import feeding, input_files
 from bnfold.runtime.answer_file import FALLBACK
 from bnfold.runtime.job import Job
@@ -40,9 +40,13 @@ from bnfold.verification.worker.output_verdicts import OutputJudge, require_fini
 from bnfold.verification.worker.pair import Pair, _saved
 
 
-def compare_by_running(job: Job, regions: Regions | None) -> dict[str, Any]:
-    """Compare as the request says. Raises BnfoldError where nothing can be decided."""
-    request, folder = job.request, job.folder
+def compare_by_running(job: Job, static: Static) -> dict[str, Any]:
+    """Compare as the request says. Raises BnfoldError where nothing can be decided.
+
+    The cheapest evidence comes first: with "run", folds are run by themselves only to find out
+    which of them is to blame.
+    """
+    request, folder, level = job.request, job.folder, job.request["level"]
     whole = Pair(job.original, job.folded)
     mismatch = interface.difference(whole.original.model, whole.folded.model)
     pair, sets = _cut_at_roundings(job, whole)
@@ -50,35 +54,47 @@ def compare_by_running(job: Job, regions: Regions | None) -> dict[str, Any]:
     truth = runner.run_original()
     (folder / FALLBACK).unlink(missing_ok=True)  # what crashes from here on is no crash of it
     found = fold_runs.FoldRuns((), (), None)
-    if regions is not None and not mismatch:
-        feeds = [{n: a for n, a in feed.items() if n not in pair.cut} for feed in runner.feeds]
-        try:
-            found = fold_runs.run_folds(regions, feeds, runner.sessions, job)
-        except MemoryError:  # the other levels may do with less
-            labels = tuple(
-                f"{fold_runs.label(r)}: the memory limit was reached" for r in regions.found
-            )
-            found = fold_runs.FoldRuns((), labels, None)
-    if request["level"] == "folds":
+    if level != "run" and not mismatch:
+        found = _run_folds(job, runner, static)
+    if level == "folds":
         comparison = runner.comparison((), mismatch)
     else:
         try:
             comparison = _compare_outputs(runner, whole, truth, mismatch)
         except UndecidedError:
+            if level == "run" and not mismatch:
+                found = _run_folds(job, runner, static)
             if found.failure is None:
                 raise
             comparison = runner.comparison((), mismatch)
+        else:
+            if level == "run" and not comparison.equal and not mismatch:
+                found = _run_folds(job, runner, static)
     comparison = replace(comparison, folds=found.runs, folds_not_run=found.beyond)
     if request["counterexample"] and not comparison.equal:
         path = Path(request["counterexample"])
         with counterexample.making(path) as new:
-            if found.failure is not None and regions is not None:
-                counterexample.of_fold(regions, found.failure, new, folder)
+            if found.failure is not None and static.regions is not None:
+                counterexample.of_fold(static.regions, found.failure, new, folder)
             else:
                 run = comparison.worst.run if comparison.worst else 0
                 counterexample.of_output(whole, runner.feeds, truth, run, new)
         comparison = replace(comparison, counterexample=str(path))
     return asdict(comparison)
+
+
+def _run_folds(job: Job, runner: _Runner, static: Static) -> fold_runs.FoldRuns:
+    """Every fold by itself, on the values that the original computes there."""
+    if static.regions is None:
+        return fold_runs.FoldRuns((), (), None)
+    feeds = [{n: a for n, a in f.items() if n not in runner.pair.cut} for f in runner.feeds]
+    try:
+        return fold_runs.run_folds(static.regions, feeds, runner.sessions, job)
+    except MemoryError:  # the other levels may do with less
+        labels = tuple(
+            f"{fold_runs.label(r)}: the memory limit was reached" for r in static.regions.found
+        )
+        return fold_runs.FoldRuns((), labels, None)
 
 
 def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
@@ -156,7 +172,7 @@ class _Runner:
         expected = [each_set.expected for each_set in self.sets]
         output_judge = OutputJudge(
             self.request, self.sessions, self.original, self.feeds, truth, self.folder, self.stage,
-            expected if any(expected) else [],
+            self._require_determinism, expected if any(expected) else [],
         )  # fmt: skip
         outputs = output_judge.judged(results, self.pair.saturated)
         comparison = self.comparison(self._reported(outputs))
@@ -175,7 +191,8 @@ class _Runner:
             raise load_error(error) from error
         self.stage("running the original")
         truth = self._run_on_feeds(session)
-        self._require_determinism(session, truth)
+        if self.request["level"] != "run":  # else it is asked where results differ
+            self._require_determinism(session, truth)
         return truth
 
     def _run_on_feeds(self, session: Any) -> list[Run]:
@@ -194,6 +211,7 @@ class _Runner:
         return found
 
     def _require_determinism(self, session: Any, truth: list[Run]) -> None:
+        """Raises UndecidedError where the original gives other values each time."""
         again = require_tensors(run(session, self.feeds[0]))
         for name, array in truth[0].items():
             if not np.array_equal(array, again[name], equal_nan=is_float(array)):
@@ -210,8 +228,9 @@ class _Runner:
         feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
         names = [value.name for value in whole.original.model.graph.output]
         own = replace(
-            output_judge, truth=[{n: r[n] for n in names if n in r} for r in output_judge.truth]
-        )
+            output_judge, truth=[{n: r[n] for n in names if n in r} for r in output_judge.truth],
+            in_float64=self.request["level"] != "run",
+        )  # fmt: skip
         folded = self._optimised(whole.folded, feeds, own)
         wrong = next((d for d in folded.differences if not d.equal), None)
         if wrong is None and not folded.refused:
@@ -253,7 +272,7 @@ class _Runner:
         """
         self.stage("measuring what roundings that fall differently make")
         feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
-        own = replace(output_judge, original=whole.original, feeds=feeds, _moved=None)
+        own = replace(output_judge, original=whole.original, feeds=feeds, _moved=[])
         moved = float(np.max(own.noise()[name], initial=0.0))
         session = self.sessions.open(str(self.pair.original.path))
         if name not in {output.name for output in session.get_outputs()}:

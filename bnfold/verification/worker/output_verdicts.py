@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,9 @@ from bnfold.verification.numerics.differences import Differences, Exact, Noise, 
 class OutputJudge:
     """The original's outputs on some feeds, and what there is to know of their rounding.
 
-    Its noise and its values in float64 are found when they are needed, and once.
+    What is known is asked in the order of what it costs, and an output passes as soon as one of it
+    suffices: the roundings of the last operations; what inputs moved by one ulp do, and weights
+    moved by one ulp; the errors of both models against float64. Each is found once.
     """
 
     request: dict[str, Any]
@@ -32,9 +34,11 @@ class OutputJudge:
     truth: list[Run]
     folder: Path
     stage: Callable[[str], None]
+    require_determinism: Callable[[Any, list[Run]], None]
     expected: list[Run] = field(default_factory=list)
+    in_float64: bool = True
     _exact: dict[int, dict[str, Exact]] = field(default_factory=dict)  # by the run
-    _moved: dict[str, Noise] | None = None
+    _moved: list[dict[str, Noise]] = field(default_factory=list)  # after each draw
     _evaluator: float64.BothPrecisions | None = None
 
     def judged(
@@ -53,21 +57,25 @@ class OutputJudge:
                 open_still[name] = difference
         moved: dict[str, Noise] = {name: np.zeros(1) for name in names}
 
-        def beyond() -> bool:
-            return any(d.beyond(moved[name]) for name, d in open_still.items())
+        def beyond() -> list[Differences]:
+            return [d for name, d in open_still.items() if d.beyond(moved[name])]
 
-        if open_still and (self.request["exact"] or beyond()):
-            runs = range(len(self.feeds)) if beyond() else range(1)
-            for name, difference in open_still.items():
-                difference.compare_with([
-                    self._in_float64(i).get(name) if i in runs else None
-                    for i in range(len(self.feeds))
-                ])  # fmt: skip
-        if beyond():
-            moved = self.noise()
+        if open_still and self.request["exact"]:
+            self._compare_in_float64(list(open_still.values()), len(self.feeds) if beyond() else 1)
+        draws = self._draws()
+        while beyond() and (drawn := next(draws, None)) is not None:
+            moved = drawn
+        if beyond() and self.in_float64 and not self.request["exact"]:
+            self._compare_in_float64(beyond(), len(self.feeds))
         for name, difference in open_still.items():
             found[name] = difference.judged(moved[name], may_say_nothing=name in saturated)
         return tuple(found[name] for name in names)
+
+    def _compare_in_float64(self, differences: list[Differences], runs: int) -> None:
+        """Take the errors of both models, of these outputs, on the first feeds."""
+        exact = [self._evaluated(i) if i < runs else {} for i in range(len(self.feeds))]
+        for difference in differences:
+            difference.compare_with([values.get(difference.name) for values in exact])
 
     def _tolerance(self, name: str) -> tuple[float, float] | None:
         """Rtol and atol where the user gave either for this output, or for all."""
@@ -77,7 +85,7 @@ class OutputJudge:
         rtol, atol = (values.get(name, values.get("", 0.0)) for values in given)
         return rtol, atol
 
-    def _in_float64(self, place: int) -> dict[str, Exact]:
+    def _evaluated(self, place: int) -> dict[str, Exact]:
         if place not in self._exact:
             self.stage("evaluating the original in float64")
             try:
@@ -89,22 +97,33 @@ class OutputJudge:
 
     def noise(self) -> dict[str, Noise]:
         """How far each output moves where weights and inputs move by one ulp."""
-        if self._moved is not None:
-            return self._moved
-        self.stage("measuring the original's own noise")
-        moved: dict[str, Noise] = {name: np.zeros(1) for name in self.truth[0]}
-        for draw in range(noise.DRAWS):
-            rng = np.random.default_rng([self.request["seed"], draw, 1])
+        return list(self._draws())[-1]
+
+    def _draws(self) -> Iterator[dict[str, Noise]]:
+        """How far each output has moved after each draw: inputs first, then weights as well."""
+        yield from self._moved
+        while len(self._moved) < 2 * noise.DRAWS:
+            self.stage("measuring the original's own noise")
+            self._moved.append(self._one_more(len(self._moved)))
+            yield self._moved[-1]
+
+    def _one_more(self, number: int) -> dict[str, Noise]:
+        weights, draw = divmod(number, noise.DRAWS)
+        rng = np.random.default_rng([self.request["seed"], draw, 1 if weights else 2])
+        path = self.original.path
+        if weights:
             storage = self.original.storage
-            moved_model = noise.perturbed(self.original.model, storage, rng)
-            path = model_file.save(moved_model, storage, self.folder / f"jiggled{draw}.onnx")
-            session = self.sessions.open(str(path))
-            for feed, own in zip(self.feeds, self.truth, strict=True):
-                perturbed = require_tensors(run(session, noise.perturbed_feed(feed, rng)))
-                for name, array in own.items():
-                    if perturbed[name].shape == array.shape:
-                        moved[name] = larger(moved[name], distance(array, perturbed[name]))
-        self._moved = moved
+            model = noise.perturbed(self.original.model, storage, rng)
+            path = model_file.save(model, storage, self.folder / f"jiggled{draw}.onnx")
+        session = self.sessions.open(str(path))
+        if not number:
+            self.require_determinism(session, self.truth)
+        moved = dict(self._moved[-1]) if number else {n: np.zeros(1) for n in self.truth[0]}
+        for feed, own in zip(self.feeds, self.truth, strict=True):
+            perturbed = require_tensors(run(session, noise.perturbed_feed(feed, rng)))
+            for name, array in own.items():
+                if perturbed[name].shape == array.shape:
+                    moved[name] = larger(moved[name], distance(array, perturbed[name]))
         return moved
 
 
