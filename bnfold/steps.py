@@ -6,7 +6,7 @@ number in a proof is ever believed. Maps are of the form x ↦ s·x + t, one for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -133,26 +133,80 @@ IDENTITY = Identity()
 
 
 def then(first: Map, after: Map) -> Map:
-    """One map behind the other, without what changes nothing."""
-    parts = [
-        part for a in (first, after) for part in (a.maps if isinstance(a, Then) else (a,))
-        if not isinstance(part, Identity)
-    ]  # fmt: skip
+    """One map behind the other, without what changes nothing.
+
+    A map and its inverse behind it are nothing, also where a scale is 0: what was planned in
+    between is taken back.
+    """
+    parts = list(_parts(first))
+    for part in _parts(after):
+        if parts and isinstance(part, Inverse) and along(parts[-1], 0) == along(part.of, 0):
+            parts.pop()
+        else:
+            parts.append(part)
     return parts[0] if len(parts) == 1 else Then(tuple(parts)) if parts else IDENTITY
+
+
+def _parts(a: Map) -> tuple[Map, ...]:
+    maps = a.maps if isinstance(a, Then) else (a,)
+    return tuple(part for part in maps if not isinstance(part, Identity))
+
+
+def _behind_each_other(maps: Iterable[Map]) -> Map:
+    total: Map = IDENTITY
+    for part in maps:
+        total = then(total, part)
+    return total
 
 
 def scale(of: Map) -> Map:
     """s·x of a map."""
-    return of if isinstance(of, Identity | Scale) else Scale(of)
+    if isinstance(of, Identity | Scale):
+        return of
+    if isinstance(of, Shift | First):
+        return IDENTITY
+    if isinstance(of, Then):
+        return _behind_each_other(map(scale, of.maps))
+    if isinstance(of, Inverse):
+        return inverse(scale(of.of))
+    return scale(of.of) if isinstance(of, Negated) else Scale(of)
 
 
 def shift(of: Map) -> Map:
     """X + t of a map."""
-    return of if isinstance(of, Identity | Shift) else Shift(of)
+    if isinstance(of, Identity | Shift | First):
+        return of
+    return IDENTITY if isinstance(of, Scale) else Shift(of)
+
+
+def negated(of: Map) -> Map:
+    """s·x − t of a map."""
+    if isinstance(of, Identity | Scale):
+        return of
+    if isinstance(of, Then):
+        return _behind_each_other(map(negated, of.maps))
+    if isinstance(of, Inverse):
+        return inverse(negated(of.of))
+    return of.of if isinstance(of, Negated) else Negated(of)
+
+
+def along(of: Map, axis: int) -> Map:
+    """The same channels along another axis."""
+    if isinstance(of, Identity):
+        return of
+    if isinstance(of, Then):
+        return _behind_each_other(along(part, axis) for part in of.maps)
+    if isinstance(of, Scale | Shift | First | Negated | Inverse):
+        return type(of)(along(of.of, axis))
+    if isinstance(of, Take):
+        return Take(of.of, axis, of.indices)
+    return Along(of.of if isinstance(of, Along) else of, axis)
 
 
 def inverse(of: Map) -> Map:
     """(x − t)/s of a map."""
+    if isinstance(of, Then):
+        return _behind_each_other(map(inverse, reversed(of.maps)))
     return of if isinstance(of, Identity) else of.of if isinstance(of, Inverse) else Inverse(of)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 import bnfold
 from tests.random_graphs import OPERATORS, build
 from tests.support import assert_frame
+from tests.wider_graphs import wider
 
 # the long run of `make fuzz` sets this higher
 EXAMPLES = int(os.environ.get("BNFOLD_EXAMPLES", "400"))
@@ -55,3 +57,12 @@ def test_a_random_graph_gives_the_same_results_after_folding(ops: list[str], see
         assert after[name].shape == expected.shape
         scale = np.max(np.abs(expected[np.isfinite(expected)]), initial=1.0)
         np.testing.assert_allclose(after[name], expected, rtol=1e-9, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize("start", range(0, EXAMPLES, 50))
+def test_folds_of_graphs_in_wider_forms_are_proven(start: int) -> None:
+    """As every fold of a test is, by `tests.proving`."""
+    for seed in range(start, start + 50):
+        options = bnfold.Options(allow_max=seed % 2 == 1, merge_branches=seed % 3 > 0)
+        result = bnfold.fold(wider(seed), options=options)
+        assert result.after.nodes <= result.before.nodes

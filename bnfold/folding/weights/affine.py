@@ -117,7 +117,7 @@ class Affine:
 
     def negated(self) -> Affine:
         """The map seen through a minus sign: −a(−x) = s·x − t."""
-        return replace(self, shift=-self.shift, origin=steps.Negated(self.origin))
+        return replace(self, shift=-self.shift, origin=steps.negated(self.origin))
 
     def made_by(self, origin: steps.Map) -> Affine:
         """The same numbers, known to come from there."""
@@ -125,7 +125,7 @@ class Affine:
 
     def along(self, axis: int) -> Affine:
         """The same vectors along another axis."""
-        return replace(self, axis=axis, origin=steps.Along(self.origin, axis))
+        return replace(self, axis=axis, origin=steps.along(self.origin, axis))
 
     def uniform_along(self, axis: int, channels: int) -> Affine:
         """A uniform map, written out for each of `channels` along `axis`."""

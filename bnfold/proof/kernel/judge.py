@@ -161,7 +161,7 @@ class _Walk(NodeWalk):
         """Constants that no law has judged must be what they were."""
         for node, slot, other, place in self.constants:
             a, b = node.input(slot), other.input(place)
-            if (other, place) in self.free:
+            if (node, slot) in self.judged:
                 continue
             if not a or not b:
                 if (a or b) and not (self.pairing.named and self._is_default(node, slot, other)):

@@ -48,7 +48,8 @@ class Ledger:
     known: dict[Place, Known | None] = field(default_factory=dict)  # None: nothing can be told
     findings: list[Finding] = field(default_factory=list)
     folds: list[CertifiedFold] = field(default_factory=list)
-    free: set[tuple[Node, int]] = field(default_factory=set)
+    free: set[tuple[Node, int]] = field(default_factory=set)  # what laws have judged, or nobody can
+    judged: set[tuple[Node, int]] = field(default_factory=set)  # the same slots of the original
     changed: set[Node] = field(default_factory=set)
     constants: list[tuple[Node, int, Node, int]] = field(default_factory=list)
     loose: float = 0.0  # u that constants may be off, as those of tools that round more than once
@@ -268,10 +269,11 @@ class Ledger:
 
     def _took(self, pair: Pair, taken: Taken, relation: Relation) -> None:
         other = pair.other
-        self.free.update((other, slot) for slot in taken.slots)
+        slots = set(taken.slots)
         if other.op != pair.node.op:  # of which all constants went into what was judged
-            slots = max(len(pair.node.proto.input), len(other.proto.input))
-            self.free.update((other, slot) for slot in range(slots))
+            slots |= set(range(max(len(pair.node.proto.input), len(other.proto.input))))
+        self.free.update((other, slot) for slot in slots)
+        self.judged.update((pair.node, slot) for slot in slots)
         tallies = taken.tallies.values()
         faults = sum(tally.faults for tally in tallies)
         k = max((tally.k for tally in tallies), default=0.0)

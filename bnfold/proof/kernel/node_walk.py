@@ -78,6 +78,7 @@ class NodeWalk(Ledger):
             self.changed.add(other)
             slots = max(len(node.proto.input), len(other.proto.input))
             self.free.update((other, slot) for slot in range(slots))
+            self.judged.update((node, slot) for slot in range(slots))
         return {}
 
     def _is_constant(self, node: Node) -> bool:

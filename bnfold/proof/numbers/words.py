@@ -177,14 +177,17 @@ class Words:
         The size stays that of the parts where these are a node's `own` constants, and where
         constants are as coarse as what they are computed in: who folds cannot know better.
         """
-        wide = (parts > _CANCELLED * np.abs(self._shift[numbers])) & np.isfinite(parts)
+        size, steps = self._sizes[1, numbers], self._steps[1, numbers] + 2
+        wide = parts > _CANCELLED * np.abs(self._shift[numbers])
+        wide |= (np.abs(self._shift[numbers]) <= steps * UNIT * size) & (size > 0)
+        wide &= np.isfinite(parts) & np.isfinite(size)
         for count, place in enumerate(np.flatnonzero(wide).tolist()):
             number = int(numbers[place])
             if self._length[number] > EXACT or count >= _MOST:
                 self._shift[number], self._sizes[1, number] = math.nan, math.inf
                 continue
             value = approximate(self.exact(number)[1])
-            rounding = 2 * UNIT * self._length[number] * parts[place]
+            rounding = 2 * UNIT * self._length[number] * max(parts[place], size[place])
             if self._rounded and abs(value) <= rounding:
                 value = 0.0
             self._shift[number] = value

@@ -1,0 +1,126 @@
+"""Random graphs in more forms: other types, open sizes, dead channels, shared constants.
+
+They are made of the graphs of `random_graphs` and are folded and proven, not run: much of what they
+hold has no kernel in onnxruntime.
+"""
+
+from __future__ import annotations
+
+import random
+
+import ml_dtypes
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from tests.random_graphs import OPERATORS, build
+from tests.support import Array
+
+TYPES = {
+    TensorProto.DOUBLE: np.float64, TensorProto.FLOAT: np.float32,
+    TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16,
+}  # fmt: skip
+_LIKELY = ("batch_norm", "conv", "unary", "arithmetic", "branches")
+
+
+def wider(seed: int) -> ModelProto:
+    """A graph of a seed, in a form that the seed chooses."""
+    rng = random.Random(seed)
+    names = [
+        rng.choice(_LIKELY if rng.random() < 0.5 else sorted(OPERATORS))
+        for _ in range(rng.randint(2, 9))
+    ]
+    model = build(names, seed)
+    model.opset_import[0].version = rng.choice((13, 15, 16, 17))
+    for change in (dead_channels, shared_constants, other_type, open_sizes, no_names, ceiling):
+        if rng.random() < 0.4:
+            change(model, rng)
+    if rng.random() < 0.3:
+        more_readers(model, rng)
+    return model
+
+
+def other_type(model: ModelProto, rng: random.Random) -> None:
+    """Another type of floating-point numbers throughout."""
+    kind = rng.choice([t for t in TYPES if t != TensorProto.DOUBLE])
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.DOUBLE:
+            values = numpy_helper.to_array(tensor).astype(TYPES[kind])
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == TensorProto.DOUBLE:
+            value.type.tensor_type.elem_type = kind
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if node.op_type == "Cast" and attribute.i == TensorProto.DOUBLE:
+                attribute.i = kind
+
+
+def open_sizes(model: ModelProto, rng: random.Random) -> None:
+    """A batch, a height or a width that only callers know."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    for place in (0, 2, 3):
+        if rng.random() < 0.5:
+            dims[place].dim_param = f"D{place}"
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def no_names(model: ModelProto, _: random.Random) -> None:
+    """Nodes without names."""
+    for node in model.graph.node:
+        node.ClearField("name")
+
+
+def dead_channels(model: ModelProto, rng: random.Random) -> None:
+    """γ, β or σ² of 0, and statistics as they are before training."""
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type != "BatchNormalization":
+            continue
+        values = [numpy_helper.to_array(tensors[name]).copy() for name in node.input[1:5]]
+        if rng.random() < 0.3:
+            values = [np.full_like(v, start) for v, start in zip(values, (1, 0, 0, 1), strict=True)]
+        else:
+            _zero(values[rng.choice((0, 1))], rng)
+            if node.attribute[0].f > 0:
+                _zero(values[3], rng)
+        for name, array in zip(node.input[1:5], values, strict=True):
+            tensors[name].CopyFrom(numpy_helper.from_array(array, name))
+
+
+def _zero(values: Array, rng: random.Random) -> None:
+    values[rng.randrange(len(values))] = 0
+
+
+def shared_constants(model: ModelProto, rng: random.Random) -> None:
+    """One constant for several readers that read one of its shape."""
+    first: dict[tuple[int, ...], str] = {}
+    shared = {}
+    for tensor in model.graph.initializer:
+        shape = (tensor.data_type, *tensor.dims)
+        if tensor.data_type == TensorProto.DOUBLE and shape in first and rng.random() < 0.5:
+            shared[tensor.name] = first[shape]
+        first.setdefault(shape, tensor.name)
+    for node in model.graph.node:
+        variance = node.op_type == "BatchNormalization"
+        for slot, name in enumerate(node.input):
+            if name in shared and not (variance and slot == 4):
+                node.input[slot] = shared[name]
+
+
+def ceiling(model: ModelProto, _: random.Random) -> None:
+    """Pools that round up; of strides of 2, so that it matters."""
+    for node in model.graph.node:
+        if node.op_type in ("MaxPool", "AveragePool"):
+            node.attribute.append(helper.make_attribute("ceil_mode", 1))
+            node.attribute.append(helper.make_attribute("strides", [2, 2]))
+    for value in model.graph.output:
+        value.type.tensor_type.ClearField("shape")
+
+
+def more_readers(model: ModelProto, rng: random.Random) -> None:
+    """A value that a hundred others read as well."""
+    node = rng.choice(list(model.graph.node))
+    for number in range(100):
+        model.graph.node.append(helper.make_node("Neg", [node.output[0]], [f"more{number}"]))
+        model.graph.output.append(helper.make_empty_tensor_value_info(f"more{number}"))
