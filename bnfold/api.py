@@ -173,7 +173,7 @@ def optimize(
     Stage of the work.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
-    written), UndecidedError (neither certified nor runnable), WorkerError (the worker crashed).
+    written), UndecidedError (neither proven nor runnable), WorkerError (the worker crashed).
     """
     verify = cast(Verify, current_choice("verify", verify))
     require_choice("verify", verify, Verify)

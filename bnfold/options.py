@@ -18,7 +18,7 @@ FailOn: TypeAlias = Literal["foldable", "any", "drifted"]
 ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
 
 
-_RENAMED_CHOICE = ("certificate", "proof")
+RENAMED_CHOICE = ("certificate", "proof")  # how the levels of verification were called
 
 
 def require_choice(name: str, value: str, choices: object) -> None:
@@ -31,10 +31,10 @@ def require_choice(name: str, value: str, choices: object) -> None:
 
 def current_choice(name: str, value: str) -> str:
     """What a value of a choice is called now, with a warning where that is not what was given."""
-    if value != _RENAMED_CHOICE[0]:
+    if value != RENAMED_CHOICE[0]:
         return value
-    warn(f"{name}={value!r}", repr(_RENAMED_CHOICE[1]), level=3)
-    return _RENAMED_CHOICE[1]
+    warn(f"{name}={value!r}", repr(RENAMED_CHOICE[1]), level=3)
+    return RENAMED_CHOICE[1]
 
 
 @dataclass(frozen=True)

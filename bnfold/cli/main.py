@@ -29,7 +29,7 @@ Exit codes:
   1  not equal: the folded model differs by more than rounding; or not better
   2  wrong usage
   3  unreadable or invalid model
-  4  could not be decided: neither certified nor runnable
+  4  could not be decided: neither proven nor runnable
   5  onnxruntime crashed, timed out or hit a limit
 """
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from bnfold import system
-from bnfold.options import current_choice
+from bnfold.options import RENAMED_CHOICE
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[tuple[str, Any]]
@@ -148,5 +148,7 @@ class CurrentChoice(click.Choice[str]):
         self, value: str, param: click.Parameter | None, ctx: click.Context | None
     ) -> str:  # fmt: skip
         """The name that it has now."""
-        name = param.opts[0] if param is not None else ""
-        return super().convert(current_choice(name, value), param, ctx)
+        if value == RENAMED_CHOICE[0]:
+            old, value = RENAMED_CHOICE
+            click.echo(f"note: {old} is now called {value}", err=True)
+        return super().convert(value, param, ctx)

@@ -25,7 +25,7 @@ def closing(result: OptimizeResult) -> str:
     if result.comparison is None:
         return f"{done} folded; not verified"
     if not result.comparison.runs:
-        return f"{done} folded and certified; not run"
+        return f"{done} folded and proven; not run"
     return f"{done} folded and verified: equal up to rounding"
 
 

@@ -28,6 +28,11 @@ def count(amount: int, noun: str) -> str:
     return f"{amount} {noun}{'' if amount == 1 else 's'}"
 
 
+def times(amount: int) -> str:
+    """How often: "once", "3 times"."""
+    return "once" if amount == 1 else count(amount, "time")
+
+
 def size(amount: float) -> str:
     """Bytes in the unit that fits."""
     for unit in ("B", "kB", "MB"):

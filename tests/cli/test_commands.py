@@ -189,7 +189,7 @@ def test_the_report_of_optimize() -> None:
 def test_the_report_of_optimize_in_full() -> None:
     text = invoke("optimize model.onnx -v").output
     assert re.search(r"norm +folded into conv", text)
-    assert "run in onnxruntime 1 time on x float32[1, 3, 4, 4]" in text
+    assert "run in onnxruntime once on x float32[1, 3, 4, 4]" in text
     assert re.search(r"y +\S+ +\S+ +\S+ +equal", text)
     assert "u·A(x), whatever x is" in text
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from bnfold.cli.render.console import table
 from bnfold.proof.kernel.outcome import Certificate, Outcome
 from bnfold.text.flags import as_flags
-from bnfold.text.formatting import count, number, plain
+from bnfold.text.formatting import count, number, plain, times
 from bnfold.verification.comparison import Comparison, FoldRun, OutputDifference
 
 _MOST_FINDINGS = 3
@@ -49,7 +49,7 @@ def of_comparison(comparison: Comparison) -> RenderableType:
     if not comparison.runs and not comparison.mismatch:
         return Group(*parts)
     if comparison.runs:
-        runs = count(comparison.runs, "time")
+        runs = times(comparison.runs)
         parts.append(Text(f"run in onnxruntime {runs} on {shapes or 'no inputs'}"))
     if comparison.counterexample:
         parts.insert(0, Text(f"saved what shows it in {plain(comparison.counterexample)}"))

@@ -17,7 +17,7 @@ from bnfold.reporting.content import PASSED, ModelReport, Report, SiteReport
 from bnfold.reporting.formats import charts
 from bnfold.reporting.formats.charts import Share
 from bnfold.text.escape import shown
-from bnfold.text.formatting import count, number, size
+from bnfold.text.formatting import count, number, size, times
 from bnfold.verification.comparison import Comparison
 
 LARGEST = 200_000  # bytes
@@ -78,6 +78,7 @@ def _page(report: Report, caps: Caps) -> str:
         "size": size,
         "figure": number,
         "count": count,
+        "times": times,
     }
     models = sorted(report.models, key=_interest)
     sites = [site for model in models for site in model.sites]

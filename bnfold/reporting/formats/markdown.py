@@ -7,7 +7,7 @@ from typing import Any
 
 from bnfold.reporting.content import ERROR, FAILED, PASSED, ModelReport, Report, SiteReport
 from bnfold.text.escape import code, markdown
-from bnfold.text.formatting import count, number, size
+from bnfold.text.formatting import count, number, size, times
 from bnfold.verification.comparison import Comparison
 
 _MARKS = {PASSED: "✅", FAILED: "❌", ERROR: "⚠️"}
@@ -107,7 +107,7 @@ def _comparison(found: Comparison) -> Iterator[str]:
     checks = [f"{name} {check.verdict.value}" for name, check in named]
     if found.folds:
         checks.append(f"{count(len(found.folds), 'fold')} run alone")
-    runs = f"run in onnxruntime {count(found.runs, 'time')}" if found.runs else "not run"
+    runs = f"run in onnxruntime {times(found.runs)}" if found.runs else "not run"
     yield f"{'Equal' if found.equal else '**Not equal**'}: {', '.join([*checks, runs])}."
     yield ""
     findings = [finding for _, check in named for finding in check.findings]
