@@ -1,1 +1,1 @@
-"""The command line: a file for each command, each one library call long."""
+"""The command line: commands by theme, each one library call long."""

@@ -1,4 +1,4 @@
-"""The commands: parse, one library call, render, exit code. Heavy imports stay inside them."""
+"""The group of all commands, and their exit codes. Heavy imports stay inside the commands."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from bnfold.version import __version__
 EXIT_CODES = """\b
 Exit codes:
   0  done and verified, also where there was nothing to fold
-  1  not equal: the folded model differs by more than rounding; or not better
+  1  not equal: more has changed than rounding and folds; or a gate is not met
   2  wrong usage
   3  unreadable or invalid model
   4  could not be decided: neither proven nor runnable

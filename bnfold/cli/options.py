@@ -316,11 +316,11 @@ def display_options(function: F) -> F:
         _display,
         option(
             sections.GENERAL, "-q", "--quiet", is_flag=True,
-            help="Show errors only: no progress, no report.",
+            help="Show errors only; reports that were asked for are written all the same.",
         ),
         option(
             sections.GENERAL, "-v", "--verbose", is_flag=True,
-            help="Also show what was folded where, and the bounds that the verification used.",
+            help="Show more: what became of each layer, and the figures of the verification.",
         ),
     )  # fmt: skip
     return decorate(debug_option(function))

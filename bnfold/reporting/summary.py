@@ -13,6 +13,8 @@ from bnfold.verdict import Verdict
 
 def would_fold(inspection: Inspection) -> str:
     """What would become of a model, in one sentence."""
+    if not inspection.verdicts:
+        return f"there is no {BATCH_NORM}{_with_flags(inspection.flags)}"
     return f"{_folded(inspection.verdicts)} would be folded{_with_flags(inspection.flags)}"
 
 

@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import ModelProto
 
+import bnfold
 from bnfold.onnx_io.model_file import read
 from bnfold.proof.certificate import Static, certify
 from bnfold.proof.kernel.outcome import Outcome
@@ -248,3 +249,24 @@ def test_of_two_nodes_that_became_one_each_is_judged() -> None:
         carried=(Carried(Ref(0, 0), IDENTITY, Site(Ref(0, 1))),),
     )  # fmt: skip
     assert not by_proof(one, other, said)
+
+
+# --- and of our own ------------------------------------------------------------------------------
+
+SAMPLES = sorted(Path(__file__).parents[2].joinpath("sample_models").glob("digits_*.onnx"))
+
+
+@pytest.mark.parametrize("path", SAMPLES, ids=lambda path: path.stem)
+def test_a_model_is_equal_to_itself_and_to_what_part_of_its_folds_make(
+    path: Path, tmp_path: Path
+) -> None:
+    one = onnx.load(path)
+    found = judged(one, one, tmp_path)
+    assert found.equal
+    assert found.frame.verdict is Outcome.VALID, found.frame.findings
+    last = [node for node in one.graph.node if node.op_type == "BatchNormalization"][-1]
+    part = bnfold.fold(one, options=bnfold.Options(skip=(last.name,)))
+    assert part.kept
+    found = judged(one, part.model, tmp_path)
+    assert found.equal
+    assert found.frame.verdict is Outcome.VALID, found.frame.findings

@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from bnfold.runtime.process import Worker
 from tests.support import bn, numbers, parse
 from tests.test_hardening import until
 from tests.verification.test_compare import endless
@@ -79,9 +80,30 @@ def test_the_child_keeps_its_own_clock(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "bnfold.worker", str(tmp_path)], stdin=subprocess.PIPE
     ) as child:
+        assert child.stdin is not None
+        child.stdin.write(b"!")
+        child.stdin.flush()
         assert child.wait(20) != 0
     assert 1.5 < time.monotonic() - start < 10
     assert not (tmp_path / "answer.json").exists()
+
+
+def test_a_child_that_waits_for_a_request_ends_with_its_parent(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "bnfold.worker", str(tmp_path), "no.such.module", "json"],
+        stdin=subprocess.PIPE,
+    ) as child:
+        assert child.stdin is not None
+        child.stdin.close()
+        assert child.wait(20) == 1
+    assert not (tmp_path / "answer.json").exists()
+
+
+def test_a_worker_that_is_not_needed_goes(tmp_path: Path) -> None:
+    with Worker(["json"]) as worker:
+        folder = worker.folder
+        assert folder.exists()
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("megabytes", [64, 200])

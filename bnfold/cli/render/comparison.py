@@ -35,7 +35,11 @@ def _in_one_sentence(comparison: Comparison) -> str:
     if not comparison.runs:
         return "equal, as the two files show; not run"
     what = count(len(comparison.outputs), "output") if comparison.outputs else "every fold"
-    return f"equal up to rounding: {what} compared on {count(comparison.runs, 'set')} of inputs"
+    certificate = comparison.certificate
+    proven = certificate is not None and certificate.verdict is Outcome.VALID
+    said = "proven from the files, and " if proven else ""
+    sets = count(comparison.runs, "set")
+    return f"equal up to rounding: {said}{what} compared on {sets} of inputs"
 
 
 def of_comparison(comparison: Comparison) -> RenderableType:

@@ -97,6 +97,10 @@ class Alignment:
         taken: set[Node] = set()
         for node in in_order(old):
             if self.original.is_constant(node.scope, node.output):
+                same = new.producers.get(node.output)  # where it still is, so that it is not new
+                if same is not None and same.op == node.op and same not in taken:
+                    taken.add(same)
+                    self.partner[node] = same
                 continue
             other = self._counterpart(node, new, named, known, taken)
             if other is not None:
