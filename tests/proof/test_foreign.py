@@ -251,6 +251,49 @@ def test_of_two_nodes_that_became_one_each_is_judged() -> None:
     assert not by_proof(one, other, said)
 
 
+def parsed(text: str, opset: int = 13) -> ModelProto:
+    return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]>' + text)
+
+
+NORM = "BatchNormalization <epsilon = 0.5>"
+STORED = "float[2] s={1,1}, float[2] o={0,0}, float[2] m={5,5}, float[2] v={2,2}"
+DECEPTIONS = {  # each was once called equal: the models, and how their nodes were paired
+    "a Split into as many parts as it has outputs": (
+        parsed("g (float[6] x) => (float[A] y) { y, b = Split (x) }"),
+        parsed("g (float[6] x) => (float[A] y) { y, b, c = Split (x) }"), pairs((0, 0))),
+    "a BatchNormalization that trains by its outputs": (
+        parsed(f"g (float[3,2] x) => (float[3,2] y) <{STORED}>"
+               f"{{ y, a, b, c, d = {NORM} (x, s, o, m, v) }}", 9),
+        parsed(f"g (float[3,2] x) => (float[3,2] y) <{STORED}>"
+               f"{{ y = {NORM} (x, s, o, m, v) }}", 9),
+        pairs((0, 0))),
+    "a size of another rank": (
+        parsed("g (int64[N,2] x, int64[2] i) => (int64[A,B] y) <int64[1] one={1}, int64[2] k={1,1}>"
+               " { t = Shape (x) u = Gather (t, k) c = Unsqueeze (u, one) y = Mul (c, i) }"),
+        parsed("g (int64[N,2] x, int64[2] i) => (int64[A] y) <int64[1] one={1}, int64[2] k={1,1},"
+               " int64[2] z={2,2}>"
+               " { t = Shape (x) u = Gather (t, k) c = Unsqueeze (u, one) y = Mul (z, i) }"),
+        pairs((0, 0), (1, 1), (2, 2), (3, 3))),
+    "an input of another type": (
+        parsed("g (int32[2] x) => (int32[2] y) { y = Div (x, x) }"),
+        parsed("g (float[2] x) => (float[2] y) { y = Div (x, x) }"), pairs((0, 0))),
+    "an input of another size": (
+        parsed("g (float[2,4] x) => (float[A,B] y) { y = Neg (x) }"),
+        parsed("g (float[4,2] x) => (float[A,B] y) { y = Neg (x) }"), pairs((0, 0))),
+    "zeros of more rows than a batch may have": (
+        parsed("g (float[M,2] x) => (float[A,B] y) <float[2,2] w={1,2,3,4}> { y = Gemm (x, w) }"),
+        parsed("g (float[M,2] x) => (float[A,B] y) <float[2,2] w={1,2,3,4}, float[2,2] c={0,0,0,0}>"
+               " { y = Gemm (x, w, c) }"), pairs((0, 0))),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DECEPTIONS)
+def test_what_named_pairs_once_deceived(name: str) -> None:
+    one, other, said = DECEPTIONS[name]
+    assert not by_proof(one, other, said)
+    assert by_proof(one, one, said), "what is the same is equal"
+
+
 # --- and of our own ------------------------------------------------------------------------------
 
 SAMPLES = sorted(Path(__file__).parents[2].joinpath("sample_models").glob("digits_*.onnx"))

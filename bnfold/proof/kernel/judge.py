@@ -196,7 +196,8 @@ class _Walk(NodeWalk):
         stored = self.original.value_at(node, slot)
         if stored is None:
             stored = self.folded.value_at(other, slot)
-        return stored is not None and not stored.any()
+        one_row = stored is not None and (node.op != "Gemm" or stored.ndim < 2 or len(stored) == 1)
+        return stored is not None and one_row and not stored.any()
 
     # --- scopes ----------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import onnx
-from onnx import AttributeProto, ModelProto, helper
+from onnx import AttributeProto, ModelProto, ValueInfoProto, helper
 
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
@@ -31,6 +31,9 @@ def differences(original: Model, folded: Model) -> Iterator[WrongError | Unprove
         if ours != theirs:
             sentence = f"the {what}s {', '.join(ours)} became {', '.join(theirs)}"
             yield WrongError(sentence, certain=True)
+    for a, b in zip(*(_inputs(model) for model in (original, folded)), strict=False):
+        if not _alike(a, b):
+            yield UnprovenError(f"the input {a.name!r} is of another type or shape")
     yield from _defaults(original, folded)
     if list(one.functions) != list(two.functions):
         yield UnprovenError("the local functions are not the same")
@@ -52,8 +55,26 @@ def _opsets(model: ModelProto) -> dict[str, int]:
 
 
 def _names(model: Model, what: str) -> list[str]:
-    hidden = model.main.initializers if what == "input" and model.index.ir_version < 4 else {}
-    return [v.name for v in getattr(model.proto.graph, what) if v.name not in hidden]
+    return [v.name for v in (_inputs(model) if what == "input" else model.proto.graph.output)]
+
+
+def _inputs(model: Model) -> list[ValueInfoProto]:
+    hidden = model.main.initializers if model.index.ir_version < 4 else {}
+    return [value for value in model.proto.graph.input if value.name not in hidden]
+
+
+def _alike(one: ValueInfoProto, other: ValueInfoProto) -> bool:
+    """Whether two inputs are of one type, and no size is another number."""
+    if not (one.type.HasField("tensor_type") and other.type.HasField("tensor_type")):
+        return one.type == other.type
+    a, b = one.type.tensor_type, other.type.tensor_type
+    if a.elem_type != b.elem_type or len(a.shape.dim) != len(b.shape.dim):
+        return False
+    pairs = zip(a.shape.dim, b.shape.dim, strict=True)
+    return all(
+        x.dim_value == y.dim_value
+        for x, y in pairs if x.HasField("dim_value") and y.HasField("dim_value")
+    )  # fmt: skip
 
 
 def _defaults(original: Model, folded: Model) -> Iterator[WrongError]:
@@ -87,10 +108,11 @@ def attributes(node: Node) -> dict[str, bytes]:
     """A node's attributes with the defaults of its operator, but for bodies."""
     found = {}
     try:
-        schema = onnx.defs.get_schema(node.proto.op_type, node.scope.opset, node.proto.domain)
+        own = node.proto.domain in DEFAULT_DOMAINS  # others may be the model's functions
+        schema = onnx.defs.get_schema(node.proto.op_type, node.scope.opset) if own else None
     except onnx.defs.SchemaError:
-        pass
-    else:
+        schema = None
+    if schema is not None:
         for name, declared in schema.attributes.items():
             if declared.default_value.type != AttributeProto.UNDEFINED:
                 found[name] = _value(declared.default_value)

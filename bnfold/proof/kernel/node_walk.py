@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from bnfold import steps
 from bnfold.errors import ModelError
@@ -27,6 +28,8 @@ from bnfold.proof.laws.sites import ARITHMETIC, TRAINS, constant_slot, trains
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
+_OPTIONAL_OUTPUTS = ("Dropout", "GRU", "LSTM", "MaxPool", "RNN")  # which change no other one
+
 
 class NodeWalk(Ledger):
     """Leads relations through the nodes of the original, one at a time."""
@@ -36,7 +39,8 @@ class NodeWalk(Ledger):
         if node.op == "Constant":
             if other is not None and not self.original.is_constant(node.scope, node.output):
                 # one without numbers, or that a call gives
-                if attributes(node) != attributes(other):
+                plain = other.op == "Constant" and not any(other.proto.input)
+                if not plain or attributes(node) != attributes(other):
                     self._say(WrongError("its attributes have changed"), node.label)
                 self.known[node.scope, node.output] = Known((other.scope, other.output), self.same)
             return
@@ -113,6 +117,8 @@ class NodeWalk(Ledger):
         return {0: Known(known.folded, Relation(p, known.relation.q).settled())}
 
     def _kept(self, node: Node, other: Node, ref: Ref) -> dict[int, Known | Relation]:
+        if self.pairing.named:
+            self._require_same_outputs(node, other)
         inputs = self._inputs(node, other)
         if any(bodies(node.proto)):
             if node.op != other.op:
@@ -169,6 +175,10 @@ class NodeWalk(Ledger):
         if not self.pairing.named or not self.folded.is_constant(other.scope, other.input(slot)):
             return False
         numbers = self.original.shapes.ints(node, slot)
+        name = node.input(slot)
+        vector = (len(numbers or ()),) == self.original.shapes.of(node.scope, name)
+        if not vector or self.original.element_type(node.scope, name) != TensorProto.INT64:
+            return False
         value = self.folded.value_at(other, slot)
         return numbers is not None and value is not None and value.dtype == np.int64 and (
             value.ndim == 1 and value.tolist() == numbers
@@ -188,6 +198,14 @@ class NodeWalk(Ledger):
             return None
         source = mul.scope.owner(mul.input(0))
         return None if source is None else (source, mul.input(0))
+
+    def _require_same_outputs(self, node: Node, other: Node) -> None:
+        """How many there are says what a Split does, and whether a BatchNormalization trains."""
+        counts = [[bool(name) for name in n.proto.output] for n in (node, other)]
+        if trains(node) != trains(other) or (
+            counts[0] != counts[1] and node.op not in _OPTIONAL_OUTPUTS
+        ):
+            raise WrongError("it has not the same outputs")
 
     def _require_same_attributes(self, node: Node, other: Node) -> None:
         one, two = attributes(node), attributes(other)
