@@ -6,7 +6,7 @@ number in a proof is ever believed. Maps are of the form x ↦ s·x + t, one for
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeAlias
 
 import msgspec
@@ -152,6 +152,13 @@ def _parts(a: Map) -> tuple[Map, ...]:
     return tuple(part for part in maps if not isinstance(part, Identity))
 
 
+def _in_each(change: Callable[[Map], Map], of: Then | Inverse) -> Map:
+    """Change a map in all its parts: (a then b)′ = a′ then b′, and (a⁻¹)′ = (a′)⁻¹."""
+    if isinstance(of, Then):
+        return _behind_each_other(map(change, of.maps))
+    return inverse(change(of.of))
+
+
 def _behind_each_other(maps: Iterable[Map]) -> Map:
     total: Map = IDENTITY
     for part in maps:
@@ -165,10 +172,8 @@ def scale(of: Map) -> Map:
         return of
     if isinstance(of, Shift | First):
         return IDENTITY
-    if isinstance(of, Then):
-        return _behind_each_other(map(scale, of.maps))
-    if isinstance(of, Inverse):
-        return inverse(scale(of.of))
+    if isinstance(of, Then | Inverse):
+        return _in_each(scale, of)
     return scale(of.of) if isinstance(of, Negated) else Scale(of)
 
 
@@ -183,10 +188,8 @@ def negated(of: Map) -> Map:
     """s·x − t of a map."""
     if isinstance(of, Identity | Scale):
         return of
-    if isinstance(of, Then):
-        return _behind_each_other(map(negated, of.maps))
-    if isinstance(of, Inverse):
-        return inverse(negated(of.of))
+    if isinstance(of, Then | Inverse):
+        return _in_each(negated, of)
     return of.of if isinstance(of, Negated) else Negated(of)
 
 
@@ -217,10 +220,7 @@ def between(q: Map, p: Map) -> Map:
         del first[0], second[0]
     if len(first) == len(second) == 1 and first[0] == Scale(second[0]):
         return Shift(second[0])
-    total: Map = IDENTITY
-    for part in (*map(inverse, reversed(first)), *second):
-        total = then(total, part)
-    return total
+    return _behind_each_other((*map(inverse, reversed(first)), *second))
 
 
 class Carried(msgspec.Struct, frozen=True):

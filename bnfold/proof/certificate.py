@@ -11,9 +11,8 @@ from onnx import ModelProto
 
 from bnfold.onnx_io.model_file import ModelFile
 from bnfold.proof.kernel.judge import judge
-from bnfold.proof.kernel.outcome import Certificate, Frame, Outcome, verdict_of
+from bnfold.proof.kernel.outcome import Certificate, Frame, Outcome, doubted
 from bnfold.proof.kernel.regions import Correspondence, Regions, regions
-from bnfold.proof.kernel.structure import WHOLE
 from bnfold.proof.reading.model import Model
 from bnfold.proof.search.proposal import proposed
 from bnfold.steps import Proof
@@ -47,18 +46,8 @@ class Static:
     @property
     def doubted(self) -> Static:
         """The same where the proof was a guess: what it finds wrong is not decided."""
-        findings = tuple(
-            replace(finding, verdict=Outcome.UNDECIDED) for finding in self.certificate.findings
-        )
-        verdict = Outcome.UNDECIDED if findings else self.certificate.verdict
-        whole = tuple(finding for finding in self.frame.findings if finding.node == WHOLE)
-        return replace(
-            self, certificate=replace(self.certificate, verdict=verdict, findings=findings),
-            frame=replace(
-                self.frame, findings=whole,
-                verdict=verdict_of(list(whole)) if whole else Outcome.UNDECIDED,
-            ),
-        )  # fmt: skip
+        certificate, frame = doubted(self.certificate, self.frame)
+        return replace(self, certificate=certificate, frame=frame)
 
 
 def prove(original: ModelFile, folded: ModelFile, proof: Proof) -> Static:

@@ -87,7 +87,7 @@ def run_worker(
 
     Raises what the worker reports, and WorkerError if it crashed, ran out of time or hit a limit.
     """
-    with worker or Worker() as started:
+    with contextlib.nullcontext(worker) if worker else Worker() as started:
         folder = started.folder
         code = started.run(request, timeout, progress)
         answer = _answer(folder / ANSWER)

@@ -6,7 +6,6 @@ row by row, if the leading axes come back as they were.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from bnfold.graph.index import Node, Role
@@ -47,13 +46,13 @@ def same_but_one(one: Shape, other: Shape) -> bool:
     return sum(not (isinstance(a, int) and a == b and a > 0) for a, b in dims) <= 1
 
 
-def flattened(gemm: Node, new: Collection[Node]) -> Flattened | None:
-    """The two new Reshapes around a Gemm; None where they are not there."""
+def flattened(gemm: Node) -> Flattened | None:
+    """The two Reshapes around a Gemm; None where they are not there."""
+    if gemm.op != "Gemm" or gemm.attribute("transA", 0):
+        return None
     before = gemm.scope.producers.get(gemm.input(0))
     uses = gemm.scope.uses.get(gemm.output, [])
     after = uses[0].node if len(uses) == 1 and uses[0].role is Role.READ else None
-    if gemm.op != "Gemm" or gemm.attribute("transA", 0) or before is None or after is None:
-        return None
-    if (before.op, after.op) != ("Reshape", "Reshape") or not (before in new and after in new):
+    if before is None or after is None or (before.op, after.op) != ("Reshape", "Reshape"):
         return None
     return Flattened(before, gemm, after)

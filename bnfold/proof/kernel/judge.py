@@ -36,21 +36,29 @@ A wrong step can only lead to "invalid" or "not decided".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from bnfold.errors import ModelError
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.proof.kernel.ledger import Known
 from bnfold.proof.kernel.meaning import differences
 from bnfold.proof.kernel.node_walk import NodeWalk, apart
 from bnfold.proof.kernel.order import in_order
-from bnfold.proof.kernel.outcome import Certificate, Finding, Frame, Outcome, verdict_of
+from bnfold.proof.kernel.outcome import (
+    WHOLE,
+    Certificate,
+    Finding,
+    Frame,
+    Outcome,
+    doubted,
+    verdict_of,
+)
 from bnfold.proof.kernel.regions import Correspondence
-from bnfold.proof.kernel.structure import WHOLE, Skeleton, same_data
+from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import same_array
+from bnfold.proof.reading.same_constants import same_constant
 from bnfold.steps import Proof
 
 _ZERO_IF_ABSENT = {  # which inputs of an operator are zeros where there are none
@@ -85,7 +93,7 @@ def judge(original: Model, folded: Model, proof: Proof, loose: float = 0.0) -> J
             _require_one_meaning(model)
         walk = _Walk(original, folded, proof, loose=loose)
     except WrongError as wrong:
-        finding = Finding(Outcome.INVALID, "the model", str(wrong))
+        finding = Finding(Outcome.INVALID, WHOLE, str(wrong))
         return Judgement(
             Certificate(Outcome.INVALID, (), (finding,)), Frame(Outcome.INVALID, (finding,))
         )
@@ -119,33 +127,27 @@ class _Walk(NodeWalk):
         for old, new in self.pairing.scopes.items():
             if old.parent is None:
                 self._scope(old, new)
-        for ref in (*self.carried, *self.taken) if not self.pairing.named else ():
-            if ref not in self.used:
-                self._say(
-                    WrongError("the proof gives it a map that it has no use for"), "the model"
-                )
         if self.pairing.named:
             for said in differences(self.original, self.folded):
-                self._say(said, "the model")
+                self._say(said, WHOLE)
+        elif not self.used.issuperset((*self.carried, *self.taken)):
+            self._say(WrongError("the proof gives a node a map that it has no use for"), WHOLE)
         skeleton = Skeleton(self.original, self.folded, self.pairing, self.free, self.changed)
         frame = list(skeleton.findings())
         self._constants(skeleton)
         frame += [
-            Finding(Outcome.INVALID, node.label, "it is gone, and still needed")
+            Finding(Outcome.INVALID, node.label, "the folded model needs it, and does not have it")
             for node in self.pairing.gone
             if (node.scope, node.output) not in self.known and not skeleton.may_be_gone(node)
         ]
-        self.doubtful |= len(self.far) > 1
-        if self.doubtful and self.pairing.named:  # nothing is known to be wrong
-            self.findings = [replace(f, verdict=Outcome.UNDECIDED) for f in self.findings]
-            frame = [f for f in frame if f.node == WHOLE]
         certificate = Certificate(
             verdict_of(self.findings), tuple(self.folds), tuple(self.findings)
         )  # fmt: skip
-        certain = certificate.verdict is Outcome.INVALID and not self.doubtful
         found = Frame(verdict_of(frame), tuple(frame))
-        if self.doubtful and self.pairing.named and not frame:
-            found = Frame(Outcome.UNDECIDED, ())
+        doubtful = self.doubtful or len(self.far) > 1
+        if doubtful and self.pairing.named:  # nothing is known to be wrong
+            certificate, found = doubted(certificate, found)
+        certain = certificate.verdict is Outcome.INVALID and not doubtful
         return Judgement(certificate, found, self._known(), certain)
 
     def _known(self) -> Correspondence:
@@ -169,25 +171,11 @@ class _Walk(NodeWalk):
                 continue
             if a == b and not self.pairing.named and not skeleton.is_claimed(other.scope, b):
                 continue  # the same name, and the same data by the comparison of all tensors
-            try:
-                alike = self._alike(node, a, other, b)
-            except ModelError:
-                alike = False
+            alike = same_constant(self.original, (node.scope, a), self.folded, (other.scope, b))
             if alike is None:
                 self._say(UnprovenError(f"the value of {a!r} is not known"), node.label)
             elif not alike and not self.asks_for_the_same(node, slot, other):
                 self._say(WrongError(f"its constant {b!r} is not the same"), node.label)
-
-    def _alike(self, node: Node, a: str, other: Node, b: str) -> bool | None:
-        one, two = self.original.tensor(node.scope, a), self.folded.tensor(other.scope, b)
-        if one is not None and two is not None and one.data_type == two.data_type:
-            return list(one.dims) == list(two.dims) and same_data(
-                self.original, one, self.folded, two
-            )
-        before, after = self.original.value(node.scope, a), self.folded.value(other.scope, b)
-        if before is None or after is None:
-            return None
-        return same_array(before, after)
 
     def _is_default(self, node: Node, slot: int, other: Node) -> bool:
         """Whether a constant that has come or gone is what its absence means: zeros."""
@@ -202,16 +190,12 @@ class _Walk(NodeWalk):
     # --- scopes ----------------------------------------------------------------------------------
 
     def _scope(self, old: Scope, new: Scope) -> None:
-        listed = self.original.index.ir_version < 4  # where every initializer is an input
-        ours, theirs = (
-            [name for name in scope.inputs if not (listed and name in scope.initializers)]
-            for scope in (old, new)
-        )
+        ours, theirs = self.original.inputs(old), self.folded.inputs(new)
         for name, other in zip(ours, theirs, strict=False):
             if self.original.is_constant(old, name):
                 continue
             if name != other and old.parent is None and not self.pairing.named:
-                self._say(WrongError(f"the input {name!r} is called {other!r}"), "the model")
+                self._say(WrongError(f"the input {name!r} is called {other!r}"), WHOLE)
             self.known[old, name] = Known((new, other), self.same)
         for name in old.sparse & new.sparse if not self.pairing.named else ():  # compared as bytes
             self.known[old, name] = Known((new, name), self.same)
@@ -219,7 +203,7 @@ class _Walk(NodeWalk):
             self._node(node)
         names = [_output_names(scope) for scope in (old, new)]
         if len(names[0]) != len(names[1]):
-            self._say(WrongError("it has not the same number of outputs"), old.label or "the model")
+            self._say(WrongError("it has not the same number of outputs"), old.label or WHOLE)
         for a, b in zip(*names, strict=False):
             self._output(old, a, new, b)
 
@@ -231,9 +215,7 @@ class _Walk(NodeWalk):
             alike = name == other and self.folded.is_constant(theirs, other)
             one, two = self.original.value(owner, name), self.folded.value(theirs, other)
             if not alike or one is None or two is None or not same_array(one, two):
-                self._say(
-                    UnprovenError(f"the constant output {name!r} is not the same"), "the model"
-                )
+                self._say(UnprovenError(f"the constant output {name!r} is not the same"), WHOLE)
             return
         known = self.known.get((owner, name))
         producer = owner.producers.get(name)

@@ -9,7 +9,7 @@ from bnfold import steps
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.kernel.expressions import Expressions
 from bnfold.proof.kernel.flattened import REGROUPING, Flattened, flattened, same_but_one
-from bnfold.proof.kernel.meaning import attributes
+from bnfold.proof.kernel.meaning import attributes, changed_attribute
 from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing, paired
 from bnfold.proof.laws import arithmetic, branches, linear, scale_and_bias
@@ -21,8 +21,9 @@ from bnfold.proof.laws.absorbing import (
     UnprovenError,
     WrongError,
 )
-from bnfold.proof.laws.passing import is_idle
+from bnfold.proof.laws.passing import handed_on
 from bnfold.proof.laws.sites import ARITHMETIC
+from bnfold.proof.numbers.correct_rounding import told
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.proof.reading.model import Model
 from bnfold.steps import Proof, Ref
@@ -80,15 +81,9 @@ class Ledger:
 
     def source(self, scope: Scope, name: str) -> Place:
         """The value of the folded model itself, where new nodes only hand it on."""
-        while self.pairing.named:
-            maker = scope.producers.get(name)
-            if maker is None or maker not in self.pairing.new or maker.output != name:
-                break
-            owner = scope.owner(maker.input(0)) if maker.input(0) else None
-            if owner is None or not is_idle(self.folded, maker):
-                break
-            scope, name = owner, maker.input(0)
-        return scope, name
+        if not self.pairing.named:
+            return scope, name
+        return handed_on(self.folded, scope, name, lambda maker: maker in self.pairing.new)
 
     def _input(self, node: Node, slot: int) -> Known | None:
         """What is known of a computed input; None for a constant, and for one that is absent."""
@@ -221,9 +216,11 @@ class Ledger:
         """The Reshapes around a Gemm that stands for a product over several axes."""
         if not self.pairing.named or (node.op, other.op) != ("MatMul", "Gemm"):
             return None
-        found = flattened(other, self.pairing.new)
+        found = flattened(other)
+        if found is None or not self.pairing.new.issuperset((found.before, found.after)):
+            return None
         data = self.original.shapes.of(node.scope, node.input(0))
-        return found if found is not None and found.keeps_rows(self.folded, data) else None
+        return found if found.keeps_rows(self.folded, data) else None
 
     def _batch_norm(self, pair: Pair, given: Relation, u: Map) -> Taken:
         other = pair.other
@@ -263,9 +260,9 @@ class Ledger:
             allowed |= {"broadcast"} if pair.other.scope.opset < 7 else set()
         elif pair.node.op != pair.other.op:
             allowed = {*one}
-        for name in sorted({*one, *two} - allowed):
-            if one.get(name) != two.get(name):
-                raise WrongError(f"its attribute {name!r} has changed")
+        name = changed_attribute(one, two, allowed)
+        if name is not None:
+            raise WrongError(f"its attribute {name!r} has changed")
 
     def _took(self, pair: Pair, taken: Taken, relation: Relation) -> None:
         other = pair.other
@@ -287,8 +284,6 @@ class Ledger:
         )  # fmt: skip
         for name, tally in taken.tallies.items():
             if tally.faults:
-                from bnfold.proof.numbers.correct_rounding import told
-
                 self._say(
                     WrongError(told(name, tally, self._sites(pair)), certain=True), other.label
                 )

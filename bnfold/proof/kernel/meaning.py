@@ -7,7 +7,7 @@ attributes of two nodes say, whether in so many words or by default.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 import onnx
 from onnx import AttributeProto, ModelProto, ValueInfoProto, helper
@@ -26,12 +26,14 @@ def differences(original: Model, folded: Model) -> Iterator[WrongError | Unprove
         old, new = (versions[domain] for versions in opsets)
         if old != new:
             yield UnprovenError(f"opset {old} of {domain or 'ONNX'} became {new}")
-    for what in ("input", "output"):
-        ours, theirs = (_names(model, what) for model in (original, folded))
+    inputs = [model.declared_inputs(model.main) for model in (original, folded)]
+    outputs = [list(model.graph.output) for model in (one, two)]
+    for what, declared in (("inputs", inputs), ("outputs", outputs)):
+        ours, theirs = ([value.name for value in values] for values in declared)
         if ours != theirs:
-            sentence = f"the {what}s {', '.join(ours)} became {', '.join(theirs)}"
+            sentence = f"the {what} {', '.join(ours)} became {', '.join(theirs)}"
             yield WrongError(sentence, certain=True)
-    for a, b in zip(*(_inputs(model) for model in (original, folded)), strict=False):
+    for a, b in zip(*inputs, strict=False):
         if not _alike(a, b):
             yield UnprovenError(f"the input {a.name!r} is of another type or shape")
     yield from _defaults(original, folded)
@@ -52,15 +54,6 @@ def _opsets(model: ModelProto) -> dict[str, int]:
         "" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version
         for entry in model.opset_import
     }
-
-
-def _names(model: Model, what: str) -> list[str]:
-    return [v.name for v in (_inputs(model) if what == "input" else model.proto.graph.output)]
-
-
-def _inputs(model: Model) -> list[ValueInfoProto]:
-    hidden = model.main.initializers if model.index.ir_version < 4 else {}
-    return [value for value in model.proto.graph.input if value.name not in hidden]
 
 
 def _alike(one: ValueInfoProto, other: ValueInfoProto) -> bool:
@@ -129,3 +122,11 @@ def _value(attribute: AttributeProto) -> bytes:
     if attribute.type == AttributeProto.TENSOR:
         return bytes(value.SerializeToString(deterministic=True))
     return repr((attribute.type, value)).encode()
+
+
+def changed_attribute(
+    one: Mapping[str, bytes], two: Mapping[str, bytes], allowed: Collection[str] = ()
+) -> str | None:
+    """The first attribute that is another one, but for those that are `allowed` to change."""
+    names = sorted({*one, *two} - {*allowed})
+    return next((name for name in names if one.get(name) != two.get(name)), None)

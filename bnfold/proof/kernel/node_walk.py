@@ -11,7 +11,7 @@ from bnfold.graph.index import Node
 from bnfold.onnx_io.protos import bodies, captured
 from bnfold.proof.kernel.flattened import REGROUPING
 from bnfold.proof.kernel.ledger import Known, Ledger, Place
-from bnfold.proof.kernel.meaning import attributes
+from bnfold.proof.kernel.meaning import attributes, changed_attribute
 from bnfold.proof.laws import arithmetic, beside
 from bnfold.proof.laws.absorbing import (
     Cause,
@@ -24,7 +24,7 @@ from bnfold.proof.laws.absorbing import (
 )
 from bnfold.proof.laws.joining import JOINING, joined
 from bnfold.proof.laws.passing import LAWS, is_idle, passed
-from bnfold.proof.laws.sites import ARITHMETIC, TRAINS, constant_slot, trains
+from bnfold.proof.laws.sites import SITES, TRAINS, constant_slot, trains
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
@@ -95,7 +95,7 @@ class NodeWalk(Ledger):
             raise UnprovenError("an attribute that only a call gives")
         if trains(node):
             raise WrongError(f"it is gone, and {TRAINS}", certain=True)
-        if node.op in ("BatchNormalization", *ARITHMETIC):
+        if node.op in SITES:
             found = self.maps.site_or_none(ref)
         elif is_idle(self.original, node) and not any(
             node.scope.uses[name] for name in node.proto.output[1:] if name
@@ -121,10 +121,7 @@ class NodeWalk(Ledger):
             self._require_same_outputs(node, other)
         inputs = self._inputs(node, other)
         if any(bodies(node.proto)):
-            if node.op != other.op:
-                raise WrongError(f"it was a {node.op}, and is a {other.op}")
-            if self.pairing.named:
-                self._require_same_attributes(node, other)
+            self._require_same_operator(node, other)
             self._require_same(node, inputs)
             for name in sorted({n for _, body in bodies(node.proto) for n in captured(body)}):
                 owner = node.scope.owner(name)
@@ -207,10 +204,13 @@ class NodeWalk(Ledger):
         ):
             raise WrongError("it has not the same outputs")
 
-    def _require_same_attributes(self, node: Node, other: Node) -> None:
-        one, two = attributes(node), attributes(other)
-        for name in sorted({*one, *two}):
-            if one.get(name) != two.get(name):
+    def _require_same_operator(self, node: Node, other: Node) -> None:
+        """With the same attributes; where places tell nodes apart, these are compared as bytes."""
+        if node.op != other.op:
+            raise WrongError(f"it was a {node.op}, and is a {other.op}")
+        if self.pairing.named:
+            name = changed_attribute(attributes(node), attributes(other))
+            if name is not None:
                 raise WrongError(f"its attribute {name!r} has changed")
 
     def _require_same(self, node: Node, inputs: list[Known | None]) -> None:
@@ -232,10 +232,7 @@ class NodeWalk(Ledger):
             self.changed.add(other)
             self._took(pair, taken, relation)
             return {0: relation}
-        if node.op != other.op:
-            raise WrongError(f"it was a {node.op}, and is a {other.op}")
-        if self.pairing.named:
-            self._require_same_attributes(node, other)
+        self._require_same_operator(node, other)
         for slot in range(len(inputs)):
             if (ref, slot) in self.taken:
                 self.used.add((ref, slot))

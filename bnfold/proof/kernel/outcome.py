@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import Enum
+
+WHOLE = "the model"  # at which findings stand that no node has
 
 
 class Outcome(Enum):
@@ -71,7 +74,20 @@ class Frame:
     findings: tuple[Finding, ...]
 
 
-def verdict_of(findings: list[Finding]) -> Outcome:
+def doubted(certificate: Certificate, frame: Frame) -> tuple[Certificate, Frame]:
+    """What a proof that was a guess shows: what is wrong by it is not decided.
+
+    Of the frame only what no other guess would change stays.
+    """
+    findings = tuple(replace(found, verdict=Outcome.UNDECIDED) for found in certificate.findings)
+    whole = tuple(found for found in frame.findings if found.node == WHOLE)
+    return (
+        replace(certificate, verdict=verdict_of(findings), findings=findings),
+        Frame(verdict_of(whole) if whole else Outcome.UNDECIDED, whole),
+    )
+
+
+def verdict_of(findings: Sequence[Finding]) -> Outcome:
     """The worst of the findings' verdicts; valid where there are none."""
     verdicts = {finding.verdict for finding in findings}
     for verdict in (Outcome.INVALID, Outcome.UNDECIDED):

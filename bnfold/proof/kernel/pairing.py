@@ -86,14 +86,11 @@ def _as_named(
     if len(outermost[0]) != len(outermost[1]):
         raise WrongError("the models have not the same functions")
     result.scopes.update(zip(*outermost, strict=True))
-    containers = {
-        id(scope.container): scope for m in (original, folded) for scope in m.index.scopes
-    }
     for node, partner in result.partner.items():
         theirs = dict(bodies(partner.proto))
         for name, body in bodies(node.proto):
             if name in theirs:
-                result.scopes[containers[id(body)]] = containers[id(theirs[name])]
+                result.scopes[original.scope_of(body)] = folded.scope_of(theirs[name])
     result.gone.update(n for n in original.index.nodes() if n not in result.partner)
     there = set(result.partner.values())
     if len(there) < len(result.partner):

@@ -8,14 +8,12 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from bnfold.graph.index import Node, Scope
-from bnfold.onnx_io.data_files import FileRange
 from bnfold.onnx_io.protos import is_set
-from bnfold.proof.kernel.outcome import Finding, Outcome
+from bnfold.proof.kernel.outcome import WHOLE, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing
 from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.same_constants import same_data
 
-WHOLE = "the model"  # at which differences stand that no node has
-_CHUNK = 1 << 22  # bytes that are compared at a time
 _VALUES = (
     "raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data",
     "external_data", "data_location",
@@ -79,7 +77,7 @@ class Skeleton:
     def findings(self) -> Iterator[Finding]:
         """All differences that nothing explains."""
         one, two = self.original.proto, self.folded.proto
-        yield from _fields(one, two, ("graph", "functions"), "the model")
+        yield from _fields(one, two, ("graph", "functions"), WHOLE)
         yield from self._functions()
         for old, new in self.pairing.scopes.items():
             yield from self._scope(old, new)
@@ -96,7 +94,9 @@ class Skeleton:
             yield from _fields(
                 a, b, skipped, f"the graph {old.label}" if old.label else "the graph"
             )
-            yield from self._inputs(old, new, a, b)
+            declared = (self.original.declared_inputs(old), self.folded.declared_inputs(new))
+            if declared[0] != declared[1]:
+                yield _wrong("", "the inputs of the graph are not the same")
             yield from self._tensors(old, new)
         places = {node: place for place, node in enumerate(new.nodes)}
         last = -1
@@ -120,13 +120,6 @@ class Skeleton:
                 yield _wrong("", f"the value_info of {info.name!r} has changed")
         for name in infos:
             yield _wrong("", f"the value_info of {name!r} is new")
-
-    def _inputs(self, old: Scope, new: Scope, a: GraphProto, b: GraphProto) -> Iterator[Finding]:
-        listed = self.original.index.ir_version < 4  # every initializer is an input there
-        one = [v for v in a.input if not (listed and v.name in old.initializers)]
-        two = [v for v in b.input if not (listed and v.name in new.initializers)]
-        if one != two:
-            yield _wrong("", "the inputs of the graph are not the same")
 
     # --- nodes -----------------------------------------------------------------------------------
 
@@ -269,20 +262,3 @@ def _described(tensor: TensorProto) -> TensorProto:
     for name in _VALUES:
         bare.ClearField(name)
     return bare
-
-
-def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
-    """Whether two tensors hold the same bytes, wherever these are."""
-    sources = [model.storage.source(tensor) for model, tensor in ((one, a), (two, b))]
-    if all(isinstance(source, FileRange) for source in sources):
-        first, second = sources
-        assert isinstance(first, FileRange)
-        assert isinstance(second, FileRange)
-        return len(first) == len(second) and all(
-            (first.read(at, min(at + _CHUNK, len(first)))
-             == second.read(at, min(at + _CHUNK, len(first)))).all()
-            for at in range(0, len(first), _CHUNK)
-        )  # fmt: skip
-    if not any(sources):
-        return a == b or one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
-    return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()

@@ -6,9 +6,11 @@ says which channel of the input each channel of the output is.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from onnx import TensorProto
 
-from bnfold.graph.index import Node
+from bnfold.graph.index import Node, Scope
 from bnfold.proof.laws import moving
 from bnfold.proof.laws.moving import APART, NEGATIVE, SHIFTED, UNKNOWN, Law, along
 from bnfold.proof.numbers.maps import Map
@@ -39,6 +41,20 @@ def is_idle(model: Model, node: Node) -> bool:
         training = model.value_at(node, 2)
         return training is not None and not training.any()
     return node.op == "Identity"
+
+
+def handed_on(
+    model: Model, scope: Scope, name: str, through: Callable[[Node], bool] = lambda _: True
+) -> tuple[Scope, str]:  # fmt: skip
+    """The value itself, of which nodes that change nothing hand on copies."""
+    maker = scope.producers.get(name)
+    while maker is not None and maker.output == name and through(maker) and is_idle(model, maker):
+        owner = scope.owner(maker.input(0)) if maker.input(0) else None
+        if owner is None:
+            break
+        scope, name = owner, maker.input(0)
+        maker = scope.producers.get(name)
+    return scope, name
 
 
 _WIDER = {

@@ -14,6 +14,7 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import Array
 
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
+SITES = ("BatchNormalization", *ARITHMETIC)  # operators that may be maps
 TRAINS = "normalises by the statistics of each batch, which no constant does"
 DEFAULT_EPSILON = float(np.float32(1e-5))  # attributes are float32
 

@@ -149,26 +149,6 @@ class Real:
         """How far each entry may be from its exact value."""
         return (self.steps + 1) * UNIT * self.magnitude
 
-    def equals(self, number: float) -> bool:
-        """Whether every entry is `number` as far as float64 can tell."""
-        with np.errstate(invalid="ignore"):
-            near = np.abs(self.value - number) <= self.error
-        return bool(np.all(near & np.isfinite(self.error)))
-
-    def near(self, other: Real) -> bool:
-        """Whether all entries are equal as far as float64 can tell."""
-        if len(self) != len(other) and 1 not in (len(self), len(other)):
-            return False
-        error = self.error + other.error
-        with np.errstate(invalid="ignore"):
-            near = np.abs(self.value - other.value) <= error
-        return bool(np.all(near & np.isfinite(error)))
-
-    @property
-    def is_known(self) -> bool:
-        """Whether float64 could hold all entries: nothing has over- or underflown."""
-        return bool(np.all(np.isfinite(self.value)) and np.all(np.isfinite(self.magnitude)))
-
     def __mul__(self, other: Real) -> Real:
         one, two = _alike(self, other)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
@@ -198,17 +178,6 @@ class Real:
         magnitude = np.where(np.isfinite(self.magnitude), magnitude, np.inf)
         return Real(value, magnitude, self.steps + 1, lambda i: inverse(self.exact(i)))
 
-    def settled(self) -> Real:
-        """The same, with entries whose terms cancel computed from their exact values."""
-        wide = np.flatnonzero(self.magnitude > 2.0**20 * np.abs(self.value))
-        if not wide.size:
-            return self
-        value, magnitude = self.value.copy(), self.magnitude.copy()
-        for i in wide:
-            value[i] = float(sum(map(_approximate, self.exact(int(i))), Fraction(0)))
-            magnitude[i] = abs(value[i])
-        return Real(value, magnitude, self.steps + 1, self.exact)
-
     def take(self, indices: npt.NDArray[np.int64]) -> Real:
         """The entries at these places."""
         where = np.asarray(indices)
@@ -220,21 +189,6 @@ class Real:
     def spread(self, count: int) -> Real:
         """One entry, `count` times."""
         return self if len(self) == count else self.take(np.zeros(count, np.int64))
-
-
-def joined(parts: list[Real]) -> Real:
-    """The vectors one behind the other."""
-    ends = np.cumsum([len(part) for part in parts])
-
-    def exact(i: int) -> Sum:
-        place = int(np.searchsorted(ends, i, side="right"))
-        return parts[place].exact(i - int(ends[place]) + len(parts[place]))
-
-    return Real(
-        np.concatenate([part.value for part in parts]),
-        np.concatenate([part.magnitude for part in parts]),
-        max(part.steps for part in parts), exact,
-    )  # fmt: skip
 
 
 def unless_lost(

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +73,6 @@ class Words:
         self._known: dict[tuple[int, int], int] = {}
         self._derived: dict[tuple[str, int], int] = {}
         self._exact: dict[int, tuple[Sum, Sum]] = {IDENTITY: (_ONE, _ZERO)}
-        self._makers: dict[int, Callable[[], tuple[Sum, Sum]]] = {}
 
     def scales(self, values: Real) -> Ids:
         """Letters x ↦ s·x; none where s is 1 and certainly so."""

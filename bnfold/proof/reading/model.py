@@ -6,9 +6,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper
+from onnx import (
+    AttributeProto,
+    GraphProto,
+    ModelProto,
+    TensorProto,
+    ValueInfoProto,
+    helper,
+    numpy_helper,
+)
 
-from bnfold.graph.index import Index, Node, Scope
+from bnfold.graph.index import Container, Index, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.reading import evaluation, moved_values
@@ -66,12 +74,33 @@ class Model:
         """The main graph."""
         return self.index.scopes[0]
 
+    @cached_property
+    def _scopes(self) -> dict[int, Scope]:
+        return {id(scope.container): scope for scope in self.index.scopes}
+
+    def scope_of(self, body: Container) -> Scope:
+        """The scope of a graph of this model."""
+        return self._scopes[id(body)]
+
     def node(self, scope: int, place: int) -> Node | None:
         """The node that stands there."""
         scopes = self.index.scopes
         if not (0 <= scope < len(scopes) and 0 <= place < len(scopes[scope].nodes)):
             return None
         return scopes[scope].nodes[place]
+
+    def inputs(self, scope: Scope) -> list[str]:
+        """What callers give; below IR 4 every initializer is listed among the inputs as well."""
+        return [name for name in scope.inputs if not self._is_listed(scope, name)]
+
+    def declared_inputs(self, scope: Scope) -> list[ValueInfoProto]:
+        """The declarations of a graph's inputs."""
+        graph = scope.container
+        given = graph.input if isinstance(graph, GraphProto) else ()
+        return [value for value in given if not self._is_listed(scope, value.name)]
+
+    def _is_listed(self, scope: Scope, name: str) -> bool:
+        return self.index.ir_version < 4 and name in scope.initializers
 
     # --- constants -------------------------------------------------------------------------------
 

@@ -16,13 +16,12 @@ from bnfold.onnx_io.protos import bodies
 from bnfold.proof.kernel.flattened import REGROUPING, flattened
 from bnfold.proof.kernel.meaning import attributes
 from bnfold.proof.kernel.order import in_order
-from bnfold.proof.laws.passing import is_idle
-from bnfold.proof.laws.sites import ARITHMETIC, constant_slot
+from bnfold.proof.laws.passing import handed_on, is_idle
+from bnfold.proof.laws.sites import ARITHMETIC, SITES, constant_slot
 from bnfold.proof.reading.model import Model
 
 Place = tuple[Scope, str]
 
-MAPS = ("BatchNormalization", "Identity", *ARITHMETIC)
 _FURTHEST = 8  # maps in a row
 _TRIED = 8  # nodes that read the same
 _ALSO = {  # what may stand in the place of an operator, once maps are gone from around it
@@ -44,15 +43,14 @@ class Alignment:
     def run(self) -> dict[Node, Node]:
         """The counterparts that were found."""
         found = defaultdict(list)
-        nodes = set(self.folded.index.nodes())
         for node in self.folded.index.nodes():
-            rows = flattened(node, nodes)
+            rows = flattened(node)
             read = self._read(self.folded, node)
             for place in dict.fromkeys(
                 [*read, *(self._read(self.folded, rows.before) if rows else ())]
             ):
                 if place is not None:
-                    found[node.op, self._source(place)].append(node)
+                    found[node.op, self._value(place)].append(node)
         self.readers = dict(found)
         outermost = (
             [s for s in model.index.scopes if s.parent is None]
@@ -61,7 +59,7 @@ class Alignment:
         for old, new in zip(*outermost, strict=False):
             self._scope(old, new)
         products = [other for node, other in self.partner.items() if node.op == "MatMul"]
-        found_rows = [flattened(product, nodes) for product in products]
+        found_rows = [flattened(product) for product in products]
         around = {n for row in found_rows if row is not None for n in (row.before, row.after)}
         return {n: other for n, other in self.partner.items() if other not in around}
 
@@ -74,22 +72,13 @@ class Alignment:
             found.append(None if owner is None or constant else (owner, name))
         return found
 
-    def _source(self, place: Place) -> Place:
-        """The value itself, of which a node that changes nothing hands on a copy."""
-        scope, name = place
-        maker = scope.producers.get(name)
-        while maker is not None and maker.output == name and is_idle(self.folded, maker):
-            owner = scope.owner(maker.input(0)) if maker.input(0) else None
-            if owner is None:
-                break
-            scope, name = owner, maker.input(0)
-            maker = scope.producers.get(name)
-        return scope, name
+    def _value(self, place: Place) -> Place:
+        return handed_on(self.folded, *place)
 
     # --- one scope -------------------------------------------------------------------------------
 
     def _scope(self, old: Scope, new: Scope) -> None:
-        names = zip(self._inputs(self.original, old), self._inputs(self.folded, new), strict=False)
+        names = zip(self.original.inputs(old), self.folded.inputs(new), strict=False)
         for name, theirs in names:
             self.values[old, name] = (new, theirs)
         named = {node.proto.name: node for node in new.nodes if node.proto.name}
@@ -111,19 +100,15 @@ class Alignment:
                 if value is not None:
                     self.values[old, node.output] = value
 
-    def _inputs(self, model: Model, scope: Scope) -> list[str]:
-        listed = model.index.ir_version < 4
-        return [n for n in scope.inputs if not (listed and n in scope.initializers)]
-
     def _pair(self, node: Node, other: Node) -> None:
         self.partner[node] = other
         for own, name in zip(node.proto.output, other.proto.output, strict=False):
             self.values[node.scope, own] = (other.scope, name)
-        if node.op == "MatMul" and (row := flattened(other, other.scope.nodes)) is not None:
+        if node.op == "MatMul" and (row := flattened(other)) is not None:
             self.values[node.scope, node.output] = (other.scope, row.after.output)
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
         for name in ours.keys() & theirs.keys():
-            self._scope(_scope_of(self.original, ours[name]), _scope_of(self.folded, theirs[name]))
+            self._scope(self.original.scope_of(ours[name]), self.folded.scope_of(theirs[name]))
 
     def _data(self, node: Node) -> Place | None:
         """What a node hands on that may be gone: a map of one value, or nothing at all."""
@@ -142,7 +127,7 @@ class Alignment:
     ) -> Node | None:  # fmt: skip
         here = self._read(self.original, node)
         read = [None if place is None else self.values.get(place, place) for place in here]
-        computed = next((self._source(p) for p in read if p is not None), None)
+        computed = next((self._value(p) for p in read if p is not None), None)
         likely = self._likely(node, new, named)
         again: list[Node] = []  # what was computed twice
         for op in (node.op, *_ALSO.get(node.op, ())):
@@ -182,7 +167,7 @@ class Alignment:
             return True
         for slot, place in enumerate(read):
             own = theirs[slot] if slot < len(theirs) else None
-            if place is not None and own is not None and self._source(own) != self._source(place):
+            if place is not None and own is not None and self._value(own) != self._value(place):
                 return False
             if place is not None and own is None and slot == 0:
                 return False
@@ -218,10 +203,6 @@ class Alignment:
         return max(free, key=likeness)  # the first of the best: nodes keep their order
 
 
-def _scope_of(model: Model, body: object) -> Scope:
-    return next(scope for scope in model.index.scopes if scope.container is body)
-
-
 def _shapes(model: Model, node: Node) -> list[tuple[int, ...]]:
     """The shapes of a node's weights; a bias may come or go."""
     tensors = (model.tensor(node.scope, name) for name in node.proto.input[1:2])
@@ -236,6 +217,6 @@ def _behind(node: Node) -> Iterator[str]:
             return
         name = pending.pop()
         for use in node.scope.uses.get(name, []):
-            if use.node is not None and use.node.op in MAPS:
+            if use.node is not None and use.node.op in (*SITES, "Identity"):
                 yield use.node.output
                 pending.append(use.node.output)

@@ -11,19 +11,16 @@ from collections.abc import Mapping
 
 from bnfold import steps
 from bnfold.graph.index import Node, Role
+from bnfold.proof.laws.linear import LINEAR
 from bnfold.proof.laws.passing import is_idle
-from bnfold.proof.laws.sites import ARITHMETIC, trains
+from bnfold.proof.laws.scale_and_bias import NORMALISING
+from bnfold.proof.laws.sites import SITES, trains
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import same_array
+from bnfold.proof.reading.same_constants import same_constant
 from bnfold.proof.search.alignment import Alignment
 from bnfold.steps import Carried, Proof, Ref
 
-_ABSORBING = frozenset(
-    {
-        "BatchNormalization", "Conv", "ConvTranspose", "Gemm", "GroupNormalization",
-        "InstanceNormalization", "LayerNormalization", "MatMul", *ARITHMETIC,
-    }
-)  # fmt: skip
+_ABSORBING = frozenset({*SITES, *LINEAR, *NORMALISING})
 _BETWEEN = frozenset(
     {
         "AveragePool", "Cast", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity",
@@ -60,8 +57,7 @@ def _changed(original: Model, node: Node, folded: Model, other: Node) -> bool:
         )
         if not any(constant):
             continue
-        before, after = original.value(node.scope, one), folded.value(other.scope, two)
-        if before is None or after is None or not same_array(before, after):
+        if not same_constant(original, (node.scope, one), folded, (other.scope, two)):
             return True
     return False
 
@@ -79,7 +75,7 @@ def _taken_from_behind(
             break
         if reader not in partner:
             if not is_idle(original, reader):
-                if reader.op not in ("BatchNormalization", *ARITHMETIC) or trains(reader):
+                if reader.op not in SITES or trains(reader):
                     break
                 total = steps.then(total, steps.Site(_ref(original, reader)))
         elif reader.op not in _BETWEEN:

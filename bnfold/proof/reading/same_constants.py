@@ -1,0 +1,45 @@
+"""Whether a constant of one model is that of another."""
+
+from __future__ import annotations
+
+from onnx import TensorProto
+
+from bnfold.errors import ModelError
+from bnfold.graph.index import Scope
+from bnfold.onnx_io.data_files import FileRange
+from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.operands import same_array
+
+_CHUNK = 1 << 22  # bytes that are compared at a time
+
+
+def same_constant(
+    one: Model, a: tuple[Scope, str], two: Model, b: tuple[Scope, str]
+) -> bool | None:  # fmt: skip
+    """Whether two constants have the same values; None where one of them is not known."""
+    before, after = one.tensor(*a), two.tensor(*b)
+    try:
+        if before is not None and after is not None and before.data_type == after.data_type:
+            same_dims = list(before.dims) == list(after.dims)
+            return same_dims and same_data(one, before, two, after)
+        values = one.value(*a), two.value(*b)
+    except ModelError:  # data that does not fit its dims
+        return False
+    return None if values[0] is None or values[1] is None else same_array(values[0], values[1])
+
+
+def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
+    """Whether two tensors hold the same bytes, wherever these are."""
+    sources = [model.storage.source(tensor) for model, tensor in ((one, a), (two, b))]
+    if all(isinstance(source, FileRange) for source in sources):
+        first, second = sources
+        assert isinstance(first, FileRange)
+        assert isinstance(second, FileRange)
+        return len(first) == len(second) and all(
+            (first.read(at, min(at + _CHUNK, len(first)))
+             == second.read(at, min(at + _CHUNK, len(first)))).all()
+            for at in range(0, len(first), _CHUNK)
+        )  # fmt: skip
+    if not any(sources):
+        return a == b or one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
+    return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
