@@ -1,7 +1,6 @@
 # What `import bnfold` offers, and where it comes from. The module of the same name loads each name
 # on first use, by this list; type checkers and editors read it as it is.
 
-from .api import FoldResult as FoldResult
 from .api import Inspection as Inspection
 from .api import OptimizeResult as OptimizeResult
 from .api import fold as fold
@@ -22,6 +21,7 @@ from .errors import NotBetterError as NotBetterError
 from .errors import UndecidedError as UndecidedError
 from .errors import UsageError as UsageError
 from .errors import WorkerError as WorkerError
+from .folding.in_place import FoldResult as FoldResult
 from .folding.layer_details import Layer as Layer
 from .folding.layer_details import Neighbour as Neighbour
 from .folding.layer_details import Neighbourhood as Neighbourhood

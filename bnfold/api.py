@@ -10,14 +10,13 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar, cast
+from typing import cast
 
 import onnx
-from msgspec import structs
 
 from bnfold.deprecation import renamed_parameter
-from bnfold.errors import BnfoldError, UsageError
-from bnfold.folding.apply import apply
+from bnfold.errors import ModelError, UsageError
+from bnfold.folding.in_place import FoldResult, Model, fold_in_place
 from bnfold.folding.inlining import inlined
 from bnfold.folding.layer_details import Layer, layers
 from bnfold.folding.plan import plan
@@ -32,13 +31,10 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import on_disk, write_model
 from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
-from bnfold.steps import from_json, to_json
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import compare, comparing_worker
 from bnfold.verification.comparison import Comparison, require_equal
-
-Model = TypeVar("Model")
 
 
 @dataclass(frozen=True)
@@ -49,28 +45,6 @@ class Inspection:
     counts: NodeCounts
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
     flags: tuple[str, ...] = ()  # where nothing folds: fields of Options with which it would
-
-
-@dataclass(frozen=True)
-class FoldResult(Generic[Model]):
-    """A folded model, with one verdict for every BatchNormalization of the original."""
-
-    model: Model
-    verdicts: tuple[Verdict, ...]
-    before: NodeCounts
-    after: NodeCounts
-    copied_bytes: int = 0  # of copies of weights that others read as they were
-    proof: str = ""  # what was done, step by step, as JSON
-
-    @property
-    def folded(self) -> tuple[Verdict, ...]:
-        """The verdicts of the BatchNormalizations that are gone."""
-        return tuple(verdict for verdict in self.verdicts if verdict.folded)
-
-    @property
-    def kept(self) -> tuple[Verdict, ...]:
-        """The verdicts of those that stayed, each with its refusal."""
-        return tuple(verdict for verdict in self.verdicts if not verdict.folded)
 
 
 @dataclass(frozen=True)
@@ -105,9 +79,9 @@ def fold(
     damaged (it is no full check of the model), TypeError for anything but the two types.
     """
     if isinstance(model, onnx.ModelProto):
-        return _fold_in_place(_copy(model), _storage(base_dir), options)  # type: ignore[return-value]
+        return fold_in_place(_copy(model), _storage(base_dir), options)  # type: ignore[return-value]
     if graphsurgeon.is_graph(model):
-        result = _fold_in_place(graphsurgeon.to_model(model), Storage(), options)
+        result = fold_in_place(graphsurgeon.to_model(model), Storage(), options)
         return dataclasses.replace(result, model=graphsurgeon.to_graph(result.model))  # type: ignore
     raise TypeError(f"fold takes a ModelProto or an onnx_graphsurgeon Graph, not {type(model)}")
 
@@ -136,7 +110,7 @@ def inspect(
     if (
         not named and inlined(proto, verdicts) is not None
     ):  # whether that pays shows only when it is done
-        verdicts = _fold_in_place(_copy(proto), storage, options).verdicts
+        verdicts = fold_in_place(_copy(proto), storage, options).verdicts
     drawn = layers(index, None, verdicts, options or Options()) if details else ()
     flags: tuple[str, ...] = ()
     if not any(verdict.folded for verdict in verdicts):
@@ -177,6 +151,11 @@ def optimize(
     """
     verify = cast(Verify, current_choice("verify", verify))
     require_choice("verify", verify, Verify)
+    if proof_file is not None and verify == "none":
+        raise UsageError(
+            '`proof_file` asks for a proof, and `verify="none"` for checking none',
+            'use `verify="proof"`, which checks it and runs nothing',
+        )
     with comparing_worker(verify) as worker:  # which gets ready while we read and plan
         tell = progress or ignore
         source = Path(path_in)
@@ -190,7 +169,7 @@ def optimize(
         if proof_file is not None:
             require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
         tell(Stage("planning what to fold"))
-        result = _fold_in_place(file.model, file.storage, options)
+        result = fold_in_place(file.model, file.storage, options)
         drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
         flags: tuple[str, ...] = ()
         if not result.folded:
@@ -239,7 +218,8 @@ def verify(
 ) -> Comparison:
     """Compare two models: what the files tell, and what they give in onnxruntime.
 
-    `level` is how far to go: "frame" (nothing changed but what folds explain), "proof" (and what
+    `level` is how far to go: "frame" (nothing changed but what folds explain; whether that is right
+    is not looked at, and the result is never `equal`, see its `passed`), "proof" (and what
     was folded is right for every input), "folds" (and every folded node, fed what the original
     computes there, gives the same), "run" (a proof, and both models on the same inputs) or "full"
     (all of these, and the errors of both models against float64). `foreign`: the second
@@ -258,6 +238,12 @@ def verify(
         raise UsageError(
             "`foreign` and `proof_file` exclude each other",
             "a proof says all that has changed: omit `foreign`",
+        )
+    if foreign and level == "frame":
+        raise UsageError(
+            '`level="frame"` asks whether files are the same but for folds; those of another tool '
+            "are not",
+            'use `level="proof"`',
         )
     with contextlib.ExitStack() as stack:
         one, two = on_disk(original, stack), on_disk(folded, stack)
@@ -283,13 +269,18 @@ def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
             Counter(node.op for node in Index(file.model, file.storage).nodes())
             for file in (before, after)
         ]
+        if counts[1][BATCH_NORM] and not counts[0][BATCH_NORM]:
+            raise UsageError(
+                f"{folded} has a BatchNormalization, {original} has none: no fold adds any",
+                "swap the two files; or compare any two models with `foreign`",
+            )
         options = Options(
             freeze_initializers=freeze,
             allow_max=counts[1]["Max"] > counts[0]["Max"],
             merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
         )
-        return [_fold_in_place(before.model, before.storage, options).proof]
-    except BnfoldError:  # said by whoever compares them
+        return [fold_in_place(before.model, before.storage, options).proof]
+    except ModelError:  # said by whoever compares them
         return []
 
 
@@ -309,29 +300,3 @@ def _drawn(
 
 def _storage(base_dir: PathLike | None) -> Storage:
     return Storage(None if base_dir is None else DataFolder(Path(base_dir)))
-
-
-def _fold_in_place(
-    model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True
-) -> FoldResult[onnx.ModelProto]:
-    index = Index(model, storage)
-    require_sites(index, options)
-    before, planned = NodeCounts.of(index), plan(index, options)
-    may_inline &= options is None or not (options.skip or options.only)  # which changes names
-    if may_inline and (found := inlined(model, planned.verdicts)) is not None:
-        copy, names = found
-        inner = _fold_in_place(copy, storage, options, may_inline=False)
-        kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
-        if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
-            model.CopyFrom(copy)
-            proof = structs.replace(from_json(inner.proof.encode()), inlined=names)
-            text = to_json(proof).decode()
-            return dataclasses.replace(inner, model=model, before=before, proof=text)
-    applied = apply(index, planned)
-    proof = structs.replace(
-        applied.proof, freeze=options is not None and options.freeze_initializers
-    )
-    return FoldResult(
-        model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied,
-        to_json(proof).decode(),
-    )  # fmt: skip

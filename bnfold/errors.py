@@ -58,7 +58,7 @@ def unexpected(error: Exception) -> BnfoldError:
     """What to say of an error that nobody foresaw."""
     return BnfoldError(
         f"bnfold itself failed: {type(error).__name__}: {error}",
-        "please report it with the output of the same call with `debug=True`",
+        "please report it, with the traceback and if you may with the model",
     )
 
 

@@ -175,7 +175,7 @@ class Reason(Enum):
         "the output {detail} of {node} has an entry in quantization_annotation or training_info",
         "remove the annotation if nobody needs that value as it is",
     )
-    NOT_LINEAR = (
+    NO_LINEAR_PRODUCER = (
         "no-linear-producer",
         "{detail} stands before {node}, and bnfold folds nothing into it",
         "nothing is wrong where it has no weights; if it has, please report the operator",

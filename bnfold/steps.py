@@ -59,7 +59,7 @@ class Identity(msgspec.Struct, frozen=True, tag=True):
     """x."""
 
 
-class Site(msgspec.Struct, frozen=True, tag=True):
+class NodeMap(msgspec.Struct, frozen=True, tag="Site"):
     """What a node of the original makes of its data: a BatchNormalization, a Mul by a constant."""
 
     node: Ref
@@ -126,7 +126,7 @@ class Response(msgspec.Struct, frozen=True, tag=True):
 
 
 Map: TypeAlias = (
-    Identity | Site | Then | Scale | Shift | First | Negated | Inverse | Along | Take | Response
+    Identity | NodeMap | Then | Scale | Shift | First | Negated | Inverse | Along | Take | Response
 )
 
 IDENTITY = Identity()
@@ -135,16 +135,32 @@ IDENTITY = Identity()
 def then(first: Map, after: Map) -> Map:
     """One map behind the other, without what changes nothing.
 
-    A map and its inverse behind it are nothing, also where a scale is 0: what was planned in
-    between is taken back.
+    A map and its inverse are nothing, also where a scale is 0: what was planned in between is taken
+    back. They may have other scales between them, as a·b = b·a.
     """
     parts = list(_parts(first))
     for part in _parts(after):
-        if parts and isinstance(part, Inverse) and along(parts[-1], 0) == along(part.of, 0):
-            parts.pop()
-        else:
+        place = _taken_back(parts, part)
+        if place is None:
             parts.append(part)
+        else:
+            del parts[place]
     return parts[0] if len(parts) == 1 else Then(tuple(parts)) if parts else IDENTITY
+
+
+def _taken_back(parts: Sequence[Map], part: Map) -> int | None:
+    """Where the part stands whose inverse the next one is."""
+    undone = along(inverse(part), 0)
+    for place in reversed(range(len(parts))):
+        if along(parts[place], 0) == undone:
+            return place
+        if not (_only_scales(part) and _only_scales(parts[place])):
+            break
+    return None
+
+
+def _only_scales(a: Map) -> bool:
+    return isinstance(a, Scale) or (isinstance(a, Inverse) and isinstance(a.of, Scale))
 
 
 def _parts(a: Map) -> tuple[Map, ...]:

@@ -226,7 +226,7 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.ANNOTATED: Example(
         SITE, W, words="With a quantization_annotation of c.", change=_annotate
     ),
-    Reason.NOT_LINEAR: Example(_after("  [norm] y = BatchNormalization (x, s, b, m, v)")),
+    Reason.NO_LINEAR_PRODUCER: Example(_after("  [norm] y = BatchNormalization (x, s, b, m, v)")),
     Reason.CHANNEL_AXIS: Example(
         "g (float[1,4,4] x) => (float[1,4,4] y) {\n  [fc] c = MatMul (x, w)\n" + NORM + "\n}",
         {"w": (4, 4)}, words="MatMul has its channels on the last axis, BatchNormalization on 1.",

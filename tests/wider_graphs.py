@@ -1,4 +1,4 @@
-"""Random graphs in more forms: other types, open sizes, dead channels, shared constants.
+"""Random graphs in more forms: other types and opsets, open sizes, dead channels, bodies of Scan.
 
 They are made of the graphs of `random_graphs` and are folded and proven, not run: much of what they
 hold has no kernel in onnxruntime.
@@ -10,7 +10,8 @@ import random
 
 import ml_dtypes
 import numpy as np
-from onnx import ModelProto, TensorProto, helper, numpy_helper
+import onnx
+from onnx import ModelProto, TensorProto, helper, numpy_helper, version_converter
 
 from tests.random_graphs import OPERATORS, build
 from tests.support import Array
@@ -19,6 +20,7 @@ TYPES = {
     TensorProto.DOUBLE: np.float64, TensorProto.FLOAT: np.float32,
     TensorProto.FLOAT16: np.float16, TensorProto.BFLOAT16: ml_dtypes.bfloat16,
 }  # fmt: skip
+OPSETS = (7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23)
 _LIKELY = ("batch_norm", "conv", "unary", "arithmetic", "branches")
 
 
@@ -29,14 +31,70 @@ def wider(seed: int) -> ModelProto:
         rng.choice(_LIKELY if rng.random() < 0.5 else sorted(OPERATORS))
         for _ in range(rng.randint(2, 9))
     ]
-    model = build(names, seed)
-    model.opset_import[0].version = rng.choice((13, 15, 16, 17))
+    model = in_opset(build(names, seed), rng.choice(OPSETS))
     for change in (dead_channels, shared_constants, other_type, open_sizes, no_names, ceiling):
         if rng.random() < 0.4:
             change(model, rng)
     if rng.random() < 0.3:
         more_readers(model, rng)
-    return model
+    return in_scan(model, rng) if rng.random() < 0.15 else model
+
+
+def in_opset(model: ModelProto, version: int) -> ModelProto:
+    """The same in another opset; as it is where one of its operators cannot be said in that."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    changed.opset_import[0].version = version
+    constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    for node in changed.graph.node:
+        since, names = _AS_ATTRIBUTES.get(node.op_type, (0, ()))
+        if version >= since:
+            continue
+        for name, constant in zip(names, list(node.input)[1:], strict=False):
+            if constant:
+                values = constants[constant].tolist()
+                node.attribute.append(helper.make_attribute(name, values))
+        del node.input[1:]
+    if version >= 18:  # a ReduceMean's axes, and what else became an input then
+        try:
+            changed = version_converter.convert_version(model, version)
+        except RuntimeError:
+            return model
+        del changed.graph.value_info[:]
+    try:
+        onnx.checker.check_model(changed)
+    except onnx.checker.ValidationError:
+        return model
+    return changed
+
+
+_AS_ATTRIBUTES = {  # operators whose inputs behind the first were attributes before an opset
+    "Clip": (11, ("min", "max")), "Pad": (11, ("pads", "value")), "ReduceSum": (13, ("axes",)),
+    "Slice": (10, ("starts", "ends", "axes")), "Split": (13, ("split",)),
+    "Squeeze": (13, ("axes",)), "Unsqueeze": (13, ("axes",)), "Dropout": (12, ("ratio",)),
+}  # fmt: skip
+
+
+def in_scan(model: ModelProto, rng: random.Random) -> ModelProto:
+    """As the body of a Scan over three inputs; constants stay outside, or go with it."""
+    graph = model.graph
+    if model.opset_import[0].version < 9:  # where a Scan has a batch
+        return model
+    shape = graph.input[0].type.tensor_type
+    dims = [dim.dim_param or dim.dim_value for dim in shape.shape.dim]
+    outer = helper.make_tensor_value_info("sequence", shape.elem_type, [3, *dims])
+    body = onnx.GraphProto()
+    body.CopyFrom(graph)
+    constants = list(graph.initializer)
+    if rng.random() < 0.5:
+        del body.initializer[:]
+    else:
+        constants = []
+    names = [f"all_{value.name}" for value in graph.output]
+    node = helper.make_node("Scan", ["sequence"], names, body=body, num_scan_inputs=1)
+    outputs = [helper.make_empty_tensor_value_info(name) for name in names]
+    whole = helper.make_graph([node], "random_scan", [outer], outputs, constants)
+    return helper.make_model(whole, opset_imports=model.opset_import, ir_version=8)
 
 
 def other_type(model: ModelProto, rng: random.Random) -> None:

@@ -26,11 +26,13 @@ from bnfold.version import __version__
 EXIT_CODES = """\b
 Exit codes:
   0  done and verified, also where there was nothing to fold
-  1  not equal: more has changed than rounding and folds; or a gate is not met
+  1  not equal: more has changed than folds and rounding explain; or bnfold check found something
   2  wrong usage
   3  unreadable or invalid model
   4  could not be decided: neither proven nor runnable
   5  onnxruntime crashed, timed out or hit a limit
+  70  bnfold itself failed: please report it
+  130  interrupted
 """
 
 

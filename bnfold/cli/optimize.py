@@ -94,7 +94,8 @@ def optimize(
     """Fold, verify against the original, and write.
 
     MODEL is a file, a pattern or a folder, or - for standard input; -o - is standard output. When
-    one of several models fails, the others are still folded; the exit code is that of the worst.
+    one of several models fails, the others are still folded; the exit code is 1 if one is not
+    equal, else the largest of all.
 
     \b
     Examples:

@@ -205,8 +205,8 @@ _input_options = (
 )  # fmt: skip
 _check_option = option(
     sections.INPUTS, "--check", metavar="N", type=click.IntRange(min=1, max=10_000),
-    help="Number of generated sets of inputs: 1 by default where models are only run to see a "
-    "proof at work, else 3.",
+    help="Number of generated sets of inputs.  [default: 1 where a proof holds and the models run "
+    "only to confirm it, else 3]",
 )  # fmt: skip
 
 
@@ -320,7 +320,7 @@ def display_options(function: F) -> F:
         ),
         option(
             sections.GENERAL, "-v", "--verbose", is_flag=True,
-            help="Show more: what became of each layer, and the figures of the verification.",
+            help="Show more: each layer, and the figures behind the result.",
         ),
     )  # fmt: skip
     return decorate(debug_option(function))

@@ -33,9 +33,10 @@ _NOT_EQUAL = 1
     type=CurrentChoice(get_args(Level)),
     default="full",
     show_default=True,
-    help="How far to go. frame: nothing changed except what was folded; proof: and the folds are "
-    "right for every input; folds: and each folded node gives the same when run on its own; run: a "
-    "proof, and both models on the same inputs; full: all of these, and errors against float64.",
+    help="How far to go. frame: nothing changed except what was folded, weights are not looked "
+    "at; proof: and the folds are right for every input; folds: and each folded node gives the "
+    "same when run on its own; run: a proof, and both models on the same inputs; full: all of "
+    "these, and errors against float64.",
 )
 @option(
     sections.VERIFICATION,
@@ -71,8 +72,9 @@ def verify(
 ) -> None:  # fmt: skip
     """Check that two models are equal.
 
-    From their files, and by running them. Any two models with the same inputs and outputs can be
-    compared, whichever tool made them.
+    From their files, and by running them. FOLDED must be ORIGINAL with folds and nothing else. For
+    files that other tools wrote add --foreign: any two models with the same inputs and outputs can
+    be compared then.
 
     \b
     Examples:
@@ -105,7 +107,7 @@ def verify(
         click.echo(comparison_json.as_json(comparison), nl=False)
     else:
         display.print(of_verify(comparison, verbose=display.verbose))
-    raise click.exceptions.Exit(reporting.exit_code(0 if comparison.equal else _NOT_EQUAL))
+    raise click.exceptions.Exit(reporting.exit_code(0 if comparison.passed else _NOT_EQUAL))
 
 
 @command()

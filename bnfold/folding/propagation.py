@@ -19,7 +19,7 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")  # which had another kind of broadcas
 
 
 class Propagation:
-    """Moves maps; `into` are the labels of the nodes that absorbed them."""
+    """Moves maps; `absorbed_by` are the labels of the nodes that took them."""
 
     def __init__(self, draft: Draft) -> None:
         self.draft = draft
@@ -68,7 +68,7 @@ class Propagation:
         producer = scope.producers.get(name)
         rule = UP.get(draft.op(producer)) if producer else None
         if producer is None or rule is None:
-            return Refusal(Reason.NOT_LINEAR, reader.label, _describe_producer(scope, name))
+            return Refusal(Reason.NO_LINEAR_PRODUCER, reader.label, _describe_producer(scope, name))
         for use in draft.uses(scope, name):
             mine = use.node is reader and use.slot == slot and use.role is Role.READ
             if not (mine or _reads_only_the_shape(use)):

@@ -58,14 +58,14 @@ class Site:
         first = self.first
         if isinstance(self.draft.operand(first.node, first.slot), Operand):
             what = f"the constant {first.node.input(first.slot)}"
-            return Refusal(Reason.NOT_LINEAR, first.node.label, what)
+            return Refusal(Reason.NO_LINEAR_PRODUCER, first.node.label, what)
         for link in self.chain:
             found = affine_map(self.draft, link.node)
             if not isinstance(found, tuple):
-                assert isinstance(found, Refusal), "still_one has seen to that"
+                assert isinstance(found, Refusal), "recut has seen to that"
                 return found
             joined = total.then(found[1])
-            assert joined is not None, "still_one has seen to that"
+            assert joined is not None, "recut has seen to that"
             total = joined
         return total
 

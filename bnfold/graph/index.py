@@ -308,7 +308,7 @@ def _require_known_type(value: ValueInfoProto) -> None:
         raise ModelError(
             f"the value {value.name!r} is of element type {kind}, which onnx {onnx.__version__} "
             "does not know",
-            "export it again, or install a newer onnx",
+            "export it for a released version of ONNX, or install a newer onnx",
         )
 
 

@@ -86,7 +86,7 @@ def read(path: Path) -> ModelFile:
             f"{path} is not an ONNX model: it holds no {'graph' if source.size else 'bytes'}"
             if not model.HasField("graph")
             else f"{path} is not a valid ONNX model: it imports no operator set",
-            "export it again",
+            "export the model again, or copy the file again: it may be cut off",
         )
     for tensor in tensors(model):
         storage.check(tensor)
@@ -143,7 +143,7 @@ def _no_model(source: DataFile) -> ModelError:
             return ModelError(f"{source.path} is not an ONNX model, but {what}", remedy)
     return ModelError(
         f"{source.path} is not an ONNX model: it cannot be parsed as one",
-        "export it again, or fetch it again",
+        "export the model again, or copy the file again: it may be cut off",
     )
 
 

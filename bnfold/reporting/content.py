@@ -21,7 +21,7 @@ from bnfold.reasons import Refusal
 from bnfold.reporting.summary import closing, would_fold
 from bnfold.text.flags import as_flags
 from bnfold.verdict import Verdict
-from bnfold.verification.comparison import Comparison, NotEqualError
+from bnfold.verification.comparison import FRAME_ALONE, Comparison, NotEqualError
 from bnfold.version import __version__
 
 SCHEMA_VERSION = 1
@@ -157,8 +157,10 @@ def of_check(checked: Iterable[CheckResult], exit_code: int) -> Report:
 
 def of_verify(comparison: Comparison, original: str, folded: str) -> Report:
     """The report of `bnfold verify`: one model, the folded one."""
-    code = 0 if comparison.equal else NotEqualError.exit_code
+    code = 0 if comparison.passed else NotEqualError.exit_code
     sentence = f"{'equal' if comparison.equal else 'not equal'} to {original}"
+    if comparison.frame_alone and comparison.passed:
+        sentence = FRAME_ALONE
     model = ModelReport(folded, _status(code), code, sentence, comparison=comparison)
     return Report("verify", code, (model,))
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from bnfold.errors import BnfoldError
 from bnfold.proof.kernel.outcome import Certificate, Frame, Outcome
 
+FRAME_ALONE = "nothing has changed but what was folded; whether the folds are right was not checked"
+
 
 @dataclass(frozen=True)
 class InputUsed:
@@ -134,7 +136,10 @@ class Comparison:
         was changed is right, nothing else has changed, every fold is right by itself, and the
         folded model gives the same with onnxruntime's optimisations on. A certificate that is not
         decided neither adds to that nor takes from it; where nothing was run, it must be valid.
+        Never where only the frame was looked at: constants that are wrong are not seen there.
         """
+        if self.frame_alone:
+            return False
         verdicts = [self.certificate.verdict if self.certificate else None]
         if not self.foreign:
             verdicts.append(self.frame.verdict if self.frame else None)
@@ -146,6 +151,18 @@ class Comparison:
         return all(o.equal for o in self.outputs) and (
             ran or all(v in (None, Outcome.VALID) for v in verdicts)
         )
+
+    @property
+    def frame_alone(self) -> bool:
+        """Whether only the frame was looked at: no constant was checked, and nothing was run."""
+        return self.frame is not None and self.certificate is None and not self.runs
+
+    @property
+    def passed(self) -> bool:
+        """Whether what was asked for holds: equality, or that nothing but folds has changed."""
+        if self.frame_alone:
+            return self.frame is not None and self.frame.verdict is Outcome.VALID
+        return self.equal
 
     @property
     def worst(self) -> OutputDifference | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import numpy_helper
 
 import bnfold
 from bnfold.cli.main import main
@@ -137,6 +138,38 @@ def test_what_was_found_is_written_as_json() -> None:
     assert invoke("verify model.onnx out.onnx --certificate no/where.json").exit_code == 2
 
 
+def test_the_frame_alone_says_nothing_of_wrong_weights_and_calls_no_model_equal() -> None:
+    assert invoke("optimize model.onnx -o out.onnx").exit_code == 0
+    model = onnx.load("out.onnx")
+    for weight in model.graph.initializer:
+        weight.CopyFrom(numpy_helper.from_array(3 * numpy_helper.to_array(weight), weight.name))
+    onnx.save(model, "spoiled.onnx")
+    for name in ("out.onnx", "spoiled.onnx"):
+        result = invoke(f"verify model.onnx {name} --level frame")
+        assert result.exit_code == 0
+        assert "whether the folds are right was not checked" in result.output
+        found = json.loads(invoke(f"verify model.onnx {name} --level frame --json").output)
+        assert not found["equal"]
+        assert found["frame"]["verdict"] == "valid"
+        assert found["certificate"] is None
+    assert invoke("verify model.onnx spoiled.onnx --level proof").exit_code == 1
+    assert invoke("verify model.onnx spoiled.onnx --level frame --foreign").exit_code == 2
+
+
+def test_files_that_were_swapped_are_asked_about() -> None:
+    assert invoke("optimize model.onnx -o out.onnx").exit_code == 0
+    result = invoke("verify out.onnx model.onnx")
+    assert result.exit_code == 2
+    assert "swap the two files" in result.output
+
+
+def test_a_proof_that_is_written_has_been_checked() -> None:
+    result = invoke("optimize model.onnx -o out.onnx --verify none --proof proof.json")
+    assert result.exit_code == 2
+    assert "use --verify proof" in result.output
+    assert not Path("proof.json").exists()
+
+
 def test_a_file_of_another_tool_is_not_held_to_the_frame() -> None:
     assert invoke("optimize model.onnx -o out.onnx").exit_code == 0
     model = onnx.load("out.onnx")
@@ -153,7 +186,7 @@ def test_a_file_of_another_tool_is_not_held_to_the_frame() -> None:
 def test_an_error_is_a_sentence_and_what_to_do() -> None:
     lines = invoke("optimize garbage.onnx").stderr.splitlines()
     assert lines[0].startswith("error: garbage.onnx is not an ONNX model")
-    assert lines[1].startswith("       export it again")
+    assert lines[1].startswith("       export the model again")
     assert len(lines) == 2
 
 
@@ -248,7 +281,7 @@ def test_a_result_that_is_not_equal_is_shown_and_not_written(
         index.model.CopyFrom(onnx.load("other.onnx"))  # type: ignore[attr-defined]
         return Applied(0, Proof())
 
-    monkeypatch.setattr("bnfold.api.apply", spoiled)
+    monkeypatch.setattr("bnfold.folding.in_place.apply", spoiled)
     result = invoke("optimize model.onnx")
     assert result.exit_code == 1
     assert "not equal" in result.stdout

@@ -637,7 +637,7 @@ def test_nothing_in_front(source: str) -> None:
         model.graph.initializer.append(numpy_helper.from_array(numbers(1, 3, 4, 4), "x"))
     verdict = kept(model)
     assert verdict.refusal is not None
-    assert verdict.refusal.reason is Reason.NOT_LINEAR
+    assert verdict.refusal.reason is Reason.NO_LINEAR_PRODUCER
     assert source in verdict.refusal.detail
 
 

@@ -21,9 +21,9 @@ from bnfold.steps import (
     Indices,
     Inverse,
     Map,
+    NodeMap,
     Proof,
     Ref,
-    Site,
     Take,
     Then,
 )
@@ -104,7 +104,7 @@ PAIRS: dict[str, tuple[tuple[ModelProto, ModelProto], Proof]] = {
             model("""g (float[1,3,3] x) => (float[1,3,3] y) <float[3] c={2,4,6},
               float[3,1] t={4,58,697}> { h = Add (x, c) y = Add (h, t) }"""),
         ),
-        gone(carried=(Carried(Ref(0, 0), IDENTITY, Site(Ref(0, 0))), Carried(Ref(0, 1)))),
+        gone(carried=(Carried(Ref(0, 0), IDENTITY, NodeMap(Ref(0, 0))), Carried(Ref(0, 1)))),
     ),
     "the map of C taken for that of A": (
         (
@@ -183,7 +183,7 @@ PAIRS: dict[str, tuple[tuple[ModelProto, ModelProto], Proof]] = {
               float c={1e20}> { y = Conv (x, w, b) }"""),
         ),
         gone(1, 2, carried=(
-            Carried(Ref(0, 0), IDENTITY, Then((Site(Ref(0, 1)), Site(Ref(0, 2))))),
+            Carried(Ref(0, 0), IDENTITY, Then((NodeMap(Ref(0, 1)), NodeMap(Ref(0, 2))))),
         )),
     ),
     "shifts in float64 that cancel but for 4": (
@@ -202,7 +202,7 @@ PAIRS: dict[str, tuple[tuple[ModelProto, ModelProto], Proof]] = {
               float[1] b={999}, float c={1e20}> { y = Conv (x, w, b) v = Add (z, c) }"""),
         ),
         gone(carried=(
-            Carried(Ref(0, 0), IDENTITY, Then((Site(Ref(0, 1)), Inverse(Site(Ref(0, 1)))))),
+            Carried(Ref(0, 0), IDENTITY, Then((NodeMap(Ref(0, 1)), Inverse(NodeMap(Ref(0, 1)))))),
         )),
     ),
     "a bias of integers into which nothing was folded": (
@@ -247,7 +247,7 @@ def test_a_coarse_bias_shows_in_k() -> None:
     one = model(f"g {shape} <{DIE}, float c={{499}}> {{ {DEQUANTISED} h = Conv (x, w, b)"
                 " y = Add (h, c) }")  # fmt: skip
     other = model(f"g {shape} <{DIE}> {{ {DEQUANTISED} y = Conv (x, w, b) }}")
-    said = Carried(Ref(0, 2), IDENTITY, Site(Ref(0, 3)))
+    said = Carried(Ref(0, 2), IDENTITY, NodeMap(Ref(0, 3)))
     assert judged(one, other, gone(3, carried=(said,))).certificate.k > 1e6
 
 
@@ -257,10 +257,10 @@ SCALE = "g (float[1,4,3] x) => (float[1,4,3] y) <float[4,1] c={1,2,3,4}, float[4
 @pytest.mark.parametrize(
     "wrong",
     [
-        Along(Site(Ref(0, 1)), 7),
-        Along(Site(Ref(0, 1)), -1),
-        Then((Site(Ref(0, 1)),) * 9999),
-        Take(Site(Ref(0, 1)), None, Indices(np.arange(4))),
+        Along(NodeMap(Ref(0, 1)), 7),
+        Along(NodeMap(Ref(0, 1)), -1),
+        Then((NodeMap(Ref(0, 1)),) * 9999),
+        Take(NodeMap(Ref(0, 1)), None, Indices(np.arange(4))),
     ],
 )
 def test_absurd_maps_are_told_and_raise_nothing(wrong: Map) -> None:

@@ -17,7 +17,7 @@ import bnfold
 from bnfold.onnx_io.model_file import read
 from bnfold.proof.certificate import Static, certify
 from bnfold.proof.kernel.outcome import Outcome
-from bnfold.steps import IDENTITY, Carried, Proof, Ref, Site
+from bnfold.steps import IDENTITY, Carried, NodeMap, Proof, Ref
 from tests.proving import judged as by_steps
 from tests.support import Array, parse
 
@@ -246,7 +246,7 @@ def test_of_two_nodes_that_became_one_each_is_judged() -> None:
     other = parse(f"{IMAGE} {{ a = Conv (x, w) y = Sub (a, a) }}", 17, w=GIVEN["w"] * np.float32(2))
     said = Proof(
         pairs=((Ref(0, 0), Ref(0, 0)), (Ref(0, 2), Ref(0, 0)), (Ref(0, 3), Ref(0, 1))),
-        carried=(Carried(Ref(0, 0), IDENTITY, Site(Ref(0, 1))),),
+        carried=(Carried(Ref(0, 0), IDENTITY, NodeMap(Ref(0, 1))),),
     )  # fmt: skip
     assert not by_proof(one, other, said)
 

@@ -67,8 +67,8 @@ def other_maps(a: steps.Map, sites: list[Ref]) -> Iterator[steps.Map]:
     """Maps that are not this one."""
     yield steps.IDENTITY
     for site in sites:
-        yield steps.Site(site)
-        yield steps.then(a, steps.Site(site))
+        yield steps.NodeMap(site)
+        yield steps.then(a, steps.NodeMap(site))
     for kind in (steps.Scale, steps.Shift, steps.First, steps.Negated, steps.Inverse):
         yield kind(a)
     yield steps.Along(a, 2)
@@ -109,7 +109,7 @@ def spoiled_proofs() -> Iterator[tuple[str, Proof]]:
         )
     yield (
         "a constant takes a map",
-        change(PROOF, taken=(steps.Taken(Ref(0, 0), 1, steps.Site(Ref(0, 1))),)),
+        change(PROOF, taken=(steps.Taken(Ref(0, 0), 1, steps.NodeMap(Ref(0, 1))),)),
     )
     yield (
         "a sum is merged",

@@ -11,7 +11,7 @@ from bnfold.cli.render.console import table
 from bnfold.proof.kernel.outcome import Certificate, Outcome
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, number, plain, times
-from bnfold.verification.comparison import Comparison, FoldRun, OutputDifference
+from bnfold.verification.comparison import FRAME_ALONE, Comparison, FoldRun, OutputDifference
 
 _MOST_FINDINGS = 3
 _COLOURS = {Outcome.VALID: "green", Outcome.INVALID: "red", Outcome.UNDECIDED: "yellow"}
@@ -23,17 +23,19 @@ def of_verify(comparison: Comparison, *, verbose: bool = False) -> RenderableTyp
     It is always told where the models are not equal, or not everything was decided.
     """
     checks = [check for check in (comparison.frame, comparison.certificate) if check is not None]
-    plainly = comparison.equal and not comparison.not_run
+    plainly = comparison.passed and not comparison.not_run
     plainly &= not any(check.findings for check in checks)
     outcome = Text(_in_one_sentence(comparison), style="bold green" if plainly else "bold")
     return outcome if plainly and not verbose else Group(outcome, of_comparison(comparison))
 
 
 def _in_one_sentence(comparison: Comparison) -> str:
-    if not comparison.equal:
+    if not comparison.passed:
         return "not equal"
+    if comparison.frame_alone:
+        return FRAME_ALONE
     if not comparison.runs:
-        return "equal, as the two files show; not run"
+        return "equal up to rounding: proven from the two files, for every input; not run"
     what = count(len(comparison.outputs), "output") if comparison.outputs else "every fold"
     certificate = comparison.certificate
     proven = certificate is not None and certificate.verdict is Outcome.VALID
@@ -118,7 +120,7 @@ def _of_files(comparison: Comparison) -> Iterable[RenderableType]:
         text = Text(certificate.verdict.value, style=_COLOURS[certificate.verdict])
         if certificate.verdict is Outcome.VALID:
             text.append(f": {_certified(certificate)}")
-        rows.add_row("certificate", text)
+        rows.add_row("proof", text)
     failed = [fold for fold in comparison.folds if not fold.valid]
     if comparison.folds:
         outcome = Outcome.INVALID if failed else Outcome.VALID

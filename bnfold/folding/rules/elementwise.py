@@ -100,8 +100,9 @@ def mul_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """s·(c·x) = (s·c)·x;  s·(c·x) + t = c·(s·x + t/c);  s·(x·y) = (s·x)·y = x·(s·y)."""
     constant = constant_slot(draft, node)
     divides = draft.op(node) == "Div"
-    if a.axis is not None and draft.output_shape(node) is None:
-        return refuse(Reason.UNKNOWN_RANK, node)
+    out = draft.output_shape(node)
+    if a.axis is not None and (out is None or (constant is not None and out[a.axis] != a.channels)):
+        return refuse(Reason.UNKNOWN_RANK, node)  # a constant must not make the data larger
     if constant is not None and not a.shifts:
         if not divides or constant == 0:
             return Step(_into_constant(draft, node, constant, a))

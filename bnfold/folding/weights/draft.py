@@ -235,7 +235,7 @@ class Draft:
         """
         p, q = self.relation_at(node, slot)
         p_out, q_out = self.relation(node)
-        total = steps.then(steps.between(q, p), steps.Site(self.ref(node)))
+        total = steps.then(steps.between(q, p), steps.NodeMap(self.ref(node)))
         return steps.then(total, steps.between(p_out, q_out))
 
     def relation_at(self, node: Node, slot: int) -> tuple[steps.Map, steps.Map]:
@@ -248,7 +248,7 @@ class Draft:
             if producer in self.merged:  # the convolution's relation is that of the sum
                 inside = True
             elif not inside:
-                between.append(steps.Site(self.ref(producer)))
+                between.append(steps.NodeMap(self.ref(producer)))
             name = producer.input(through)
             producer = scope.producers.get(name)
         p: steps.Map = steps.IDENTITY

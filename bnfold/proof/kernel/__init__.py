@@ -1,1 +1,1 @@
-"""The kernel: all that one has to trust."""
+"""The kernel: judges a proof, by `laws`, `numbers` and `reading`."""

@@ -60,14 +60,14 @@ class Expressions:
 
     def _map(self, a: steps.Map, depth: int) -> Map:
         functions = self.functions
-        if isinstance(a, steps.Site):
+        if isinstance(a, steps.NodeMap):
             return self.site(a.node)[1]
         if isinstance(a, steps.Then):
             total = self.identity
             for part in a.maps:
                 found = total.then(self.map(part, depth))
                 if found is None:
-                    raise WrongError("maps along two axes")
+                    raise UnprovenError("maps along two axes")
                 total = found
             return total
         if isinstance(a, steps.Response):

@@ -57,7 +57,6 @@ from bnfold.proof.kernel.regions import Correspondence
 from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import same_array
 from bnfold.proof.reading.same_constants import same_constant
 from bnfold.steps import Proof
 
@@ -130,7 +129,7 @@ class _Walk(NodeWalk):
         if self.pairing.named:
             for said in differences(self.original, self.folded):
                 self._say(said, WHOLE)
-        elif not self.used.issuperset((*self.carried, *self.taken)):
+        elif not (self.findings or self.used.issuperset((*self.carried, *self.taken))):
             self._say(WrongError("the proof gives a node a map that it has no use for"), WHOLE)
         skeleton = Skeleton(self.original, self.folded, self.pairing, self.free, self.changed)
         frame = list(skeleton.findings())
@@ -176,6 +175,13 @@ class _Walk(NodeWalk):
                 self._say(UnprovenError(f"the value of {a!r} is not known"), node.label)
             elif not alike and not self.asks_for_the_same(node, slot, other):
                 self._say(WrongError(f"its constant {b!r} is not the same"), node.label)
+        for (old, name), (new, theirs) in self.given:
+            untouched = not self.pairing.named and not skeleton.is_claimed(new, theirs)
+            alike = name == theirs and self.folded.is_constant(new, theirs)
+            if not alike or not (
+                untouched or same_constant(self.original, (old, name), self.folded, (new, theirs))
+            ):
+                self._say(UnprovenError(f"the constant output {name!r} is not the same"), WHOLE)
 
     def _is_default(self, node: Node, slot: int, other: Node) -> bool:
         """Whether a constant that has come or gone is what its absence means: zeros."""
@@ -212,10 +218,7 @@ class _Walk(NodeWalk):
         assert owner is not None
         assert theirs is not None
         if self.original.is_constant(owner, name):
-            alike = name == other and self.folded.is_constant(theirs, other)
-            one, two = self.original.value(owner, name), self.folded.value(theirs, other)
-            if not alike or one is None or two is None or not same_array(one, two):
-                self._say(UnprovenError(f"the constant output {name!r} is not the same"), WHOLE)
+            self.given.append(((owner, name), (theirs, other)))
             return
         known = self.known.get((owner, name))
         producer = owner.producers.get(name)

@@ -53,6 +53,7 @@ class Ledger:
     judged: set[tuple[Node, int]] = field(default_factory=set)  # the same slots of the original
     changed: set[Node] = field(default_factory=set)
     constants: list[tuple[Node, int, Node, int]] = field(default_factory=list)
+    given: list[tuple[Place, Place]] = field(default_factory=list)  # constants that are outputs
     loose: float = 0.0  # u that constants may be off, as those of tools that round more than once
     doubtful: bool = False  # a finding that another proof might not have
     far: set[Node] = field(default_factory=set)  # whose constants may have taken other maps
@@ -299,7 +300,7 @@ class Ledger:
         pending += [a for (node, _), a in self.taken.items() if node == ref]
         while pending:
             a = pending.pop()
-            if isinstance(a, steps.Site):
+            if isinstance(a, steps.NodeMap):
                 node = self.original.node(a.node.scope, a.node.node)
                 if node is not None:
                     found[node.label] = None

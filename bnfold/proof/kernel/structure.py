@@ -150,7 +150,7 @@ class Skeleton:
         name = node.output
         if node in self.changed or (node.op == "Constant" and (node.scope, name) in self.claimed):
             return
-        yield _wrong(node.label, "it is new")
+        yield _wrong(node.label, "only the folded model has it")
 
     # --- tensors ---------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Skeleton:
             elif (new, name) not in self.claimed and not same_data(
                 self.original, tensor, self.folded, other
             ):
-                yield _wrong("", f"the initializer {name!r} has changed, which no fold read")
+                yield _wrong("", f"the initializer {name!r} has changed, and no fold uses it")
         for name in new.initializers:
             if name in old.initializers:
                 continue

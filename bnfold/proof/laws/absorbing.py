@@ -158,15 +158,26 @@ def require_constant(
     check(np.broadcast_to(new, shape), numbers, tally, loose=loose, added=added)
 
 
-def grows_alike(data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]) -> bool:
-    """Whether a constant of either shape makes results of one shape of the data."""
+def require_same_growth(
+    data: Shape | None, before: tuple[int, ...], after: tuple[int, ...]
+) -> None:  # fmt: skip
+    """Raises WrongError unless a constant of either shape makes results of one shape of the data.
+
+    Raises UnprovenError where the data's shape is not known well enough to tell.
+    """
     if before == after:
-        return True
-    if data is None or max(len(before), len(after)) > len(data):
-        return False
+        return
+    if data is None:
+        raise UnprovenError("values of unknown shape")
+    if max(len(before), len(after)) > len(data):
+        raise WrongError("a constant that makes the value larger than it was")
     one, two = ((1,) * (len(data) - len(shape)) + shape for shape in (before, after))
-    dims = zip(data, one, two, strict=True)
-    return all(a == b or (a in (1, dim) and b in (1, dim)) for dim, a, b in dims)
+    for dim, a, b in zip(data, one, two, strict=True):
+        if a == b or (a in (1, dim) and b in (1, dim)):
+            continue
+        if not isinstance(dim, int):
+            raise UnprovenError("values of unknown shape")
+        raise WrongError("a constant that makes the value larger than it was")
 
 
 def require_zero(values: Real, what: str) -> None:

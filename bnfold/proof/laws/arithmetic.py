@@ -10,9 +10,9 @@ from bnfold.proof.laws.absorbing import (
     UnprovenError,
     WrongError,
     beside,
-    grows_alike,
     lifted,
     require_constant,
+    require_same_growth,
     require_zero,
 )
 from bnfold.proof.laws.sites import (
@@ -118,10 +118,12 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     p, q = (_placed(pair, 1 - slot, a).simplest() for a in (relation.p, relation.q))
     u = u.simplest()
     axes = {a.axis for a in (p, q, u) if a.axis is not None}
+    if len(axes) > 1:  # which they often have only because they were per channel once
+        p, q, u = (a.uniform() or a for a in (p, q, u))
+        axes = {a.axis for a in (p, q, u) if a.axis is not None}
     if out is None and (axes or c.shape != stored.shape):
         raise UnprovenError("values of unknown shape")
-    if not grows_alike(pair.shape(1 - slot), c.shape, stored.shape):
-        raise WrongError("a constant that makes the value larger than it was")
+    require_same_growth(pair.shape(1 - slot), c.shape, stored.shape)
     axis = next(iter(axes), None)
     rank = len(out) if out is not None else max(c.ndim, stored.ndim)
     taken = Taken()

@@ -9,8 +9,8 @@ from bnfold.proof.laws.absorbing import (
     Taken,
     UnprovenError,
     WrongError,
-    grows_alike,
     require_constant,
+    require_same_growth,
 )
 from bnfold.proof.laws.passing import pad_value
 from bnfold.proof.laws.sites import (
@@ -31,8 +31,7 @@ def maximum(pair: Pair, relation: Relation) -> tuple[Taken, Relation]:
     shape = pair.shape(0)
     if stored is None or shape is None or other.scope.opset < 8:
         raise UnprovenError("values of unknown shape")
-    if not grows_alike(shape, (), stored.shape):
-        raise WrongError("a constant that makes the value larger than it was")
+    require_same_growth(shape, (), stored.shape)
     kind = pair.original.element_type(pair.node.scope, pair.node.input(0))
     if kind != pair.folded.element_type(other.scope, other.input(slot)):
         raise WrongError("a constant of another type")

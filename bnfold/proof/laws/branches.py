@@ -20,11 +20,12 @@ from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError
 from bnfold.proof.laws.branch_geometry import Geometry, geometry_of
 from bnfold.proof.laws.passing import is_idle
 from bnfold.proof.laws.sites import site
+from bnfold.proof.laws.weights import Lost, weight_of
 from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import Real, Sum, plus, rational, times
-from bnfold.proof.numbers.rounding import check, hidden
+from bnfold.proof.numbers.rounding import check
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import Array
 
@@ -252,10 +253,6 @@ class _Merged:
         errors = np.zeros(self.stored.shape)
         tally = taken.tally(pair.other.input(1), 1)
         check(self.stored, numbers, tally, loose=pair.loose, errors=errors)
-        rows = (errors.reshape(len(errors), -1), np.abs(self.stored.reshape(len(errors), -1)))
-        sums, largest = rows[0].sum(axis=1), rows[1].astype(np.float64).max(axis=1)
-        if not np.all(hidden(sums, 0 * sums, largest, taken.length, self.stored.dtype)):
-            raise UnprovenError("weights are lost to underflow")
         shift = self.form.shift.spread(len(self.stored))
         if self.shifts:
             shift = shift + self._response()
@@ -265,7 +262,19 @@ class _Merged:
             raise WrongError("its bias is of another shape or type")
         tally = taken.tally(pair.other.input(2) or "bias", 2)
         check(stored, Numbers.of(u * shift + u_shift), tally, loose=pair.loose, added=True)
+        if np.any(errors):
+            self._lost(pair, errors, np.abs(numbers.value)).judge(
+                weight_of(pair.folded, pair.other, None), np.abs(stored.astype(np.float64)), 1.0,
+                taken.tallies[pair.other.input(1)],
+            )  # fmt: skip
         return taken
+
+    def _lost(self, pair: Pair, errors: Array, exact: Array) -> Lost:
+        lost = Lost.none(weight_of(pair.folded, pair.other, None))
+        for index in map(tuple, np.argwhere(errors).tolist()):
+            channels = (index[0], int(self._channels[index[:2]]))
+            lost.add(channels, float(errors[index]), float(exact[index]))
+        return lost
 
     def _response(self) -> Real:
         """Σ scaleⱼ·Kⱼ·e_t for each output channel."""

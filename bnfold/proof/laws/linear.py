@@ -14,11 +14,11 @@ import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_zero
-from bnfold.proof.laws.weights import Weight, response, weight_of
-from bnfold.proof.numbers.correct_rounding import Numbers, Tally, unit_roundoff
+from bnfold.proof.laws.weights import Lost, Weight, response, weight_of
+from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, rational, times
-from bnfold.proof.numbers.rounding import check, hidden
+from bnfold.proof.numbers.rounding import check
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import Array
 
@@ -121,7 +121,7 @@ def _require_alike(pair: Pair, old: Weight, new: Weight, rank: int | None) -> No
 
 def _check_weights(
     pair: Pair, old: Weight, new: Weight, inside: Real, outside: Real, taken: Taken
-) -> _Lost:  # fmt: skip
+) -> Lost:  # fmt: skip
     """W′ = u_s·W·e_s, block by block. Gives, per output channel, what underflow has taken."""
     before, after = old.values.reshape(old.view), new.values.reshape(new.view)
     u, e = old.beside(outside.value, outputs=True), old.beside(inside.value, outputs=False)
@@ -130,7 +130,7 @@ def _check_weights(
     steps = outside.steps + inside.steps + 2
     tally = taken.tally(pair.other.input(new.slot), old.slot)
     loose = pair.tolerance(old.slot)
-    lost = _Lost.none(old)
+    lost = Lost.none(old)
     if not all(sizes):
         raise UnprovenError("maps beyond what float64 holds")
 
@@ -160,47 +160,8 @@ def _check_weights(
     return lost
 
 
-@dataclass
-class _Lost:
-    """What underflow has taken of a weight: Σ|error| and the worst k of each output channel.
-
-    `inputs` is Σ|error| of each input channel.
-    """
-
-    errors: FloatArray
-    k: FloatArray
-    inputs: FloatArray
-
-    @classmethod
-    def none(cls, weight: Weight) -> _Lost:
-        zeros = np.zeros((2, weight.channels))
-        return cls(zeros[0], zeros[1], np.zeros(weight.inputs))
-
-    def add(self, channels: tuple[int, int], error: float, exact: float) -> None:
-        self.errors[channels[0]] += error
-        self.inputs[channels[1]] += error
-        self.k[channels[0]] = max(self.k[channels[0]], error / exact if exact else 1.0)
-
-    def judge(self, new: Weight, offset: FloatArray, alpha: float, tally: Tally) -> None:
-        """Count what shows in k. Raises UnprovenError where more than half of a weight is lost.
-
-        An input channel of which nothing is left is weighed with all others like it: it shows
-        where the other inputs are 0.
-        """
-        dtype = new.values.dtype
-        rest = np.moveaxis(np.abs(new.values.reshape(new.view)), new.outputs, 1).astype(np.float64)
-        largest = rest.max(axis=(2, 3)).reshape(-1)
-        unseen = hidden(self.errors * alpha, offset, largest * alpha, new.length, dtype)
-        relative = float(np.max(self.k[~unseen], initial=0.0))
-        gone = np.sum(self.inputs[rest.max(axis=(1, 3)).reshape(-1) == 0], keepdims=True)
-        inputs = hidden(gone * alpha, offset.min(keepdims=True), 0 * gone, new.length, dtype)
-        if relative >= 0.5 or not np.all(inputs):
-            raise UnprovenError("weights are lost to underflow")
-        tally.k = max(tally.k, relative / unit_roundoff(dtype))
-
-
 def _check_offset(
-    pair: Pair, old: Weight, new: Weight, e: Map, u: Map, taken: Taken, lost: _Lost
+    pair: Pair, old: Weight, new: Weight, e: Map, u: Map, taken: Taken, lost: Lost
 ) -> None:  # fmt: skip
     one, two = _offset(pair.original, pair.node, old), _offset(pair.folded, pair.other, new)
     if one.rows.dtype != two.rows.dtype and one.stored and two.stored:

@@ -10,8 +10,8 @@ from bnfold.proof.laws.absorbing import (
     Taken,
     UnprovenError,
     WrongError,
-    grows_alike,
     require_constant,
+    require_same_growth,
 )
 from bnfold.proof.laws.sites import (
     batch_norm,
@@ -106,8 +106,7 @@ def _holds(pair: Pair, total: Map, value: Real, *, added: bool) -> Taken:
     shape = pair.shape(0)
     if stored is None or shape is None:
         raise UnprovenError("values of unknown shape")
-    if not grows_alike(shape, (), stored.shape):
-        raise WrongError("a constant that makes the value larger than it was")
+    require_same_growth(shape, (), stored.shape)
     kind = pair.original.element_type(pair.node.scope, pair.node.input(0))
     if kind and helper.tensor_dtype_to_np_dtype(kind) != stored.dtype:
         raise WrongError("its constants are of another type than the data")

@@ -10,8 +10,10 @@ import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, UnprovenError
+from bnfold.proof.numbers.correct_rounding import Tally, unit_roundoff
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
+from bnfold.proof.numbers.rounding import hidden
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.operands import Array
 
@@ -160,3 +162,44 @@ def _summed(weights: FloatArray, shifts: list[Sum]) -> Sum:
             own = plus(own, rational(float(w)))
         total = plus(total, times(own, t))
     return total
+
+
+@dataclass
+class Lost:
+    """What underflow has taken of a weight: Σ|error| and the worst k of each output channel.
+
+    `inputs` is Σ|error| of each input channel.
+    """
+
+    errors: FloatArray
+    k: FloatArray
+    inputs: FloatArray
+
+    @classmethod
+    def none(cls, weight: Weight) -> Lost:
+        """Nothing at all."""
+        zeros = np.zeros((2, weight.channels))
+        return cls(zeros[0], zeros[1], np.zeros(weight.inputs))
+
+    def add(self, channels: tuple[int, int], error: float, exact: float) -> None:
+        """Count an entry: its output and input channel, how far off, and what it should be."""
+        self.errors[channels[0]] += error
+        self.inputs[channels[1]] += error
+        self.k[channels[0]] = max(self.k[channels[0]], error / exact if exact else 1.0)
+
+    def judge(self, new: Weight, offset: FloatArray, alpha: float, tally: Tally) -> None:
+        """Count what shows in k. Raises UnprovenError where more than half of a weight is lost.
+
+        An input channel of which nothing is left is weighed with all others like it: it shows
+        where the other inputs are 0.
+        """
+        dtype = new.values.dtype
+        rest = np.moveaxis(np.abs(new.values.reshape(new.view)), new.outputs, 1).astype(np.float64)
+        largest = rest.max(axis=(2, 3)).reshape(-1)
+        unseen = hidden(self.errors * alpha, offset, largest * alpha, new.length, dtype)
+        relative = float(np.max(self.k[~unseen], initial=0.0))
+        gone = np.sum(self.inputs[rest.max(axis=(1, 3)).reshape(-1) == 0], keepdims=True)
+        inputs = hidden(gone * alpha, offset.min(keepdims=True), 0 * gone, new.length, dtype)
+        if relative >= 0.5 or not np.all(inputs):
+            raise UnprovenError("weights are lost to underflow")
+        tally.k = max(tally.k, relative / unit_roundoff(dtype))

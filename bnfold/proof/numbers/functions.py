@@ -122,8 +122,10 @@ class Functions(Words):
         for row, (a, b) in enumerate(zip(self.exact(one), self.exact(two), strict=True)):
             difference = plus(a, times(minus, b))
             values = self._sizes[1] if row and self._rounded else (self._scale, self._shift)[row]
-            largest = max(abs(values[one]), abs(values[two]))
-            if sign(difference) and abs(approximate(difference)) > 4 * UNIT * largest:
+            allowed = 4 * UNIT * max(abs(values[one]), abs(values[two]))
+            if row:
+                allowed += self._dropped.get(one, 0.0) + self._dropped.get(two, 0.0)
+            if sign(difference) and abs(approximate(difference)) > allowed:
                 return False
         return True
 

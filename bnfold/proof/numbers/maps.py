@@ -117,11 +117,9 @@ class Map:
 
     def over(self, axis: int, count: int) -> Map | None:
         """With one entry for each of `count` channels along `axis`; None where it has others."""
-        if self.axis not in (None, axis):
+        if self.axis not in (None, axis) or len(self) not in (1, count):
             one = self.uniform()
             return None if one is None else one.over(axis, count)
-        if len(self) not in (1, count):
-            return None
         return Map(self.functions, axis, np.broadcast_to(self.ids, count))
 
     def channel(self, i: int) -> str:
@@ -170,18 +168,12 @@ class Relation:
     def original_of_folded(self) -> Map | None:
         """The map e with original = e(folded); None where the folded model has lost something."""
         settled = self.settled()
-        if settled.q.is_identity:
-            return settled.p
-        inverse = settled.q.inverse()
-        return None if inverse is None else inverse.then(settled.p)
+        return _one_of_other(settled.p, settled.q)
 
     def folded_of_original(self) -> Map | None:
         """The map e with folded = e(original); None where that cannot be told."""
         settled = self.settled()
-        if settled.p.is_identity:
-            return settled.q
-        inverse = settled.p.inverse()
-        return None if inverse is None else inverse.then(settled.q)
+        return _one_of_other(settled.q, settled.p)
 
     def down(self) -> Relation | None:
         """The same said as original = e(folded)."""
@@ -199,3 +191,13 @@ class Relation:
         for found in (self.down(), self.up()):
             if found is not None:
                 yield found
+
+
+def _one_of_other(one: Map, other: Map) -> Map | None:
+    """The map e with one(z) = e(other(z)) for every z; None where `other` has lost too much."""
+    if other.is_identity:
+        return one
+    inverse = other.inverse()
+    if inverse is not None:
+        return inverse.then(one)
+    return Map.identity(one.functions) if one.equals(other) else None

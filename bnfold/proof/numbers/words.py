@@ -59,6 +59,7 @@ class Words:
     def __init__(self, *, rounded: bool = False) -> None:
         self._rounded = rounded
         self._undone: set[int] = set()  # letters that take others away again
+        self._dropped: dict[int, float] = {}  # shifts that count as 0, as rounding makes them
         self._count = 1
         self._prefix = np.zeros(_CHUNK, np.int64)  # the word without its last letter
         self._letter = np.zeros(_CHUNK, np.int64)
@@ -187,7 +188,7 @@ class Words:
             value = approximate(self.exact(number)[1])
             rounding = 2 * UNIT * self._length[number] * max(parts[place], size[place])
             if self._rounded and abs(value) <= rounding:
-                value = 0.0
+                self._dropped[number], value = abs(value), 0.0
             self._shift[number] = value
             kept = own or (self._rounded and not self._undone.intersection(self.word(number)))
             if not kept:

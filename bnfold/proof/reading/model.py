@@ -82,6 +82,25 @@ class Model:
         """The scope of a graph of this model."""
         return self._scopes[id(body)]
 
+    @cached_property
+    def _holders(self) -> dict[int, Node]:
+        return {id(body): node for node in self.index.nodes() for _, body in bodies(node.proto)}
+
+    def scanned(self, scope: Scope, name: str) -> tuple[Scope, str, int] | None:
+        """What a body gets in slices, if `name` is an input of a Scan's: scope, name and axis."""
+        node = self._holders.get(id(scope.container))
+        if node is None or node.op != "Scan" or node.scope.opset < 9 or name not in scope.inputs:
+            return None
+        slot = scope.inputs.index(name)
+        sliced = node.attribute("num_scan_inputs", 0)
+        place = slot - (len(node.proto.input) - sliced)
+        whole = node.input(slot)
+        owner = node.scope.owner(whole) if whole else None
+        if not 0 <= place < sliced or owner is None or len(scope.inputs) != len(node.proto.input):
+            return None
+        axes = node.numbers("scan_input_axes") or [0] * sliced
+        return (owner, whole, axes[place]) if place < len(axes) else None
+
     def node(self, scope: int, place: int) -> Node | None:
         """The node that stands there."""
         scopes = self.index.scopes
@@ -287,6 +306,8 @@ class Model:
             return scope.initializers[name].data_type
         node = scope.producers.get(name)
         if node is None:
+            if (whole := self.scanned(scope, name)) is not None:
+                return self.element_type(whole[0], whole[1])
             if not scope.is_main:
                 return 0
             given = {v.name: v.type.tensor_type.elem_type for v in self.proto.graph.input}

@@ -63,6 +63,8 @@ class Shapes:
                 self._shapes[key] = tuple(tensor.dims)
             elif (node := owner.producers.get(name)) is not None:
                 self._infer(node)
+            elif (whole := self.model.scanned(owner, name)) is not None:
+                self._shapes[key] = _slice(self.of(whole[0], whole[1]), whole[2])
             self._shapes.setdefault(key, None)
         return self._shapes[key]
 
@@ -155,3 +157,11 @@ class Shapes:
                 if name or place == 0:
                     shape = found[place] if place < len(found) else None
                     self._shapes.setdefault((top.scope, name), shape)
+
+
+def _slice(whole: Shape | None, axis: int) -> Shape | None:
+    """The shape of one slice along an axis."""
+    if whole is None or not -len(whole) <= axis < len(whole):
+        return None
+    axis %= len(whole)
+    return whole[:axis] + whole[axis + 1 :]

@@ -77,7 +77,7 @@ def _taken_from_behind(
             if not is_idle(original, reader):
                 if reader.op not in SITES or trains(reader):
                     break
-                total = steps.then(total, steps.Site(_ref(original, reader)))
+                total = steps.then(total, steps.NodeMap(_ref(original, reader)))
         elif reader.op not in _BETWEEN:
             break
         name = reader.output

@@ -103,12 +103,13 @@ def _verdict(site: SiteReport) -> str:
 
 
 def _comparison(found: Comparison) -> Iterator[str]:
-    named = [(n, c) for n, c in (("frame", found.frame), ("certificate", found.certificate)) if c]
+    named = [(n, c) for n, c in (("frame", found.frame), ("proof", found.certificate)) if c]
     checks = [f"{name} {check.verdict.value}" for name, check in named]
     if found.folds:
         checks.append(f"{count(len(found.folds), 'fold')} run alone")
     runs = f"run in onnxruntime {times(found.runs)}" if found.runs else "not run"
-    yield f"{'Equal' if found.equal else '**Not equal**'}: {', '.join([*checks, runs])}."
+    outcome = "Equal" if found.equal else "Not checked" if found.passed else "**Not equal**"
+    yield f"{outcome}: {', '.join([*checks, runs])}."
     yield ""
     findings = [finding for _, check in named for finding in check.findings]
     rows = [(code(f.node, in_table=True), markdown(f.sentence)) for f in findings]

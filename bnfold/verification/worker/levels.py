@@ -33,10 +33,8 @@ def verify(job: Job) -> dict[str, Any]:
     found = Comparison((), (), 0, frame=static.frame, certificate=static.certificate)
     told = asdict(found)
     if request["level"] in ("frame", "proof"):
-        if request["level"] == "frame":
-            told["certificate"] = told["certificate"] | {"verdict": Outcome.VALID, "findings": []}
         _require_decided(static, request["level"], foreign=foreign)
-        return told
+        return told if request["level"] == "proof" else told | {"certificate": None}
     from bnfold.verification.worker.model_runs import compare_by_running
 
     if request["level"] == "folds":
