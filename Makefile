@@ -5,7 +5,7 @@ SAMPLE ?= 100
 SEED ?= 0
 STAMP := .venv/.installed
 
-.PHONY: demo quick test differential lint types docs fuzz mutants bench samples finetune torch patterns clean
+.PHONY: demo quick test differential lint types docs fuzz mutants bench bench-all samples finetune torch patterns clean
 
 demo: $(STAMP)  ## fold a trained model and compare its accuracy on held-out images
 	$(BIN)/python sample_models/demo.py
@@ -36,8 +36,11 @@ types: $(STAMP)
 docs: .venv-docs/.installed  ## the documentation as a site, in site/; warnings are errors
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
 
-bench: .venv-bench/.installed  ## side by side with the peers: needs an idle machine, 20 GB, an hour
+bench: .venv-bench/.installed  ## side by side with the peers: minutes, on an idle machine
 	.venv-bench/bin/python benchmarks/run.py
+
+bench-all: .venv-bench/.installed  ## with models of up to 2.5 GB: 20 GB of disk, an hour
+	.venv-bench/bin/python benchmarks/run.py --all
 
 patterns: .venv-bench/.installed  ## what folds, with bnfold and with the peers
 	.venv-bench/bin/python benchmarks/patterns.py

@@ -92,9 +92,9 @@ def resnet50() -> onnx.ModelProto:
     return b.model()
 
 
-def chain(pairs: int, channels: int) -> onnx.ModelProto:
-    """Convolution, BatchNormalization, Relu; and again."""
-    b = Builder(1, channels, 8, 8)
+def chain(pairs: int, channels: int, size: int = 8) -> onnx.ModelProto:
+    """Convolution, BatchNormalization, Relu; and again, on `size` × `size` pixels."""
+    b = Builder(1, channels, size, size)
     for _ in range(pairs):
         b.conv(channels, channels, 3)
         b.add("Relu")
@@ -115,14 +115,24 @@ def stem(blocks: int, width: int) -> onnx.ModelProto:
     return b.model()
 
 
+def sample() -> onnx.ModelProto:
+    """A trained multilayer perceptron of 34 kB."""
+    return onnx.load(Path(__file__).parents[1] / "sample_models" / "digits_mlp.onnx")
+
+
 MODELS: dict[str, tuple[str, Callable[[], onnx.ModelProto], bool]] = {
     "resnet50": ("ResNet-50, 102 MB", resnet50, False),
-    "pairs1000": ("1,000 pairs", lambda: chain(1000, 16), False),
+    "pairs1000": ("1,000 pairs, 32 × 32 pixels", lambda: chain(1000, 16, 32), False),
+    "activations": ("13 pairs, 480 × 480 pixels", lambda: chain(13, 16, 480), False),
+    "digits_mlp": ("digits_mlp, 34 kB", sample, False),
     "pairs5000": ("5,000 pairs", lambda: chain(5000, 16), False),
     "single": ("1.06 GB in one file, every weight folded", lambda: chain(28, 1024), False),
     "external": ("2.5 GB of external data, every weight folded", lambda: chain(66, 1024), True),
     "stem": ("1.07 GB in one file, one weight folded", lambda: stem(16, 4096), False),
 }
+
+
+QUICK = ("resnet50", "pairs1000", "activations", "digits_mlp")  # minutes, all others an hour
 
 
 def main() -> None:

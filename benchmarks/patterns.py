@@ -61,6 +61,10 @@ class Pattern:
                 model.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), name))
                 if self.overridable:
                     model.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, shape))
+        for name, integers in (("rows", (1, 8, -1)), ("back", (8, 8, 3, 3))):
+            if name in words:
+                vector = np.array(integers, np.int64)
+                model.graph.initializer.append(numpy_helper.from_array(vector, name))
         onnx.checker.check_model(model, full_check=True)
         return model
 
@@ -100,6 +104,14 @@ PATTERNS = (
     Pattern("Conv read by two, one of them BN",
             "a = Conv (x, w) c = BatchNormalization (a, s, b, m, v) e = Conv (c, p) q = Relu (a) "
             "z = Add (e, q) y = Identity (z)", K),
+    Pattern("weight standardisation → Conv",
+            "f = Reshape (w, rows) "
+            "n, i, j = BatchNormalization <training_mode = 1> (f, s, b, m, v) "
+            "k = Reshape (n, back) y = Conv (x, k)", K),
+    Pattern("weight normalisation → Conv → BN",
+            "r = ReduceL2 <axes = [1,2,3]> (w) n = Div (w, r) k = Mul (n, s1) "
+            f"c = Conv (x, k) {NORM}",
+            K | {"s1": (8, 1, 1, 1)}),
     Pattern("float16 Conv → BN with float32 statistics", f"c = Conv (x, w) {NORM}", K,
             head="float16[2,8,12,12] x", end="float16[A,B,C,D] y", half=("w",)),
     Pattern("weights that callers may replace (must stay)", f"c = Conv (x, w) {NORM}", K,

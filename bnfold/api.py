@@ -33,7 +33,7 @@ from bnfold.options import Level, Options, RunOptions, Verify, current_choice, r
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
-from bnfold.verification.client import compare, comparing_worker
+from bnfold.verification.client import Comparing, compare
 from bnfold.verification.comparison import Comparison, require_equal
 
 
@@ -156,11 +156,19 @@ def optimize(
             '`proof_file` asks for a proof, and `verify="none"` for checking none',
             'use `verify="proof"`, which checks it and runs nothing',
         )
-    with comparing_worker(verify) as worker:  # which gets ready while we read and plan
+    source = Path(path_in)
+    freeze = options is not None and options.freeze_initializers
+    with contextlib.ExitStack() as stack:
+        comparing: Comparing | None = None
+        if verify != "none":  # it begins while we read and plan
+            comparing = stack.enter_context(
+                Comparing(source, run_options or RunOptions(), level=verify,
+                          freeze_initializers=freeze)
+            )  # fmt: skip
         tell = progress or ignore
-        source = Path(path_in)
         tell(Stage("reading the model"))
         file = model_file.read(source)
+        size = file.size  # with data files that nothing may be left in
         target = folded_path(source, path_out, in_place)
         if in_place:
             require_own_data(file, target)
@@ -178,14 +186,11 @@ def optimize(
 
         def check(candidate: Path) -> None:
             nonlocal comparison
-            if verify == "none" or not result.folded:
-                return
-            comparison = compare(
-                source, candidate, run_options or RunOptions(), level=verify, progress=progress,
-                proofs=(result.proof,), proven=True, worker=worker,
-                freeze_initializers=options is not None and options.freeze_initializers,
-            )  # fmt: skip
-            require_equal(comparison)
+            if comparing is not None and result.folded:
+                comparison = comparing.with_folded(
+                    candidate, (result.proof,), proven=True, progress=progress
+                )
+                require_equal(comparison)
 
         tell(Stage("writing the model"))
         written = write_model(
@@ -199,7 +204,7 @@ def optimize(
             )
         return OptimizeResult(
             target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
-            file.size,
+            size,
             written.size, written.data_files, written.left_behind, comparison, drawn, flags,
         )  # fmt: skip
 

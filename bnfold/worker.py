@@ -11,12 +11,13 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from bnfold import system
 from bnfold.errors import BnfoldError, WorkerError
-from bnfold.runtime.answer_file import read_stage, write_answer
+from bnfold.runtime.answer_file import REQUEST, read_stage, write_answer
 from bnfold.runtime.job import Job
 
 _GIB = 1 << 30
@@ -24,7 +25,7 @@ _PERIOD = 0.1  # seconds between two looks at the memory
 
 
 def main(folder: Path, modules: Sequence[str] = ()) -> None:
-    """Answer the request in `folder`, when a byte on stdin says that it is there.
+    """Answer the request in `folder`, whose parts are there when a byte on stdin says so.
 
     `modules` are imported meanwhile; where that fails, it is said of the request.
     """
@@ -32,18 +33,9 @@ def main(folder: Path, modules: Sequence[str] = ()) -> None:
     for module in modules:
         with contextlib.suppress(Exception):
             importlib.import_module(module)
-    if not os.read(sys.stdin.fileno(), 1):
-        os._exit(1)
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    system.die_after(request["clock"])
-    threading.Thread(target=_end_after, args=(request["clock"],), daemon=True).start()
     answer: dict[str, Any]
     try:
-        carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
-        job = Job.of(request, folder)
-        _limit(job)
-        answer = _within_limits(carry_out, job)
+        answer = _carried_out(_part(folder, 0), folder)
     except BnfoldError as error:
         answer = {
             "error": _public(error), "message": error.message, "remedy": error.remedy,
@@ -58,6 +50,30 @@ def main(folder: Path, modules: Sequence[str] = ()) -> None:
             "remedy": "please report it",
         }
     write_answer(answer, folder)
+
+
+def _part(folder: Path, number: int) -> dict[str, Any]:
+    """A part of the request, when a byte on stdin says that it is there."""
+    if not os.read(sys.stdin.fileno(), 1):
+        os._exit(1)
+    text = (folder / REQUEST.format(number)).read_text(encoding="utf-8")
+    part: dict[str, Any] = json.loads(text)
+    return part
+
+
+def _carried_out(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    carry_out = _task(request["task"])  # before the limit: a failing import is no verdict
+    job = Job.of(request, folder)
+    _limit(job)
+    if request["more"]:
+        from bnfold.verification.worker.first_runs import FirstRuns
+
+        first = FirstRuns.begin(job)
+        job = replace(Job.of(request | _part(folder, 1), folder, job.models), first=first)
+    _watch(_end_with_stdin)
+    system.die_after(job.request["clock"])
+    _watch(_end_after, job.request["clock"])
+    return _within_limits(carry_out, job)
 
 
 def _task(name: str) -> Callable[[Job], dict[str, Any]]:
@@ -106,10 +122,18 @@ def _end_after(seconds: float) -> None:
     os._exit(1)
 
 
+def _watch(function: Callable[..., None], *arguments: Any) -> None:
+    """In a thread beside the work. Raises MemoryError where there is no room for one."""
+    try:
+        threading.Thread(target=function, args=arguments, daemon=True).start()
+    except RuntimeError as error:
+        raise MemoryError from error
+
+
 def _limit(job: Job) -> None:
     size = max(model.size for model in job.models.values())
     limit = job.request["memory_limit"] or max(4 * _GIB, 8 * size + 2 * _GIB)
-    threading.Thread(target=_watch_memory, args=(limit, job.folder), daemon=True).start()
+    _watch(_watch_memory, limit, job.folder)
     system.limit_memory(limit)
 
 

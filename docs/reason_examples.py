@@ -269,7 +269,7 @@ EXAMPLES: dict[Reason, Example] = {
         "\n  [norm] y = BatchNormalization (d, s, b, m, v)\n}", W, dtypes={"w": "float16"},
     ),
     Reason.NOT_EVALUATED: Example(
-        _after("  r = ReduceL2 (w)\n  u = Div (w, r)\n  [conv] c = Conv (x, u)\n"
+        _after("  u = Softplus (w)\n  [conv] c = Conv (x, u)\n"
                "  [norm] y = BatchNormalization (c, s, b, m, v)"), W,
     ),
     Reason.SHARED_WEIGHT: Example(

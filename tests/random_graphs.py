@@ -147,8 +147,24 @@ class Builder:
         self.add(op, inputs, self.shape)
 
     def unary(self) -> None:
-        op = str(self.rng.choice(["Relu", "LeakyRelu", "Identity", "Relu", "Sigmoid", "Neg"]))
+        op = str(
+            self.rng.choice(["Relu", "LeakyRelu", "Identity", "Relu", "Sigmoid", "Neg", "Abs"])
+        )
         self.add(op, [self.value], self.shape)
+
+    def of_places(self) -> None:
+        """What adds up along an axis, or keeps a triangle."""
+        if self.maybe(0.5):
+            axis = int(self.rng.integers(len(self.shape)))
+            self.add("CumSum", [self.value, self.constant(np.array(axis))], self.shape)
+        elif len(self.shape) > 1:
+            self.add("Trilu", [self.value], self.shape)
+
+    def norms(self) -> None:
+        if self.images:
+            n, c, h, w = self.shape
+            size = (n, c, h - 1, w - 1)
+            self.add("LpPool", [self.value], size, kernel_shape=[2, 2], p=int(self.maybe(0.5)) + 1)
 
     def prelu(self) -> None:
         if self.images:

@@ -32,7 +32,11 @@ def wider(seed: int) -> ModelProto:
         for _ in range(rng.randint(2, 9))
     ]
     model = in_opset(build(names, seed), rng.choice(OPSETS))
-    for change in (dead_channels, shared_constants, other_type, open_sizes, no_names, ceiling):
+    changes = (
+        dead_channels, shared_constants, other_type, computed_weights, open_sizes, no_names,
+        ceiling,
+    )  # fmt: skip
+    for change in changes:
         if rng.random() < 0.4:
             change(model, rng)
     if rng.random() < 0.3:
@@ -99,7 +103,11 @@ def in_scan(model: ModelProto, rng: random.Random) -> ModelProto:
 
 def other_type(model: ModelProto, rng: random.Random) -> None:
     """Another type of floating-point numbers throughout."""
-    kind = rng.choice([t for t in TYPES if t != TensorProto.DOUBLE])
+    in_type(model, rng.choice([t for t in TYPES if t != TensorProto.DOUBLE]))
+
+
+def in_type(model: ModelProto, kind: TensorProto.DataType) -> None:
+    """With numbers of this type instead of float64."""
     for tensor in model.graph.initializer:
         if tensor.data_type == TensorProto.DOUBLE:
             values = numpy_helper.to_array(tensor).astype(TYPES[kind])
@@ -111,6 +119,32 @@ def other_type(model: ModelProto, rng: random.Random) -> None:
         for attribute in node.attribute:
             if node.op_type == "Cast" and attribute.i == TensorProto.DOUBLE:
                 attribute.i = kind
+
+
+def computed_weights(model: ModelProto, rng: random.Random) -> None:
+    """Weights that are standardised or normalised each time, as some layers export them."""
+    version = model.opset_import[0].version
+    tensors = {tensor.name: tensor for tensor in model.graph.initializer}
+    for place, node in reversed(list(enumerate(model.graph.node))):
+        weight = tensors.get(node.input[1]) if len(node.input) > 1 else None
+        if node.op_type not in ("Conv", "MatMul", "Gemm") or weight is None or rng.random() < 0.5:
+            continue
+        made, kind = f"made_{place}", rng.choice(("length", "apart", "training"))
+        # p = 1 is left out: ONNX's reference implementation adds up x instead of |x|
+        new = [helper.make_node("LpNormalization", [weight.name], [made], axis=0, p=2)]
+        if kind == "apart":
+            mean = helper.make_node("ReduceMean", [weight.name], [f"{made}_mean"])
+            new = [mean, helper.make_node("Sub", [weight.name, f"{made}_mean"], [made])]
+        elif kind == "training" and version >= 14 and len(weight.dims) > 1:
+            channels = weight.dims[1]
+            values = numpy_helper.to_array(weight)
+            ones = numpy_helper.from_array(np.ones(channels, values.dtype), f"{made}_ones")
+            model.graph.initializer.append(ones)
+            read = [weight.name, *[ones.name] * 4]
+            new = [helper.make_node("BatchNormalization", read, [made], training_mode=1)]
+        node.input[1] = made
+        for one in reversed(new):
+            model.graph.node.insert(place, one)
 
 
 def open_sizes(model: ModelProto, rng: random.Random) -> None:

@@ -95,6 +95,7 @@ class _ModelEditor:
                 changes[edit.node, edit.slot].append(edit)
         cut = {e.node: e.inputs for e in self.edits if isinstance(e, SetOperator) and e.inputs}
         stored: dict[tuple[Scope, str], list[_Change]] = defaultdict(list)
+        computed: dict[tuple[Scope, str], list[_Change]] = defaultdict(list)
         for (node, slot), all_edits in changes.items():
             if slot >= cut.get(node, slot + 1):
                 continue
@@ -112,17 +113,29 @@ class _ModelEditor:
             if constant.is_stored:
                 stored[constant.scope, constant.name].append((node, slot, constant, recipe))
                 continue
-            self._release(node.scope, constant.name)
-            unread = self._remaining_uses(constant.scope, constant.name) == 0
-            if unread and self._scope_for_constant(node.scope) is constant.scope:
-                # what computed it had no other reader and is gone: the value keeps its name
-                self._add_constant(node, self._tensor(recipe, constant.name))
-            else:
-                self._read_new(node, slot, recipe, constant.name)
+            computed[constant.scope, constant.name].append((node, slot, constant, recipe))
+        for changes_of_one in computed.values():
+            self._write_computed(changes_of_one)
         # the rest last: exporters compute a bias from the shape of the weight, and only when that
         # computation is gone is the weight seen to have no other reader
         for changes_of_one in stored.values():
             self._write_stored(changes_of_one)
+
+    def _write_computed(self, changes: list[_Change]) -> None:
+        """New constants for the readers of one that is computed; who gets the same one shares it.
+
+        Where what computed it has no other reader and is gone, the value keeps its name.
+        """
+        for node, _, constant, _ in changes:
+            self._release(node.scope, constant.name)
+        for node, slot, constant, recipe in changes:
+            home, name = self._scope_for_constant(node.scope), constant.name
+            free = self._remaining_uses(constant.scope, name) == 0 and not self.new[name]
+            if free and home is constant.scope:
+                self.made[home, name, recipe.key()] = name
+                self._add_constant(node, self._tensor(recipe, name))
+            else:
+                self._read_new(node, slot, recipe, name)
 
     def _write_stored(self, changes: list[_Change]) -> None:
         """New values for the readers of one stored constant; who gets the same one shares it."""
@@ -308,7 +321,8 @@ class _ModelEditor:
         for place in reversed(range(len(scope.nodes))):
             if scope.nodes[place] in self.removed:
                 del container.node[place]
-        delete_named(container.value_info, gone)
+        stored = {tensor.name for tensor in self.initializers[scope]}  # values that were computed
+        delete_named(container.value_info, gone - stored)
         if isinstance(container, GraphProto):
             delete_named(container.initializer, gone)
             if self.index.ir_version < 4 and scope.is_main:  # every initializer is an input there

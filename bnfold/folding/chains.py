@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.rules.affine_nodes import ARITHMETIC, affine_map
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index, Node, Role
@@ -28,7 +28,8 @@ def chains_of(draft: Draft, index: Index) -> Iterator[Chain]:
     chains: dict[Node, tuple[Chain, Affine]] = {}
     for node in index.nodes():
         found = None if draft.is_removed(node) else affine_map(draft, node)
-        if isinstance(found, Refusal):
+        of_constants = found is None and node.op in ARITHMETIC and _ends_constants(draft, node)
+        if isinstance(found, Refusal) or of_constants:
             yield [Link(node, 0)]
         if not isinstance(found, tuple):
             continue
@@ -57,13 +58,20 @@ def recut(draft: Draft, chain: Chain) -> Iterator[Chain]:
         if isinstance(found, tuple):
             total = joined or found[1]
             part.append(link)
-        elif isinstance(found, Refusal):
-            yield [link]
-            total = None
         else:
+            if isinstance(found, Refusal) or draft.constants.is_made(link.node):
+                yield [link]
             total = None
     if part:
         yield part
+
+
+def _ends_constants(draft: Draft, node: Node) -> bool:
+    """Whether a node makes a constant of constants that one reads which depends on the input."""
+    if not draft.constants.is_made(node):
+        return False
+    readers = (use.node for use in node.scope.uses[node.output])
+    return any(reader is not None and not draft.constants.is_made(reader) for reader in readers)
 
 
 def _only_reader(before: Node, node: Node, slot: int) -> bool:

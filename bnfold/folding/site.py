@@ -8,6 +8,7 @@ import numpy as np
 
 from bnfold import steps
 from bnfold.folding.chains import Chain, Link
+from bnfold.folding.constant_sites import stored_instead
 from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, affine_map
 from bnfold.folding.rules.base import broadcast_along
@@ -33,11 +34,22 @@ class Site:
 
         A chain without one gets a verdict if it is gone, or if it scales, as a disguise does.
         """
-        total = self._shadowed() or self._total_map()
+        planned = len(self.draft.edits)
+        readers = stored_instead(self.draft, self.last.node)
+        total: Affine | Refusal | None = None
         gone: set[Node] = set()
         refusals: tuple[Refusal | None, Refusal | None] = (None, None)
+        if isinstance(readers, tuple):
+            gone = {link.node for link in self.chain}
+            self.into = tuple(reader.label for reader in readers)
+            if not self._has_norm() and len(self.draft.edits) == planned:
+                return  # arithmetic, of which folds behind it have made use already
+        else:
+            total = readers or self._shadowed() or self._total_map()
         if isinstance(total, Refusal):
             refusals = (total, None)
+        elif total is None:
+            pass
         else:
             gone, refusals = self._fold(total)
         reported = [link.node for link in self.chain if link.node.op == BATCH_NORM]
@@ -61,8 +73,9 @@ class Site:
             return Refusal(Reason.NO_LINEAR_PRODUCER, first.node.label, what)
         for link in self.chain:
             found = affine_map(self.draft, link.node)
-            if not isinstance(found, tuple):
-                assert isinstance(found, Refusal), "recut has seen to that"
+            if found is None:  # it is made of constants
+                return Refusal(Reason.NO_LINEAR_PRODUCER, link.node.label, "a constant")
+            if isinstance(found, Refusal):
                 return found
             joined = total.then(found[1])
             assert joined is not None, "recut has seen to that"
@@ -251,7 +264,10 @@ class Site:
 
     def _may_be_batch_norm(self, a: Affine) -> bool:
         """Whether the chain is, or may stand for, a BatchNormalization, and not for a bias."""
-        return a.scales or any(link.node.op == BATCH_NORM for link in self.chain)
+        return a.scales or self._has_norm()
+
+    def _has_norm(self) -> bool:
+        return any(link.node.op == BATCH_NORM for link in self.chain)
 
     def _shift_holder(self) -> Link | None:
         """An Add, or a Sub of a constant, in the chain."""

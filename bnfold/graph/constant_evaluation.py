@@ -1,10 +1,11 @@
 """Operators on constants, evaluated with ONNX's own reference implementation, bounded in size.
 
-Only operators whose result does not depend on who computes it: those that move data, and the
-arithmetic that IEEE 754 rounds correctly. Pow is the exception, for the sake of the square roots
-that exporters write with it: it may differ by an ulp from one runtime to the next. Nothing is
-evaluated that could become much larger than what the file holds, in one step or in all together: a
-few bytes of ConstantOfShape or Expand can ask for terabytes.
+Those whose result does not depend on who computes it: those that move data, and the arithmetic that
+IEEE 754 rounds correctly. Pow is the exception, for the sake of the square roots that exporters
+write with it: it may differ by an ulp from one runtime to the next. And those that need several
+roundings (`summed_constants`). Nothing is evaluated that could become much larger than what the
+file holds, in one step or in all together: a few bytes of ConstantOfShape or Expand can ask for
+terabytes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 from onnx import NodeProto, TensorProto
 
+from bnfold.graph import summed_constants
 from bnfold.graph.budget import Budget, BudgetExceededError
+from bnfold.graph.summed_constants import SUMMING
 from bnfold.onnx_io.protos import Array
 
 MOVES = frozenset(
@@ -27,7 +30,7 @@ MOVES = frozenset(
 )  # fmt: skip
 QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
-SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION
+SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION | SUMMING.keys()
 
 _NARROW = tuple(
     number for name, number in TensorProto.DataType.items()
@@ -64,6 +67,8 @@ def evaluate(
     if size > max(_LEAST, _GROWTH * largest):
         raise BudgetExceededError
     budget.spend_on_constant(int(size))
+    if node.op_type in SUMMING:
+        return summed_constants.evaluate(node, opset, operands)
     from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
 
     try:
@@ -127,11 +132,14 @@ def _size(op: str, operands: list[Array]) -> float:
     try:
         if op == "ConstantOfShape":
             return _product(operands[0])
+        if op == "MatMul":
+            one, two = operands
+            return float(one.size * two.shape[-1] / max(one.shape[-1], 1))
         if op in ("Expand", "Tile"):
             return _product(operands[1]) * operands[0].size
         if op == "Gather":
             return operands[1].size * operands[0].size
-        if op in ARITHMETIC:
+        if op in ARITHMETIC or op in ("Max", "Min", "Sum", "Where"):
             return math.prod(map(float, np.broadcast_shapes(*(a.shape for a in operands))))
         return sum(a.size for a in operands)
     except (IndexError, ValueError):

@@ -1,4 +1,4 @@
-"""What the worker process leaves in its folder for the one that asked: its stage, its answer."""
+"""The files through which a worker and the one that asks it talk: request, stage, answer."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 
 from bnfold.progress import Stage
 
+REQUEST = "request_{}.json"  # its parts, from 0 on
 ANSWER = "answer.json"
 FALLBACK = "fallback.json"  # an answer that holds as long as it is there, should the worker crash
 _STAGE = "stage.json"

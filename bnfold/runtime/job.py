@@ -20,12 +20,18 @@ class Job:
     request: dict[str, Any]
     folder: Path
     models: Mapping[str, ModelFile]  # "original", and "folded" where there are two
+    first: Any = None  # what was begun before all of the request was there
 
     @classmethod
-    def of(cls, request: dict[str, Any], folder: Path) -> Job:
-        """Read the models of a request. Raises ModelError."""
-        names = [name for name in ("original", "folded") if name in request]
-        return cls(request, folder, {n: model_file.read(Path(request[n])) for n in names})
+    def of(
+        cls, request: dict[str, Any], folder: Path, known: Mapping[str, ModelFile] | None = None
+    ) -> Job:  # fmt: skip
+        """Read the models of a request, but for those that are `known`. Raises ModelError."""
+        models = dict(known or {})
+        for name in ("original", "folded"):
+            if name in request and name not in models:
+                models[name] = model_file.read(Path(request[name]))
+        return cls(request, folder, models)
 
     @property
     def original(self) -> ModelFile:

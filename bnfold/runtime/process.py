@@ -20,7 +20,7 @@ from bnfold import errors, system
 from bnfold.errors import WorkerError
 from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.progress import Progress
-from bnfold.runtime.answer_file import ANSWER, FALLBACK, read_stage
+from bnfold.runtime.answer_file import ANSWER, FALLBACK, REQUEST, read_stage
 
 T = TypeVar("T")
 
@@ -29,8 +29,14 @@ _GRACE = 5.0  # seconds by which the worker's own clock is behind ours
 _PERIOD = 0.1  # seconds between two looks at the progress
 
 
+class CrashedError(WorkerError):
+    """The worker ended without an answer."""
+
+
 class Worker:
     """A worker that waits for a request. It may be started before there is one: it imports then.
+
+    A request may come in two parts: what the worker can begin with, and the rest.
 
     It ends when its stdin does, which it does with this process.
     """
@@ -39,6 +45,7 @@ class Worker:
         """`modules` are what it is to import while it waits."""
         self._private = PrivateFolder()
         self.folder = self._private.path
+        self._sent = 0  # parts of the request
         command = [sys.executable, "-P", "-m", "bnfold.worker", str(self.folder), *modules]
         with (self.folder / _STDERR).open("wb") as stderr:
             self._process = subprocess.Popen(
@@ -59,14 +66,13 @@ class Worker:
         self._process.wait()
         self._private.__exit__()
 
+    def begin(self, request: dict[str, Any]) -> None:
+        """Hand over what it can begin with."""
+        self._send(request | {"more": True})
+
     def run(self, request: dict[str, Any], timeout: float, progress: Progress | None) -> int:
         """Its exit code, when it has carried out the request. Raises WorkerError."""
-        text = json.dumps(request | {"clock": timeout + _GRACE})
-        (self.folder / "request.json").write_text(text, encoding="utf-8")
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):  # it has crashed, which its exit code says
-            self._process.stdin.write(b"!")
-            self._process.stdin.flush()
+        self._send(request | {"clock": timeout + _GRACE, "more": False})
         try:
             return _wait(self._process, time.monotonic() + timeout, self.folder, progress)
         except subprocess.TimeoutExpired as error:
@@ -74,6 +80,15 @@ class Worker:
                 f"onnxruntime had not finished {read_stage(self.folder).name} after {timeout:g} s",
                 "give it longer with `timeout`, or smaller inputs with `input_shapes`",
             ) from error
+
+    def _send(self, part: dict[str, Any]) -> None:
+        path = self.folder / REQUEST.format(self._sent)
+        path.write_text(json.dumps(part), encoding="utf-8")
+        self._sent += 1
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which its answer or exit code explains
+            self._process.stdin.write(b"!")
+            self._process.stdin.flush()
 
 
 def run_worker(
@@ -127,11 +142,11 @@ def _answer(path: Path) -> dict[str, Any] | None:
     return answer
 
 
-def _crash(code: int, folder: Path) -> WorkerError:
+def _crash(code: int, folder: Path) -> CrashedError:
     text = (folder / _STDERR).read_text(encoding="utf-8", errors="replace")
     lines = text.strip().splitlines()[-_STDERR_LINES:]
     said = f": {' / '.join(lines)}" if lines else ""
-    return WorkerError(
+    return CrashedError(
         f"onnxruntime crashed while {read_stage(folder).name} ({system.describe_end(code)}){said}",
         "nothing was decided; try another onnxruntime version or a higher `memory_limit`",
     )

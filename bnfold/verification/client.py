@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,56 +13,81 @@ import msgspec
 from bnfold.errors import UsageError
 from bnfold.options import Level, RunOptions
 from bnfold.progress import Progress
-from bnfold.runtime.process import Worker, run_worker
-from bnfold.verification.comparison import (
-    Comparison,
-)
+from bnfold.runtime.process import CrashedError, Worker, run_worker
+from bnfold.verification.comparison import Comparison
 
 
 def compare(
     original: Path, folded: Path, run_options: RunOptions, *, level: Level = "full",
     foreign: bool = False, freeze_initializers: bool = False, exact: bool = False,
     progress: Progress | None = None, proofs: Sequence[str] = (), proven: bool = False,
-    worker: Worker | None = None,
 ) -> Comparison:  # fmt: skip
     """Compare two files in a worker process, as far as `level` says (see `bnfold.verify`).
 
     `foreign`: the second file was made by another tool. `exact` also reports the errors of both
     models against float64 where nothing depends on them. The `proofs`, as JSON, say what may have
     been done; where none of them holds, one is looked for, unless `proven` says that this is it.
-    `worker` is one that waits already (`comparing_worker`).
 
     Raises ModelError, UsageError and UndecidedError as the worker reports them, and WorkerError if
     it crashed, ran out of time or hit the memory limit.
     """
-    request = {
-        "task": "verify",
-        "level": level,
-        "foreign": foreign,
-        "freeze": freeze_initializers,
-        "original": os.path.abspath(original),
-        "folded": os.path.abspath(folded),
-        **asdict(run_options),
-        "exact": exact,
-        "proofs": list(proofs),
-        "proven": proven,
-        "inputs": os.path.abspath(run_options.inputs) if run_options.inputs else None,
-        "counterexample": _new_folder(run_options.counterexample),
-    }
-    return run_worker(
-        request, run_options.timeout, lambda answer, _: _comparison(answer, foreign=foreign),
-        progress, worker,
-    )  # fmt: skip
+    with Comparing(
+        original, run_options, level=level, foreign=foreign, exact=exact,
+        freeze_initializers=freeze_initializers,
+    ) as comparing:  # fmt: skip
+        return comparing.with_folded(folded, proofs, proven=proven, progress=progress)
 
 
-def comparing_worker(level: str) -> AbstractContextManager[Worker | None]:
-    """A worker that gets ready to compare two files, while these are still in the making."""
-    if level == "none":
-        return nullcontext()
-    modules = ["bnfold.verification.worker.levels"]
-    if level != "proof":
-        modules.append("bnfold.verification.worker.model_runs")
-    return Worker(modules)
+class Comparing:
+    """A comparison that begins before there is a second file.
+
+    Its worker imports what it needs, and runs the original, while the folded model is in the
+    making: `with_folded` has the verdict then.
+    """
+
+    def __init__(
+        self, original: Path, run_options: RunOptions, *, level: str, foreign: bool = False,
+        freeze_initializers: bool = False, exact: bool = False,
+    ) -> None:  # fmt: skip
+        """Likewise, as `compare`."""
+        self._timeout, self._foreign = run_options.timeout, foreign
+        self._request = {
+            "task": "verify",
+            "level": level,
+            "foreign": foreign,
+            "freeze": freeze_initializers,
+            "original": os.path.abspath(original),
+            **asdict(run_options),
+            "exact": exact,
+            "inputs": os.path.abspath(run_options.inputs) if run_options.inputs else None,
+            "counterexample": _new_folder(run_options.counterexample),
+        }
+        modules = ["bnfold.verification.worker.levels"]
+        if level not in ("frame", "proof"):
+            modules.append("bnfold.verification.worker.first_runs")
+        self._worker = Worker(modules)
+        self._worker.begin(self._request)
+
+    def __enter__(self) -> Comparing:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._worker.__exit__()
+
+    def with_folded(
+        self, folded: Path, proofs: Sequence[str] = (), *, proven: bool = False,
+        progress: Progress | None = None,
+    ) -> Comparison:  # fmt: skip
+        """The verdict on the original and this file. Raises as `compare`."""
+        more = {"folded": os.path.abspath(folded), "proofs": list(proofs), "proven": proven}
+
+        def read(answer: dict[str, Any], _: Path) -> Comparison:
+            return _comparison(answer, foreign=self._foreign)
+
+        try:
+            return run_worker(more, self._timeout, read, progress, self._worker)
+        except CrashedError:  # several things were under way: one by one it shows which it was
+            return run_worker(self._request | more, self._timeout, read, progress)
 
 
 def _comparison(answer: dict[str, Any], *, foreign: bool) -> Comparison:

@@ -73,9 +73,9 @@ def test_the_child_keeps_its_own_clock(tmp_path: Path) -> None:
         "original": str(tmp_path / "m.onnx"), "folded": str(tmp_path / "m.onnx"),
         "memory_limit": None, "providers": [], "inputs": None, "input_shapes": {}, "dims": {},
         "seed": 0, "check": 1, "fill": "mixed", "val_range": {}, "rtol": {}, "atol": {},
-        "counterexample": None, "clock": 2.0,
+        "counterexample": None, "clock": 2.0, "more": False,
     }  # fmt: skip
-    (tmp_path / "request.json").write_text(json.dumps(request))
+    (tmp_path / "request_0.json").write_text(json.dumps(request))
     start = time.monotonic()
     with subprocess.Popen(
         [sys.executable, "-m", "bnfold.worker", str(tmp_path)], stdin=subprocess.PIPE

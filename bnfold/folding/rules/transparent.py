@@ -47,8 +47,37 @@ def dropout(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
 
 
 def positive_homogeneous(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
-    """Relu, LeakyRelu: f(s·x) = s·f(x) for s ≥ 0."""
+    """Relu, LeakyRelu, Abs: f(s·x) = s·f(x) for s ≥ 0."""
     return refuse_negative_scale(node, a) or refuse_shift(node, a) or a
+
+
+def negation(_draft: Draft, _node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+    """−(s·x + t) = s·(−x) − t."""
+    return a.negated()
+
+
+def triangle(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+    """Trilu: what it does not keep is 0, and s·0 = 0."""
+    return refuse_shift(node, a) or a
+
+
+def cumulative_sum(draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+    """Σ s·x = s·Σ x along an axis on which s does not vary."""
+    if (shifted := refuse_shift(node, a)) is not None or a.axis is None:
+        return shifted or a
+    shape, axis = draft.shape(node, 0), draft.constants.find_any(node, 1)
+    if shape is None or isinstance(axis, Refusal):
+        return refuse(Reason.UNKNOWN_RANK, node)
+    if a.axis == int(axis.array().reshape(-1)[0]) % len(shape):
+        return refuse(Reason.AXIS_LOST, node)
+    return a
+
+
+def reverse_sequence(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+    """Elements change places along one axis, each in its own batch."""
+    if a.axis is not None and a.axis == node.attribute("time_axis", 0):
+        return refuse(Reason.AXIS_LOST, node)
+    return a
 
 
 def prelu(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
@@ -86,6 +115,11 @@ def _is_padded(node: Node) -> bool:
     return same or any(node.numbers("pads") or ())
 
 
+def lp_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
+    """LpPool, GlobalLpPool: ‖s·x‖ = s·‖x‖ for s ≥ 0; the zeros of the padding stay zeros."""
+    return refuse_negative_scale(node, a) or refuse_shift(node, a) or _on_channels(node, a)
+
+
 def global_average_pool(_draft: Draft, node: Node, a: Affine, _up: bool) -> Affine | Refusal:
     """mean(s·x + t) = s·mean(x) + t."""
     return _on_channels(node, a)
@@ -110,6 +144,11 @@ def reduce_mean(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refus
 def reduce_max(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """max(s·x + t) = s·max(x) + t for s ≥ 0; likewise min."""
     return refuse_negative_scale(node, a) or _reduced(draft, node, a, up)
+
+
+def reduce_norm(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
+    """ReduceL1, ReduceL2: ‖s·x‖ = s·‖x‖ for s ≥ 0."""
+    return refuse_negative_scale(node, a) or refuse_shift(node, a) or _reduced(draft, node, a, up)
 
 
 def reduce_sum(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:

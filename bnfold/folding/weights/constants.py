@@ -146,7 +146,8 @@ class Constants:
 
     def _compute(self, node: Node, name: str, reader: str, depth: int) -> Constant | Refusal:
         what = f"{name}, made by {node.op} {node.label}"
-        if node.op not in SUPPORTED or node.output != name:
+        more = any(node.scope.uses.get(other) for other in node.proto.output[1:] if other)
+        if node.op not in SUPPORTED or node.output != name or more:
             return self._not_computed(node, reader, what, depth)
         if depth == _LONGEST_CHAIN:
             return Refusal(Reason.TOO_FAR, reader, str(_LONGEST_CHAIN))
@@ -202,6 +203,12 @@ class Constants:
                 tensor = numpy_helper.from_array(np.array(value, dtype=np.int64), name)
                 return Constant(name, node.scope, tensor, self._storage, node)
         return Refusal(Reason.DTYPE, reader, f"{name}, a Constant without numbers")
+
+    def is_made(self, node: Node) -> bool:
+        """Whether a node makes a constant of constants."""
+        if not node.output or node.op == "Constant" or not any(node.proto.input):
+            return False
+        return isinstance(self._find(node.scope, node.output, node.label, 0), Constant)
 
     def is_computed(self, scope: Scope, name: str) -> bool:
         """Whether `name`, made by a node of `scope`, was found to be a constant."""

@@ -122,6 +122,10 @@ class Draft:
     def _planned(self, node: Node, slot: int) -> list[Rescale | Supply]:
         return effective(self._inputs.get((node, slot), []))
 
+    def is_edited(self, node: Node, slot: int) -> bool:
+        """Whether an edit of what `node` reads at `slot` is planned."""
+        return bool(self._planned(node, slot))
+
     def is_private(self, node: Node, slot: int) -> bool:
         """Whether `node` alone reads a stored constant at `slot`, in the model as it is."""
         constant = self.constants.find(node, slot)

@@ -55,7 +55,7 @@ class Expressions:
             try:
                 self._known[id(a)] = self._map(a, depth + 1).simplest()
             except (ValueError, IndexError) as error:
-                raise WrongError(f"a map that there is not: {error}") from error
+                raise UnprovenError(f"a map that there is not: {error}") from error
         return self._known[id(a)]
 
     def _map(self, a: steps.Map, depth: int) -> Map:
@@ -63,13 +63,7 @@ class Expressions:
         if isinstance(a, steps.NodeMap):
             return self.site(a.node)[1]
         if isinstance(a, steps.Then):
-            total = self.identity
-            for part in a.maps:
-                found = total.then(self.map(part, depth))
-                if found is None:
-                    raise UnprovenError("maps along two axes")
-                total = found
-            return total
+            return self._one_behind_the_other([self.map(part, depth) for part in a.maps])
         if isinstance(a, steps.Response):
             return self._response(a, depth)
         assert not isinstance(a, steps.Identity)
@@ -92,8 +86,22 @@ class Expressions:
         places = a.indices.places
         if not len(places) or len(places) > _WIDEST or np.any(places < -1):
             raise WrongError("channels that there are not")
-        ids = np.where(places < 0, 0, of.ids[np.maximum(places, 0)])
+        picked = of.ids[np.zeros_like(places) if len(of) == 1 else np.maximum(places, 0)]
+        ids = np.where(places < 0, 0, picked)
         return Map(functions, a.axis, ids)
+
+    def _one_behind_the_other(self, maps: list[Map]) -> Map:
+        """In any order that works: those along one axis may leave nothing that varies along it."""
+        left = [self.identity]
+        for part in maps:
+            joined = left[-1].then(part)
+            left[-1:] = [left[-1], part] if joined is None else [joined]
+        while len(left) > 1:
+            joined = left[-2].then(left[-1])
+            if joined is None:
+                raise UnprovenError("maps along two axes")
+            left[-2:] = [joined]
+        return left[0]
 
     def _response(self, a: steps.Response, depth: int) -> Map:
         node = self.original.node(a.node.scope, a.node.node)

@@ -275,6 +275,7 @@ class Ledger:
         tallies = taken.tallies.values()
         faults = sum(tally.faults for tally in tallies)
         k = max((tally.k for tally in tallies), default=0.0)
+        k += max((pair.roundings(slot) for slot in taken.slots), default=0)
         self.k[other] = 0.0 if faults else k  # what is wrong allows nothing
         self.folds.append(
             CertifiedFold(

@@ -15,7 +15,7 @@ from onnx import AttributeProto, ModelProto, ValueInfoProto, helper
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import same_array
+from bnfold.proof.values.operands import same_array
 
 
 def differences(original: Model, folded: Model) -> Iterator[WrongError | UnprovenError]:

@@ -78,11 +78,14 @@ class NodeWalk(Ledger):
         if other is not None or not self.pairing.named:
             self.say_once(cause)  # else it may be of no use to anybody, and is said where it is
         self.lost.update({(node.scope, name): cause for name in node.proto.output})
-        if other is not None:
+        kept = self.roots.get(Ref(*self.original.positions[node]))  # of a sum of branches
+        made_by = node if kept is None else self.original.node(kept.scope, kept.node)
+        other = self.pairing.partner.get(made_by) if made_by is not None else None
+        if made_by is not None and other is not None:
             self.changed.add(other)
-            slots = max(len(node.proto.input), len(other.proto.input))
+            slots = max(len(made_by.proto.input), len(other.proto.input))
             self.free.update((other, slot) for slot in range(slots))
-            self.judged.update((node, slot) for slot in range(slots))
+            self.judged.update((made_by, slot) for slot in range(slots))
         return {}
 
     def _is_constant(self, node: Node) -> bool:
@@ -317,7 +320,8 @@ class NodeWalk(Ledger):
         taken = Taken()
         tally = taken.tally(pair.other.input(slot), slot)
         require_constant(
-            after, before, a.axis, a.scale, a.shift, before.ndim, tally, pair.tolerance(slot)
+            after, before, a.axis, a.scale, a.shift, before.ndim, tally, pair.tolerance(slot),
+            step=pair.step(slot),
         )  # fmt: skip
         relation = Relation(self.identity, a)
         self._took(pair, taken, relation)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bnfold.graph.index import Node
-from bnfold.proof.numbers.correct_rounding import Numbers, Tally
+from bnfold.proof.numbers.correct_rounding import Numbers, Tally, unit_roundoff
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
 from bnfold.proof.numbers.rounding import DEQUANTISED, check
 from bnfold.proof.reading.dimensions import Shape
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.reading.same_constants import roundings
+from bnfold.proof.values.operands import Array
 
 
 class WrongError(Exception):
@@ -98,6 +99,17 @@ class Pair:
         quantized = self.original.is_quantized(self.node.scope, self.node.input(slot))
         return max(self.loose, DEQUANTISED) if quantized else self.loose
 
+    def roundings(self, slot: int) -> int:
+        """How many roundings of a runtime's own are in a constant that it computes."""
+        return roundings(self.original, self.node.scope, self.node.input(slot))
+
+    def step(self, slot: int) -> float:
+        """How far a constant may be off absolutely: where sums decide, the last digit is open."""
+        value = self.before(slot) if self.roundings(slot) else None
+        if value is None or not value.size:
+            return 0.0
+        return float(4 * unit_roundoff(value.dtype) * np.max(np.abs(value.astype(np.float64))))
+
     def shape(self, slot: int) -> Shape | None:
         """The shape of what the node reads at a slot."""
         return self.original.shapes.of(self.node.scope, self.node.input(slot))
@@ -124,11 +136,11 @@ def lifted(values: Array, rank: int) -> Array:
 
 def require_constant(
     stored: Array, base: Array, axis: int | None, scale: Real, shift: Real, rank: int, tally: Tally,
-    loose: float = 0.0, *, added: bool = True,
+    loose: float = 0.0, *, added: bool = True, step: float = 0.0,
 ) -> None:  # fmt: skip
     """The stored constant is scale·base + shift, along an axis of a value of `rank` axes.
 
-    `added`: it is not multiplied by anything.
+    `added`: it is not multiplied by anything. `step`: how far the base may be off.
     """
     if stored.dtype != base.dtype or stored.dtype.kind not in "fV":
         raise WrongError("its constants are of another type")
@@ -155,7 +167,8 @@ def require_constant(
     with np.errstate(all="ignore"):
         value = s * c + t
     numbers = Numbers(value, size, max(scale.steps + 1, shift.steps) + 1, exact)
-    check(np.broadcast_to(new, shape), numbers, tally, loose=loose, added=added)
+    off = np.broadcast_to(step * np.abs(s), shape) if step else None
+    check(np.broadcast_to(new, shape), numbers, tally, loose=loose, added=added, step=off)
 
 
 def require_same_growth(

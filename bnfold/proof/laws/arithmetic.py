@@ -23,7 +23,7 @@ from bnfold.proof.numbers.correct_rounding import Numbers, Tally
 from bnfold.proof.numbers.maps import Map, Relation, common_axis
 from bnfold.proof.numbers.reals import Real, Sum, rational, times
 from bnfold.proof.numbers.rounding import check
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.values.operands import Array
 
 
 def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
@@ -136,7 +136,10 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     else:
         scale, shift = _multiplied(pair, slot, p, q, u, c), Real.full(0.0)
     adds = node.op in ("Add", "Sub")
-    require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds)
+    require_constant(
+        stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds,
+        step=pair.step(slot),
+    )  # fmt: skip
     return taken
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import UnprovenError
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.values.operands import Array
 
 
 @dataclass(frozen=True)

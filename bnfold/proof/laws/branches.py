@@ -27,7 +27,7 @@ from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import Real, Sum, plus, rational, times
 from bnfold.proof.numbers.rounding import check
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.values.operands import Array
 
 GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads")  # which may change
 _JOINS = ("Add", "Sub", "Sum")

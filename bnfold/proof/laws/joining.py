@@ -10,7 +10,7 @@ from bnfold.graph.index import Node
 from bnfold.proof.laws.moving import APART, UNKNOWN
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import axis_of
+from bnfold.proof.values.operands import axis_of
 
 JOINING = ("Add", "Concat", "Div", "Mul", "Sub", "Sum")
 

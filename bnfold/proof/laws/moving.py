@@ -13,8 +13,8 @@ from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.words import Ids
 from bnfold.proof.reading.dimensions import Dim, Shape
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.moved_values import slices
-from bnfold.proof.reading.operands import axis_of
+from bnfold.proof.values.moved_values import slices
+from bnfold.proof.values.operands import axis_of
 
 Law: TypeAlias = Callable[[Model, Node, int, Map], "Map | str"]
 

@@ -17,6 +17,7 @@ from bnfold.proof.numbers.maps import Map
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.shape_rules import reduced_axes
 from bnfold.proof.reading.window_shapes import pad_widths, resize_factors
+from bnfold.proof.values.operands import axis_of
 
 
 def _unchanged(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
@@ -77,6 +78,46 @@ def _homogeneous(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
     return SHIFTED if a.shifts else a
 
 
+def _negated(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
+    """−(s·x + t) = s·(−x) − t."""
+    return a.with_ids(a.functions.negated(a.ids))
+
+
+def _triangle(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
+    """What a Trilu does not keep is 0, and s·0 = 0."""
+    return SHIFTED if a.shifts else a
+
+
+def _cumulative(model: Model, node: Node, _: int, a: Map) -> Map | str:
+    """Σ s·x = s·Σ x along an axis on which s does not vary."""
+    if a.shifts or a.axis is None:
+        return SHIFTED if a.shifts else a
+    axes = model.value_at(node, 1)
+    if axes is None or axes.size != 1:
+        return UNKNOWN
+    axis = axis_of(int(axes.reshape(-1)[0]), len(model.shapes.input(node, 0)))
+    return APART if a.axis == axis else a
+
+
+def _reversed(_m: Model, node: Node, _o: int, a: Map) -> Map | str:
+    """Elements change places along one axis, each in its own batch."""
+    return APART if a.axis is not None and a.axis == node.attribute("time_axis", 0) else a
+
+
+def _lp_pool(_m: Model, node: Node, _o: int, a: Map) -> Map | str:
+    """‖s·x‖ = s·‖x‖ for s ≥ 0; the zeros of the padding stay zeros."""
+    if not a.keeps_order or a.shifts:
+        return SHIFTED if a.shifts else NEGATIVE
+    return _pooled(a)
+
+
+def _reduce_norm(model: Model, node: Node, _: int, a: Map) -> Map | str:
+    """Likewise over axes."""
+    if not a.keeps_order or a.shifts:
+        return SHIFTED if a.shifts else NEGATIVE
+    return _reduced(model, node, a)
+
+
 def _prelu(model: Model, node: Node, output: int, a: Map) -> Map | str:
     """Likewise, with slopes of its own for each element; they must not make the value larger."""
     shape, out = model.shapes.of(node.scope, node.input(0)), model.shapes.output(node)
@@ -130,7 +171,7 @@ def _global_max_pool(_m: Model, _n: Node, _o: int, a: Map) -> Map | str:
 
 
 def _pooled(a: Map) -> Map | str:
-    return a if a.axis in (None, 1) else APART
+    return a if a.axis in (None, 0, 1) else APART
 
 
 def _reduce_mean(model: Model, node: Node, _: int, a: Map) -> Map | str:
@@ -204,20 +245,27 @@ def pad_value(model: Model, node: Node) -> float | None:
 
 
 LAWS: dict[str, Law] = {
+    "Abs": _homogeneous,
     "AveragePool": _average_pool,
     "Cast": _cast,
+    "CumSum": _cumulative,
     "DepthToSpace": moving.depth_to_space,
     "Dropout": _dropout,
     "Expand": moving.expand,
     "Flatten": moving.reshape,
     "Gather": moving.gather,
     "GlobalAveragePool": _global_average_pool,
+    "GlobalLpPool": _lp_pool,
     "GlobalMaxPool": _global_max_pool,
     "Identity": _unchanged,
     "LeakyRelu": _homogeneous,
+    "LpPool": _lp_pool,
     "MaxPool": _max_pool,
+    "Neg": _negated,
     "PRelu": _prelu,
     "Pad": _pad,
+    "ReduceL1": _reduce_norm,
+    "ReduceL2": _reduce_norm,
     "ReduceMax": _reduce_max,
     "ReduceMean": _reduce_mean,
     "ReduceMin": _reduce_max,
@@ -225,12 +273,14 @@ LAWS: dict[str, Law] = {
     "Relu": _homogeneous,
     "Reshape": moving.reshape,
     "Resize": _resize,
+    "ReverseSequence": _reversed,
     "Slice": moving.slice_channels,
     "SpaceToDepth": moving.space_to_depth,
     "Split": moving.split,
     "Squeeze": moving.squeeze,
     "Tile": moving.tile,
     "Transpose": moving.transpose,
+    "Trilu": _triangle,
     "Unsqueeze": moving.unsqueeze,
     "Upsample": _resize,
 }

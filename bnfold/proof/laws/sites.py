@@ -11,7 +11,7 @@ from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import Real
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.values.operands import Array
 
 ARITHMETIC = ("Add", "Div", "Mul", "Sub")
 SITES = ("BatchNormalization", *ARITHMETIC)  # operators that may be maps
@@ -95,11 +95,17 @@ def batch_norm(model: Model, node: Node) -> Parameters | None:
 
 
 def of_batch_norm(functions: Functions, parameters: Parameters) -> Map:
-    """γ(x−μ)/√(σ²+ε) + β = s·x + t with s = γ/√(σ²+ε) and t = β − s·μ."""
-    gamma, beta, mean, variance, epsilon = parameters
+    """γ(x−μ)/√(σ²+ε) + β = s·x + t with s = γ/√(σ²+ε) and t = β − s·μ.
+
+    Without an axis where it does the same to all channels.
+    """
+    *vectors, epsilon = parameters
+    varies = any(np.any(vector != vector[0]) for vector in vectors)
+    gamma, beta, mean, variance = (v if varies else v[:1] for v in vectors)
     scale = Real.normalised(gamma, variance, epsilon)
     shift = Real.of(beta) + -(scale * Real.of(mean))
-    return Map(functions, 1, functions.then(functions.scales(scale), functions.shifts(shift)))
+    ids = functions.then(functions.scales(scale), functions.shifts(shift))
+    return Map(functions, 1 if varies else None, ids)
 
 
 def per_channel(model: Model, node: Node, slot: int) -> tuple[int | None, Array] | None:

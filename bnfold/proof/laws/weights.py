@@ -15,7 +15,7 @@ from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
 from bnfold.proof.numbers.rounding import hidden
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import Array
+from bnfold.proof.values.operands import Array
 
 _BLOCK = 1 << 20  # weights that are looked at together
 

@@ -1,1 +1,1 @@
-"""What the kernel reads of a model: constants, shapes and types, by the specification alone."""
+"""What the kernel reads of a model: its constants, shapes and types, by the specification alone."""

@@ -19,10 +19,10 @@ from onnx import (
 from bnfold.graph.index import Container, Index, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.onnx_io.tensor_storage import Storage
-from bnfold.proof.reading import evaluation, moved_values
-from bnfold.proof.reading.operands import Array
 from bnfold.proof.reading.shape_numbers import computed
 from bnfold.proof.reading.shapes import Shapes
+from bnfold.proof.values import evaluation, moved_values
+from bnfold.proof.values.operands import Array
 
 _LONGEST_CHAIN = 400  # operators between a constant and its reader
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bnfold.graph.index import Node
 from bnfold.proof.reading.dimensions import LONGEST, Dim, Shape, UnknownShapeError
-from bnfold.proof.reading.operands import axis_of
+from bnfold.proof.values.operands import axis_of
 
 if TYPE_CHECKING:
     from bnfold.proof.reading.shapes import Shapes

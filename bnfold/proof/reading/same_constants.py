@@ -1,4 +1,4 @@
-"""Whether a constant of one model is that of another."""
+"""Whether a constant of one model is that of another, and how exactly it is known."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from bnfold.errors import ModelError
 from bnfold.graph.index import Scope
 from bnfold.onnx_io.data_files import FileRange
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.operands import same_array
+from bnfold.proof.values import summed_values
+from bnfold.proof.values.operands import same_array
 
 _CHUNK = 1 << 22  # bytes that are compared at a time
 
@@ -43,3 +44,14 @@ def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
     if not any(sources):
         return a == b or one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
     return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
+
+
+def roundings(model: Model, scope: Scope, name: str) -> int:
+    """How many roundings a runtime may make of its own where it computes a constant."""
+    total = 0
+    for node in model.computing(scope, name):
+        if node.op in summed_values.RULES:
+            operands = [model.value_at(node, slot) for slot in range(len(node.proto.input))]
+            result = model.value(node.scope, node.output)
+            total += 0 if result is None else summed_values.roundings(node, operands, result)
+    return total

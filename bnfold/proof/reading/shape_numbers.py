@@ -10,7 +10,7 @@ from onnx import TensorProto
 
 from bnfold.graph.index import Node
 from bnfold.proof.reading.dimensions import LONGEST, Dim, UnknownShapeError, unknown
-from bnfold.proof.reading.moved_values import between, shape_bounds
+from bnfold.proof.values.moved_values import between, shape_bounds
 
 if TYPE_CHECKING:
     from bnfold.proof.reading.shapes import Shapes

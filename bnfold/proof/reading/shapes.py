@@ -18,9 +18,9 @@ from onnx import GraphProto
 
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.reading.dimensions import LONGEST, Dim, Shape, UnknownShapeError
-from bnfold.proof.reading.operands import axis_of
 from bnfold.proof.reading.shape_numbers import computed
 from bnfold.proof.reading.shape_table import RULES
+from bnfold.proof.values.operands import axis_of
 
 if TYPE_CHECKING:
     from bnfold.proof.reading.model import Model

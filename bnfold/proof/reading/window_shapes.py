@@ -10,7 +10,7 @@ import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.reading.dimensions import Dim, Shape, UnknownShapeError, unknown
-from bnfold.proof.reading.operands import axis_of
+from bnfold.proof.values.operands import axis_of
 
 if TYPE_CHECKING:
     from bnfold.proof.reading.shapes import Shapes
@@ -157,9 +157,11 @@ def depth_to_space(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """Channels become pixels, or the other way."""
     batch, channels, *pixels = shapes.input(node, 0)
     block = node.attribute("blocksize", 0)
-    if len(pixels) != 2 or not isinstance(channels, int) or block < 1:
+    if len(pixels) != 2 or block < 1:
         raise UnknownShapeError
-    out = channels // block**2 if node.op == "DepthToSpace" else channels * block**2
+    out: Dim = shapes.new()
+    if isinstance(channels, int):
+        out = channels // block**2 if node.op == "DepthToSpace" else channels * block**2
     scaled: list[Dim] = [
         (p * block if node.op == "DepthToSpace" else p // block) if isinstance(p, int)
         else shapes.new() for p in pixels

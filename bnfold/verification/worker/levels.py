@@ -27,6 +27,8 @@ def verify(job: Job) -> dict[str, Any]:
     valid.
     """
     request = job.request
+    if job.first is not None:
+        job.first.go_on_with(job.folded)
     job.stage("checking the fold from the two files")
     foreign = request["foreign"]
     static = _certified(job.original, job.folded, request)

@@ -53,7 +53,7 @@ def compare_by_running(job: Job, static: Static) -> dict[str, Any]:
     whole = Pair(job.original, job.folded)
     mismatch = interface.difference(whole.original.model, whole.folded.model)
     pair, sets = _cut_at_roundings(job, whole)
-    runner = _Runner(job, pair, sets)
+    runner = Runner(job, pair, sets, first=None if pair.cut else job.first)
     truth = runner.run_original()
     (folder / FALLBACK).unlink(missing_ok=True)  # what crashes from here on is no crash of it
     found = fold_runs.FoldRuns((), (), None)
@@ -86,7 +86,7 @@ def compare_by_running(job: Job, static: Static) -> dict[str, Any]:
     return asdict(comparison)
 
 
-def _run_folds(job: Job, runner: _Runner, static: Static) -> fold_runs.FoldRuns:
+def _run_folds(job: Job, runner: Runner, static: Static) -> fold_runs.FoldRuns:
     """Every fold by itself, on the values that the original computes there."""
     if static.regions is None:
         return fold_runs.FoldRuns((), (), None)
@@ -100,7 +100,7 @@ def _run_folds(job: Job, runner: _Runner, static: Static) -> fold_runs.FoldRuns:
         return fold_runs.FoldRuns((), labels, None)
 
 
-def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
+def _compare_outputs(runner: Runner, whole: Pair, truth: list[Run], mismatch: str) -> Comparison:
     try:
         return runner.compare(whole, truth, mismatch)
     except MeaninglessOutputError:
@@ -111,7 +111,7 @@ def _compare_outputs(runner: _Runner, whole: Pair, truth: list[Run], mismatch: s
         sources = set(saturated.values())
         deeper = pair.changed(runner.folder, lambda model: expose(model.graph, sources))
         deeper = replace(deeper, saturated=frozenset(saturated))
-        again = _Runner(runner.job, deeper, runner.sets)
+        again = Runner(runner.job, deeper, runner.sets)
         return again.compare(whole, again.run_original(), mismatch)
 
 
@@ -127,7 +127,7 @@ def _cut_at_roundings(job: Job, whole: Pair) -> tuple[Pair, list[input_files.Inp
     exposed = _saved(
         whole.original, lambda model: expose(model.graph, names), job.folder / "exposed.onnx"
     )
-    runner = _Runner(job, replace(whole, original=exposed))
+    runner = Runner(job, replace(whole, original=exposed))
     try:
         runs = runner.run_original()
     except BnfoldError:  # uncut it may run; if not, it is said of the model as it is
@@ -142,11 +142,14 @@ def _cut_at_roundings(job: Job, whole: Pair) -> tuple[Pair, list[input_files.Inp
     return replace(cut, cut=frozenset(roundings), inner=inner), sets
 
 
-class _Runner:
+class Runner:
     """Runs a pair of models on sets of inputs, which are found first where none are given."""
 
-    def __init__(self, job: Job, pair: Pair, sets: Sequence[input_files.InputSet] = ()) -> None:
-        self.job = job
+    def __init__(
+        self, job: Job, pair: Pair, sets: Sequence[input_files.InputSet] = (), first: Any = None,
+    ) -> None:  # fmt: skip
+        """`first` are the first runs of the pair, where they were begun before (`FirstRuns`)."""
+        self.job, self.first = job, first
         self.request, self.folder, self.stage = job.request, job.folder, job.stage
         self.pair = pair
         self.original = pair.original
@@ -164,13 +167,10 @@ class _Runner:
         if mismatch := interface.invalid(whole.original.path, whole.folded.path) or mismatch:
             return self.comparison((), mismatch)
         try:
-            self.stage("loading the folded model")
-            folded = self.sessions.open(str(self.pair.folded.path))
-            results = self._run_all(folded, "running the folded model")
+            results = self.run_folded(self.pair.folded)
         except Exception as error:
             check_memory(error)
             return self.comparison((), f"onnxruntime refuses the folded model: {error}")
-        del folded  # one model in memory at a time
         require_finite(truth)
         expected = [each_set.expected for each_set in self.sets]
         output_judge = OutputJudge(
@@ -187,6 +187,10 @@ class _Runner:
 
     def run_original(self) -> list[Run]:
         """Its outputs on each feed; the feeds are found first where none were given."""
+        if self.first is not None:
+            self.stage("running the original")
+            self.sets, truth = self.first.of_original()
+            return truth  # type: ignore[no-any-return]
         self.stage("loading the original")
         try:
             session = self.sessions.open(str(self.original.path))
@@ -197,6 +201,15 @@ class _Runner:
         if self.request["level"] != "run":  # else it is asked where results differ
             require_determinism(session, self.feeds[0], truth[0])
         return truth
+
+    def run_folded(self, folded: ModelFile) -> list[Run]:
+        """Its outputs on each feed."""
+        if self.first is not None:
+            self.stage("running the folded model")
+            return self.first.of_folded()  # type: ignore[no-any-return]
+        self.stage("loading the folded model")
+        session = self.sessions.open(str(folded.path))
+        return self._run_all(session, "running the folded model")
 
     def _run_on_feeds(self, session: Any) -> list[Run]:
         if self.sets:

@@ -47,6 +47,25 @@ CASES: dict[str, Case] = {
     "relu, shifted": ("y = Relu (x)", "2,3", 17, "st", {}),
     "relu, turned": ("y = Relu (x)", "2,3", 17, "-", {}),
     "leaky relu": ("y = LeakyRelu (x)", "2,3,4", 17, "s", {}),
+    "abs": ("y = Abs (x)", "2,3,4", 17, "s", {}),
+    "abs, turned": ("y = Abs (x)", "2,3,4", 17, "-", {}),
+    "abs, shifted": ("y = Abs (x)", "2,3,4", 17, "st", {}),
+    "neg": ("y = Neg (x)", "2,3,4", 17, "st", {}),
+    "neg, turned": ("y = Neg (x)", "2,3,4", 17, "-", {}),
+    "trilu": ("y = Trilu <upper = 0> (x)", "2,3,4", 17, "-", {}),
+    "trilu, shifted": ("y = Trilu (x)", "2,3,4", 17, "st", {}),
+    "cumulative sum": ("y = CumSum (x, k)", "2,3,4", 17, "-", {"k": np.array(-1)}),
+    "cumulative sum, shifted": ("y = CumSum (x, k)", "2,3,4", 17, "st", {"k": np.array(1)}),
+    "reverse sequence": (
+        "y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, k)", "2,3,4", 17, "st", {
+            "k": ints(3, 2)}),
+    "lp pool": ("y = LpPool <kernel_shape = [2], p = 2, pads = [1, 0]> (x)", "2,3,4", 18, "s", {}),
+    "lp pool, turned": ("y = LpPool <kernel_shape = [2]> (x)", "2,3,4", 18, "-", {}),
+    "lp pool, shifted": ("y = LpPool <kernel_shape = [2]> (x)", "2,3,4", 18, "st", {}),
+    "global lp pool": ("y = GlobalLpPool (x)", "2,3,4,5", 17, "s", {}),
+    "reduce l2": ("y = ReduceL2 <axes = [2], keepdims = 0> (x)", "2,3,4", 17, "s", {}),
+    "reduce l2, turned": ("y = ReduceL2 <axes = [2]> (x)", "2,3,4", 17, "-", {}),
+    "reduce l1, shifted": ("y = ReduceL1 <axes = [2]> (x)", "2,3,4", 17, "st", {}),
     "prelu": ("y = PRelu (x, k)", "2,3,4", 17, "s", {"k": np.full((3, 1), 0.25)}),
     "prelu, turned": ("y = PRelu (x, k)", "2,3,4", 17, "-", {"k": np.full((3, 1), 0.25)}),
     "dropout": ("y = Dropout (x)", "2,3", 7, "st", {}),
@@ -261,9 +280,78 @@ CASES: dict[str, Case] = {
 
 UNTRIED = {  # what the reference evaluator cannot do
     "dropout at 6, testing", "resize at 10", "conv transpose, scaled", "slice by no step",
+    "global lp pool",
 }  # fmt: skip
 
 SAID: dict[str, tuple[str, str]] = {
+    "abs": (
+        "–: –; 0: 0; 1: 1; 2: 2",
+        "–: –; 0: 0; 1: 1; 2: 2",
+    ),
+    "abs, turned": (
+        "always negative-scale",
+        "always negative-scale",
+    ),
+    "abs, shifted": (
+        "always shift",
+        "always shift",
+    ),
+    "neg": (
+        "–: –; 0: 0; 1: 1; 2: 2",
+        "–: –; 0: 0; 1: 1; 2: 2",
+    ),
+    "neg, turned": (
+        "–: –; 0: 0; 1: 1; 2: 2",
+        "–: –; 0: 0; 1: 1; 2: 2",
+    ),
+    "trilu": (
+        "–: –; 0: 0; 1: 1; 2: 2",
+        "–: –; 0: 0; 1: 1; 2: 2",
+    ),
+    "trilu, shifted": (
+        "always shift",
+        "always shift",
+    ),
+    "cumulative sum": (
+        "–: –; 0: 0; 1: 1; 2: axis-lost",
+        "–: –; 0: 0; 1: 1; 2: axis-lost",
+    ),
+    "cumulative sum, shifted": (
+        "always shift",
+        "always shift",
+    ),
+    "reverse sequence": (
+        "–: –; 0: 0; 1: axis-lost; 2: 2",
+        "–: –; 0: 0; 1: axis-lost; 2: 2",
+    ),
+    "lp pool": (
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis",
+    ),
+    "lp pool, turned": (
+        "always negative-scale",
+        "always negative-scale",
+    ),
+    "lp pool, shifted": (
+        "always shift",
+        "always shift",
+    ),
+    "global lp pool": (
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis; 3: channel-axis",
+        "–: –; 0: channel-axis; 1: 1; 2: channel-axis; 3: channel-axis",
+    ),
+    "reduce l2": (
+        "–: –; 0: 0; 1: 1",
+        "–: –; 0: 0; 1: 1; 2: axis-lost",
+    ),
+    "reduce l2, turned": (
+        "always negative-scale",
+        "always negative-scale",
+    ),
+    "reduce l1, shifted": (
+        "always shift",
+        "always shift",
+    ),
     "identity": (
         "–: –; 0: 0; 1: 1; 2: 2",
         "–: –; 0: 0; 1: 1; 2: 2",

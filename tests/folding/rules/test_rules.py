@@ -149,6 +149,10 @@ SCALES = {
     "Relu": "d = Relu (c)",
     "LeakyRelu": "d = LeakyRelu <alpha = 0.5> (c)",
     "PRelu": "d = PRelu (c, k)",
+    "Abs": "d = Abs (c)",
+    "Trilu": "d = Trilu (c)",
+    "CumSum": "d = CumSum (c, last)",
+    "LpPool": "d = LpPool <kernel_shape = [2,2], p = 1> (c)",
     "Relu and MaxPool": "e = Relu (c) d = MaxPool <kernel_shape = [2,2]> (e)",
     "AveragePool with zeros": (
         "d = AveragePool <kernel_shape = [2,2], pads = [1,1,1,1], count_include_pad = 1> (c)"
@@ -186,6 +190,7 @@ def with_second_input(model: ModelProto, name: str) -> ModelProto:
 def test_what_lets_only_a_scale_pass(name: str, direction: str) -> None:
     tensors = {"k": floats(0.5, 0.25, 2, 0).reshape(4, 1, 1)}
     tensors["p"] = np.array([0, 0, 1, 1, 0, 0, 1, 1], INT)
+    tensors["last"] = np.array(3)
     build = up if direction == "up" else down
     computed = "computed" in name
     good = with_second_input(build(SCALES[name], **scale_only(4), **tensors), name)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from onnx import TensorProto, helper, numpy_helper
 
 from bnfold.graph.index import Node
-from bnfold.proof.reading.operands import (
+from bnfold.proof.values.operands import (
     FLOATS,
     NARROW,
     Array,

@@ -1,9 +1,10 @@
 """Constants that a model computes, evaluated as the operators' specification says.
 
-The kernel's own: neither ONNX's reference implementation nor a runtime is asked. Only operators of
-which the result does not depend on who computes it: those that move data, and arithmetic that IEEE
-754 rounds correctly. (Pow may differ by an ulp from one runtime to the next, and is there for the
-square roots that exporters write with it.) What is not here has no value.
+The kernel's own: neither ONNX's reference implementation nor a runtime is asked. Operators of which
+the result does not depend on who computes it: those that move data, and arithmetic that IEEE 754
+rounds correctly. (Pow may differ by an ulp from one runtime to the next, and is there for the
+square roots that exporters write with it.) And those of `summed_values`, which count what runtimes
+may make of them. What is not here has no value.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from collections.abc import Callable
 import numpy as np
 
 from bnfold.graph.index import Node
-from bnfold.proof.reading import moved_values
-from bnfold.proof.reading.operands import (
+from bnfold.proof.values import moved_values, summed_values
+from bnfold.proof.values.operands import (
     FLOATS,
     GROWTH,
     MOST,
@@ -136,6 +137,7 @@ def _quantize(node: Node, operands: Operands) -> Array:
 
 
 RULES: dict[str, Callable[[Node, Operands], Array]] = {
+    **summed_values.RULES,
     "Add": _two(np.add),
     "Cast": moved_values.cast,
     "Concat": moved_values.concat,
