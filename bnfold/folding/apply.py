@@ -96,14 +96,14 @@ class _ModelEditor:
         cut = {e.node: e.inputs for e in self.edits if isinstance(e, SetOperator) and e.inputs}
         stored: dict[tuple[Scope, str], list[_Change]] = defaultdict(list)
         computed: dict[tuple[Scope, str], list[_Change]] = defaultdict(list)
+        supplied: list[tuple[Node, int, Recipe, str]] = []
         for (node, slot), all_edits in changes.items():
             if slot >= cut.get(node, slot + 1):
                 continue
             edits = effective(all_edits)
             first = edits[0]
             if isinstance(first, Supply):
-                self._release(node.scope, node.input(slot))
-                self._read_new(node, slot, Recipe(None, tuple(edits), first.dtype), first.name)
+                supplied.append((node, slot, Recipe(None, tuple(edits), first.dtype), first.name))
                 continue
             constant = self.constants.find(node, slot)
             assert isinstance(constant, Constant), "it was there when it was planned"
@@ -116,6 +116,9 @@ class _ModelEditor:
             computed[constant.scope, constant.name].append((node, slot, constant, recipe))
         for changes_of_one in computed.values():
             self._write_computed(changes_of_one)
+        for node, slot, recipe, name in supplied:
+            self._release(node.scope, node.input(slot))
+            self._read_new(node, slot, recipe, name)
         # the rest last: exporters compute a bias from the shape of the weight, and only when that
         # computation is gone is the weight seen to have no other reader
         for changes_of_one in stored.values():

@@ -15,7 +15,9 @@ proof fails.
 FROM WHAT. From the two files and the steps of the proof, of which none is believed. The steps say
 which nodes are gone, and which map a value carries where a node's constants make it other than it
 was; they contain no numbers. The kernel computes every number from the original's own constants, in
-float64 with a bound on its error, and exactly where that does not decide.
+float64 with a bound on its error, and exactly where that does not decide. Constants that the
+original computes are evaluated as their operators are specified, each rounded once; what a runtime
+may round otherwise on the way counts in k.
 
 HOW. The nodes that are left correspond by their places; or as the proof pairs them one by one,
 where another tool has given them other names and another order. In one pass over the original, each

@@ -28,7 +28,7 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.same_constants import roundings
 
 OPSETS = range(7, 23)
-SAMPLE = int(os.environ.get("BNFOLD_DIFFERENTIAL", "600"))
+SAMPLE = int(os.environ.get("BNFOLD_DIFFERENTIAL", "1000"))
 Case = tuple[str, dict[str, Any], list[np.ndarray], list[int]]  # op, attributes, inputs, constants
 
 
