@@ -9,6 +9,7 @@ demands that every initializer is listed among the inputs; there the list says n
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -206,9 +207,29 @@ class Constants:
 
     def is_made(self, node: Node) -> bool:
         """Whether a node makes a constant of constants."""
-        if not node.output or node.op == "Constant" or not any(node.proto.input):
+        if node not in self._possible:
             return False
         return isinstance(self._find(node.scope, node.output, node.label, 0), Constant)
+
+    @cached_property
+    def _possible(self) -> set[Node]:
+        """Nodes of operators that are evaluated, all of whose inputs are stored or made so."""
+        found: set[Node] = set()
+        for node in self._index.nodes():
+            read = [name for name in node.proto.input if name]
+            read = read[:1] if node.op == "CastLike" else read  # which wants the other's type
+            if node.op in SUPPORTED and node.output and read:
+                owners = ((node.scope.owner(name), name) for name in read)
+                if all(owner is not None and self._is_stored(owner, name, found)
+                       for owner, name in owners):  # fmt: skip
+                    found.add(node)
+        return found
+
+    def _is_stored(self, owner: Scope, name: str, made: set[Node]) -> bool:
+        maker = owner.producers.get(name)
+        if maker is None:
+            return name in owner.initializers
+        return maker.op == "Constant" or maker in made
 
     def is_computed(self, scope: Scope, name: str) -> bool:
         """Whether `name`, made by a node of `scope`, was found to be a constant."""
