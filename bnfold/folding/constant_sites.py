@@ -16,6 +16,12 @@ from bnfold.folding.weights.edits import Carry, Rescale
 from bnfold.graph.index import Node, Role, Scope
 from bnfold.reasons import Reason, Refusal
 
+_OF_DATA = frozenset(  # operators whose first input is no weight
+    {
+        "BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "GroupNormalization",
+        "InstanceNormalization", "LSTM", "LayerNormalization", "RNN",
+    }
+)  # fmt: skip
 _LITTLE = 1 << 16  # elements by which a file may grow
 Read = tuple[Node, int]
 
@@ -27,6 +33,8 @@ def stored_instead(draft: Draft, node: Node) -> tuple[Node, ...] | Refusal | Non
     """
     reads = _reads(draft, node)
     if not reads or node.scope.is_function:  # where a constant would be another node
+        return None
+    if any(slot == 0 and reader.op in _OF_DATA for reader, slot in reads):
         return None
     planned = len(draft.edits)
     open_still = [read for read in reads if not draft.is_edited(*read)]

@@ -13,8 +13,9 @@ from bnfold.steps import Carried, Merged, Proof, Ref, Taken
 
 _ABSORBING = frozenset(
     {
-        "Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "Gemm", "GroupNormalization",
-        "InstanceNormalization", "LayerNormalization", "MatMul", "Mul", "Sub",
+        "Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "GRU", "Gemm",
+        "GroupNormalization", "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul",
+        "Mul", "RNN", "Sub",
     }
 )  # fmt: skip
 

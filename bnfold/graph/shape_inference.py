@@ -79,7 +79,8 @@ def _infer(
         # as inputs they keep their types
         inputs = {value.name for value in skeleton.graph.input}
         delete_named(skeleton.graph.initializer, inputs)
-    for value in skeleton.graph.output:
+    scalars = (v for v in skeleton.graph.input if not v.type.tensor_type.shape.dim)
+    for value in (*scalars, *skeleton.graph.output):  # runtimes hold nobody to the shape of one
         value.type.tensor_type.ClearField("shape")
     try:
         first = onnx.shape_inference.infer_shapes(skeleton)

@@ -184,11 +184,11 @@ class Ledger:
         if u is None:
             raise UnprovenError("a map that loses a channel")
         data = [known.relation for known in inputs if known is not None]
-        if not data and node.op == "MatMul":
-            data = [self.same]  # of a constant that is multiplied
+        slots = [slot for slot, known in enumerate(inputs) if known is not None]
+        if not data and node.op in linear.LINEAR:
+            data, slots = [self.same], [0]  # of a constant, which stays
         if len(data) != 1 or any(node.proto.output[1:]):
             raise UnprovenError(f"a {node.op} whose constants are computed")
-        slots = [slot for slot, known in enumerate(inputs) if known is not None]
         if node.op not in ("MatMul", *ARITHMETIC) and slots != [0]:
             raise UnprovenError(f"a {node.op} whose constants are computed")
         given = data[0]
@@ -212,6 +212,24 @@ class Ledger:
         if rows is None:
             return relation
         return Known((other.scope, rows.after.output), relation.settled())
+
+    def _recurrent(
+        self, pair: Pair, inputs: list[Known | None], said: steps.Carried
+    ) -> dict[int, Known | Relation]:
+        """An LSTM, GRU or RNN whose input weights take a map: what it gives is what it gave."""
+        if pair.node.op != pair.other.op or said.p != steps.IDENTITY or said.q != steps.IDENTITY:
+            raise UnprovenError(f"a {pair.node.op} gives what it gave")
+        known = inputs[0] if inputs else None
+        if known is None or any(k is not None and not k.relation.same for k in inputs[1:]):
+            raise UnprovenError(f"a {pair.node.op} whose state carries a map")
+        e = known.relation.original_of_folded()
+        if e is None:
+            raise UnprovenError("what it reads has lost a channel")
+        taken = linear.take_recurrent(pair, e)
+        self.changed.add(pair.other)
+        self._require_attributes(pair)
+        self._took(pair, taken, self.same)
+        return dict.fromkeys(range(len(pair.node.proto.output)), self.same)
 
     def flattened(self, node: Node, other: Node) -> Flattened | None:
         """The Reshapes around a Gemm that stands for a product over several axes."""

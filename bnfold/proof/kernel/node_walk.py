@@ -12,7 +12,7 @@ from bnfold.onnx_io.protos import bodies, captured
 from bnfold.proof.kernel.flattened import REGROUPING
 from bnfold.proof.kernel.ledger import Known, Ledger, Place
 from bnfold.proof.kernel.meaning import attributes, changed_attribute
-from bnfold.proof.laws import arithmetic, beside
+from bnfold.proof.laws import arithmetic, beside, linear
 from bnfold.proof.laws.absorbing import (
     Cause,
     Pair,
@@ -139,6 +139,8 @@ class NodeWalk(Ledger):
             raise UnprovenError("an attribute that only a call gives")
         if ref in self.carried:
             self.used.add(ref)
+            if node.op in linear.RECURRENT:
+                return self._recurrent(pair, inputs, self.carried[ref])
             return {0: self._absorbed(pair, inputs, self.carried[ref])}
         return self._passed(pair, ref, inputs)
 

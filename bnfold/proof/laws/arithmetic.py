@@ -157,6 +157,8 @@ def _added(op: str, slot: int, p: Map, q: Map, u: Map) -> tuple[Real, Real]:
 
 def _multiplied(pair: Pair, slot: int, p: Map, q: Map, u: Map, c: Array) -> Real:
     """The factor of the constant: u_s·p_s/q_s. Shifts must cancel: u(c·p_t) = c′·q_t."""
+    if p.is_identity and q.is_identity and u.is_identity:
+        return Real.full(1.0)
     divides = pair.node.op == "Div"
     shifts = any(a.shifts for a in (p, q, u))
     if divides and slot == 0:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_zero
-from bnfold.proof.laws.weights import Lost, Weight, response, weight_of
+from bnfold.proof.laws.weights import Lost, Weight, response, response_of, weight_of
 from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, rational, times
@@ -93,6 +93,59 @@ def take(pair: Pair, e: Map, u: Map, *, rows: bool = False) -> Taken:
     lost = _check_weights(pair, old, new, e_wide.scale, u_wide.scale, taken)
     _check_offset(pair, old, new, e_wide, u_wide, taken, lost)
     return taken
+
+
+RECURRENT = ("GRU", "LSTM", "RNN")
+_BIAS_OF_RECURRENT = 3
+
+
+def take_recurrent(pair: Pair, e: Map) -> Taken:
+    """W·x + b_w of every step and gate, with the same result: W′ = W·e_s, b_w′ = b_w + W·e_t.
+
+    W is [directions, gates·hidden, inputs]; B is [directions, 2·gates·hidden], first b_w, then the
+    bias of the recurrent side, which stays.
+    """
+    old, new = (_input_weight(w) for w in (pair.before(1), pair.after(1)))
+    if old.values.shape != new.values.shape or old.values.dtype != new.values.dtype:
+        raise WrongError("its weight is of another shape or type")
+    rank = pair.rank(0)
+    inner = e.over(2, old.inputs) if rank == 3 else None
+    if inner is None:
+        raise UnprovenError("a map along another axis than the channels'")
+    taken = Taken(old.length)
+    lost = _check_weights(pair, old, new, inner.scale, Real.full(1.0, old.channels), taken)
+    half = (old.values.shape[0], old.values.shape[1])
+    before, after = (_recurrent_bias(b, half, old) for b in (pair.before(3), pair.after(3)))
+    if before.dtype != after.dtype or not np.array_equal(before[:, 1], after[:, 1]):
+        raise WrongError("the bias of its recurrent side has changed")
+    total = Real.of(before[:, 0].reshape(-1))
+    if inner.shifts:
+        total = total + response_of(old, inner.shift, 1.0)
+    name = pair.other.input(_BIAS_OF_RECURRENT) or "bias"
+    stored = after[:, 0].reshape(-1)
+    tally = taken.tally(name, _BIAS_OF_RECURRENT)
+    check(stored, Numbers.of(total), tally, loose=pair.tolerance(_BIAS_OF_RECURRENT), added=True)
+    if np.any(lost.errors):
+        offset = np.abs(stored.astype(np.float64))
+        lost.judge(new, offset, 1.0, taken.tallies[pair.other.input(1)])
+    return taken
+
+
+def _input_weight(values: Array | None) -> Weight:
+    if values is None or values.ndim != 3 or not values.size or values.dtype.kind not in "fV":
+        raise UnprovenError("a weight that is no constant of three axes")
+    view = (1, values.shape[0] * values.shape[1], values.shape[2], 1)
+    return Weight(values, 1, view, 1, 2, 0)
+
+
+def _recurrent_bias(values: Array | None, half: tuple[int, int], weight: Weight) -> Array:
+    """B as [directions, 2, gates·hidden]; zeros where there is none."""
+    directions, width = half
+    if values is None:
+        return np.zeros((directions, 2, width), weight.values.dtype)
+    if values.shape != (directions, 2 * width) or values.dtype != weight.values.dtype:
+        raise UnprovenError("a bias of another shape or type")
+    return values.reshape(directions, 2, width)
 
 
 def _data_slot(pair: Pair) -> int:
