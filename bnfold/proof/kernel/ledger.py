@@ -304,9 +304,11 @@ class Ledger:
         )  # fmt: skip
         for name, tally in taken.tallies.items():
             if tally.faults:
-                self._say(
-                    WrongError(told(name, tally, self._sites(pair)), certain=True), other.label
-                )
+                said = told(name, tally, self._sites(pair))
+                if pair.hangs_on_sums(taken.slots, tally):
+                    self._say(UnprovenError(f"{said}, which may hang on a sum"), other.label)
+                    continue
+                self._say(WrongError(said, certain=True), other.label)
                 if tally.far:
                     self.far.add(other)
 

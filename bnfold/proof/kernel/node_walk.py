@@ -322,8 +322,7 @@ class NodeWalk(Ledger):
         taken = Taken()
         tally = taken.tally(pair.other.input(slot), slot)
         require_constant(
-            after, before, a.axis, a.scale, a.shift, before.ndim, tally, pair.tolerance(slot),
-            step=pair.step(slot),
+            after, before, a.axis, a.scale, a.shift, before.ndim, tally, pair.tolerance(slot)
         )  # fmt: skip
         relation = Relation(self.identity, a)
         self._took(pair, taken, relation)

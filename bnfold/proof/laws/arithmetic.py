@@ -136,10 +136,7 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     else:
         scale, shift = _multiplied(pair, slot, p, q, u, c), Real.full(0.0)
     adds = node.op in ("Add", "Sub")
-    require_constant(
-        stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds,
-        step=pair.step(slot),
-    )  # fmt: skip
+    require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds)
     return taken
 
 

@@ -182,7 +182,7 @@ def _check_weights(
     u, e = (np.broadcast_to(v, (*old.view[:3], 1)) for v in (u, e))
     steps = outside.steps + inside.steps + 2
     tally = taken.tally(pair.other.input(new.slot), old.slot)
-    loose, step = pair.tolerance(old.slot), pair.step(old.slot)
+    loose = pair.tolerance(old.slot)
     lost = Lost.none(old)
     if not all(sizes):
         raise UnprovenError("maps beyond what float64 holds")
@@ -201,8 +201,7 @@ def _check_weights(
             p = before[cut].astype(np.float64) * (u[cut] * e[cut])
         errors = np.zeros(p.shape)
         numbers = Numbers(p, np.abs(p), steps, exact, at, place)
-        off = np.broadcast_to(step * np.abs(u[cut] * e[cut]), p.shape) if step else None
-        check(after[cut], numbers, tally, loose=loose, errors=errors, step=off)
+        check(after[cut], numbers, tally, loose=loose, errors=errors)
         zero = p == 0
         if np.any(zero):
             zero &= (before[cut] != 0) & (u[cut] != 0) & (e[cut] != 0)

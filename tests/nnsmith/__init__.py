@@ -1,0 +1,1 @@
+"""Graphs that NNSmith drew, stored without weights; `generate.py` says how."""
