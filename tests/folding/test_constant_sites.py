@@ -123,6 +123,13 @@ def test_it_is_not_stored_where_the_file_would_grow_by_all_of_it() -> None:
     assert "147065 more elements" in refused.refusal.sentence
 
 
+def test_a_large_weight_is_stored_in_place_of_what_it_is_made_of() -> None:
+    text = f"g (float[1,128,8,8] x) => (float y) {{{STANDARDISED}\n  [conv] y = Conv (x, each)\n}}"
+    result = bnfold.fold(parse(text, **weights(128, 128)))
+    assert len(result.folded) == 1
+    assert [list(t.dims) for t in result.model.graph.initializer] == [[128, 128, 3, 3]]
+
+
 def test_a_weight_that_the_caller_may_replace_is_no_constant() -> None:
     model = standardised("  [conv] y = Conv (x, each)")
     model.graph.input.append(
@@ -180,3 +187,49 @@ def test_a_batch_norm_in_training_mode_of_the_input_stays() -> None:
     (kept,) = bnfold.fold(parse(text, w=numbers(4, 3, 1, 1), **bn(4))).kept
     assert kept.refusal is not None
     assert kept.refusal.reason.code == "training-mode"
+
+
+def test_a_constant_that_is_multiplied_is_stored_whichever_operand_it_is() -> None:
+    text = """g (float[4,9] x) => (float y) {
+      [std] n, i, j = BatchNormalization <training_mode = 1> (w, g, z, z, o)
+      [mul] y = Mul (n, x)
+    }"""
+    given = {"w": numbers(4, 9), "g": numbers(9), "z": np.zeros(9, "f"), "o": np.ones(9, "f")}
+    result = bnfold.fold(parse(text, **given))
+    assert [v.into for v in result.folded] == [("mul",)]
+
+
+def test_a_constant_that_is_convolved_stays() -> None:
+    """It is no weight: what a proof says of a convolution is said of its weights."""
+    text = """g (float[1] x) => (float y) {
+      [std] n, i, j = BatchNormalization <training_mode = 1> (d, s, b, m, v)
+      c = Conv (n, w)
+      y = Mul (c, x)
+    }"""
+    model = parse(text, d=numbers(1, 3, 6, 6), w=numbers(4, 3, 1, 1), **bn(3))
+    (kept,) = bnfold.fold(model).kept
+    assert kept.refusal is not None
+    assert kept.refusal.reason.code == "no-linear-producer"
+
+
+def test_integers_that_are_made_of_it_stay() -> None:
+    text = """g (float[9,4] x) => (float y) {
+      [std] n, i, j = BatchNormalization <training_mode = 1> (w, s, b, m, v)
+      k = Cast <to = 7> (n)
+      a = Abs (x)
+      y = Gather (a, k)
+    }"""
+    (kept,) = bnfold.fold(parse(text, w=numbers(2, 3), **bn(3))).kept
+    assert kept.refusal is not None
+    assert kept.refusal.reason.code == "dtype"
+
+
+def test_what_is_made_of_a_quantised_weight_stays() -> None:
+    text = """g (float[1,3,8,8] x) => (float y) {
+      d = DequantizeLinear (q, k)
+      [std] n, i, j = BatchNormalization <training_mode = 1> (d, s, b, m, v)
+      y = Conv (x, n)
+    }"""
+    quantised = np.arange(-6, 6, dtype=np.int8).reshape(4, 3, 1, 1)
+    model = parse(text, q=quantised, k=np.array(0.1, np.float32), **bn(3))
+    assert not bnfold.fold(model).folded

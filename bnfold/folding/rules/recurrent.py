@@ -7,13 +7,12 @@ import numpy as np
 from bnfold.folding.rules.base import Step, channels, refuse
 from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
 from bnfold.folding.weights.affine import Affine
-from bnfold.folding.weights.draft import Draft, Operand
+from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit, Guard, Rescale, Supply
 from bnfold.graph.index import Node
 from bnfold.reasons import Reason, Refusal
 
-GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
-_WEIGHT, _BIAS = 1, 3  # slots
+RECURRENT = ("GRU", "LSTM", "RNN")
 
 
 def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
@@ -24,10 +23,10 @@ def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Ref
     """
     if slot != 0:
         return refuse(Reason.NOT_TRANSPARENT, node, f"input {slot} of {node.op}")
-    weight, shape = draft.operand(node, _WEIGHT), draft.shape(node, 0)
+    weight, shape = draft.operand(node, 1), draft.shape(node, 0)
     if isinstance(weight, Refusal):
         return weight
-    if weight.quantized or len(weight.shape) != 3 or weight.shape[1] % GATES[node.op]:
+    if weight.quantized or len(weight.shape) != 3:
         return refuse_misshapen_weight(node, weight)
     if shape is None or len(shape) != 3:
         return refuse(Reason.UNKNOWN_RANK, node)
@@ -36,17 +35,17 @@ def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Ref
         return own
     scale = own.scale.reshape(1, 1, -1)
     guard = Guard(np.zeros(()), weight.shape[2])
-    edits: list[Edit] = [Rescale(node, _WEIGHT, weight.shape, scale, guard=guard)]
+    edits: list[Edit] = [Rescale(node, 1, weight.shape, scale, guard=guard)]
     if not own.shifts:
         return Step(tuple(edits))
-    added = draft.values(node, _WEIGHT) @ own.shift
+    added = draft.values(node, 1) @ own.shift
     both = np.concatenate([added, np.zeros_like(added)], axis=1)
-    if not draft.has(node, _BIAS):
-        supplied = Supply(node, _BIAS, both, weight.dtype, f"{weight.name}_bias")
+    if not draft.has(node, 3):
+        supplied = Supply(node, 3, both, weight.dtype, f"{weight.name}_bias")
         return Step((*edits, supplied))
-    bias = draft.operand(node, _BIAS)
+    bias = draft.operand(node, 3)
     if isinstance(bias, Refusal):
         return bias
-    if bias.shape != both.shape or not isinstance(bias, Operand):
+    if bias.quantized or bias.shape != both.shape:
         return refuse_misshapen_weight(node, bias)
-    return Step((*edits, Rescale(node, _BIAS, bias.shape, np.ones(()), both)))
+    return Step((*edits, Rescale(node, 3, bias.shape, np.ones(()), both)))

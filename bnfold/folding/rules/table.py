@@ -112,7 +112,7 @@ DOWN: dict[str, Rule] = {
     "ConvTranspose": conv_and_matmul.conv_transpose_down,
     "Div": elementwise.mul_down,
     "Gather": slicing.gather_down,
-    **dict.fromkeys(recurrent.GATES, recurrent.recurrent_down),
+    **dict.fromkeys(recurrent.RECURRENT, recurrent.recurrent_down),
     "Gemm": conv_and_matmul.gemm_down,
     "MatMul": conv_and_matmul.matmul_down,
     "Mul": elementwise.mul_down,

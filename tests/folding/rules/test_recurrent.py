@@ -8,7 +8,6 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.folding.rules.recurrent import GATES
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.kernel.outcome import Outcome
 from bnfold.steps import from_json
@@ -16,6 +15,7 @@ from tests.proving import judged
 from tests.support import Array, bn, initializer, numbers, parse, reason
 
 HIDDEN, CHANNELS = 5, 6
+GATES = {"GRU": 3, "LSTM": 4, "RNN": 1}
 
 
 def before_recurrent(
@@ -108,3 +108,36 @@ def test_a_spoiled_constant_is_found(name: str) -> None:
             stored.CopyFrom(numpy_helper.from_array(values, tensor))
     found = judged(model, result.model, from_json(result.proof.encode()), Storage())
     assert found.certificate.verdict is Outcome.INVALID
+
+
+@pytest.mark.parametrize("shape", [(20, CHANNELS), (1, 20, CHANNELS, 1)])
+def test_weights_of_another_rank_do_not_take_it(shape: tuple[int, ...]) -> None:
+    model = before_recurrent("LSTM")
+    for stored in model.graph.initializer:
+        if stored.name == "w":
+            stored.CopyFrom(numpy_helper.from_array(numbers(*shape), "w"))
+    (kept,) = bnfold.fold(model).kept
+    assert kept.below is not None
+    assert kept.below.reason.code == "shape-mismatch"
+
+
+def test_a_bias_of_another_shape_does_not_take_it() -> None:
+    model = before_recurrent("LSTM")
+    for stored in model.graph.initializer:
+        if stored.name == "b0":
+            stored.CopyFrom(numpy_helper.from_array(numbers(1, 20), "b0"))
+    (kept,) = bnfold.fold(model).kept
+    assert kept.below is not None
+    assert kept.below.reason.code == "shape-mismatch"
+
+
+def test_quantised_weights_do_not_take_it() -> None:
+    model = before_recurrent("LSTM")
+    integers = np.arange(-60, 60, dtype=np.int8).reshape(1, 20, CHANNELS)
+    for stored in model.graph.initializer:
+        if stored.name == "w":
+            stored.CopyFrom(numpy_helper.from_array(integers, "q"))
+    scale = numpy_helper.from_array(np.array(0.1, np.float32), "k")
+    model.graph.initializer.append(scale)
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["q", "k"], ["w"]))
+    assert not bnfold.fold(model).folded
