@@ -70,6 +70,8 @@ TESTS = (
     "folding/weights/test_constants",
     "folding/test_scopes",
     "folding/rules/test_quantization",
+    "folding/rules/test_recurrent",
+    "folding/test_constant_sites",
     "folding/branches/test_merge",
     "test_hardening",
     "test_random_graphs",

@@ -233,3 +233,16 @@ def test_what_is_made_of_a_quantised_weight_stays() -> None:
     quantised = np.arange(-6, 6, dtype=np.int8).reshape(4, 3, 1, 1)
     model = parse(text, q=quantised, k=np.array(0.1, np.float32), **bn(3))
     assert not bnfold.fold(model).folded
+
+
+def test_arithmetic_on_constants_is_stored_where_it_ends() -> None:
+    text = """g (float[1,3,8,8] x) => (float y) {
+      r = ReduceL2 <axes = [1,2,3]> (w)
+      u = Div (w, r)
+      [last] each = Mul (u, g4)
+      [conv] y = Conv (x, each)
+    }"""
+    model = parse(text, w=numbers(4, 3, 3, 3), g4=numbers(4, 1, 1, 1))
+    result = bnfold.fold(model)
+    assert [n.op_type for n in result.model.graph.node] == ["Conv"]
+    assert [(v.site, v.into) for v in result.folded] == [("last", ("conv",))]

@@ -33,9 +33,8 @@ def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Ref
     own = channels(a, node, 2, weight.shape[2])
     if isinstance(own, Refusal):
         return own
-    scale = own.scale.reshape(1, 1, -1)
     guard = Guard(np.zeros(()), weight.shape[2])
-    edits: list[Edit] = [Rescale(node, 1, weight.shape, scale, guard=guard)]
+    edits: list[Edit] = [Rescale(node, 1, weight.shape, own.scale, guard=guard)]
     if not own.shifts:
         return Step(tuple(edits))
     added = draft.values(node, 1) @ own.shift

@@ -59,6 +59,8 @@ CASES: dict[str, Case] = {
     "reverse sequence": (
         "y = ReverseSequence <batch_axis = 0, time_axis = 1> (x, k)", "2,3,4", 17, "st", {
             "k": ints(3, 2)}),
+    "reverse sequence of the first axis": (
+        "y = ReverseSequence (x, k)", "2,3,4", 17, "st", {"k": ints(2, 1, 2)}),
     "lp pool": ("y = LpPool <kernel_shape = [2], p = 2, pads = [1, 0]> (x)", "2,3,4", 18, "s", {}),
     "lp pool, turned": ("y = LpPool <kernel_shape = [2]> (x)", "2,3,4", 18, "-", {}),
     "lp pool, shifted": ("y = LpPool <kernel_shape = [2]> (x)", "2,3,4", 18, "st", {}),
@@ -323,6 +325,10 @@ SAID: dict[str, tuple[str, str]] = {
     "reverse sequence": (
         "–: –; 0: 0; 1: axis-lost; 2: 2",
         "–: –; 0: 0; 1: axis-lost; 2: 2",
+    ),
+    "reverse sequence of the first axis": (
+        "–: –; 0: axis-lost; 1: 1; 2: 2",
+        "–: –; 0: axis-lost; 1: 1; 2: 2",
     ),
     "lp pool": (
         "–: –; 0: channel-axis; 1: 1; 2: channel-axis",

@@ -141,3 +141,26 @@ def test_quantised_weights_do_not_take_it() -> None:
     model.graph.initializer.append(scale)
     model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["q", "k"], ["w"]))
     assert not bnfold.fold(model).folded
+
+
+def test_what_has_an_unknown_shape_does_not_go_in() -> None:
+    text = f"""g (float x) => (float y) {{
+      a = Relu (x)
+      n = Mul (a, k)
+      y = RNN <hidden_size = {HIDDEN}> (n, w, r)
+    }}"""
+    given = {"w": numbers(1, HIDDEN, CHANNELS), "r": numbers(1, HIDDEN, HIDDEN)}
+    (kept,) = bnfold.fold(parse(text, k=np.array(-2, np.float32), **given)).kept
+    assert kept.below is not None
+    assert kept.below.reason.code == "unknown-rank"
+
+
+def test_a_quantised_bias_does_not_take_it() -> None:
+    model = before_recurrent("RNN")
+    integers = np.arange(2 * HIDDEN, dtype=np.int32).reshape(1, 2 * HIDDEN)
+    for stored in model.graph.initializer:
+        if stored.name == "b0":
+            stored.CopyFrom(numpy_helper.from_array(integers, "q"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(0.1, np.float32), "k"))
+    model.graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["q", "k"], ["b0"]))
+    assert not bnfold.fold(model).folded
