@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tests.nnsmith import stored
 COUNT, NODES, LARGEST = 300, 8, 4096
 PATIENCE = 1500  # milliseconds for one graph
 LONGEST = 20  # seconds
+MEMORY = 3 << 30
 NAMES = (
     "NCHWConv2d", "Conv1d", "Add", "Sub", "Mul", "Div", "ReLU", "LeakyReLU", "PReLU",
     "Sigmoid", "Neg", "Abs", "Clip", "GELU", "MaxPool2d", "AvgPool2d", "Slice", "ConstPad",
@@ -98,6 +100,7 @@ def main() -> None:
     found: list[dict[str, Any]] = []
     seed = 0
     signal.signal(signal.SIGALRM, _give_up)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))  # some take gigabytes to run
     while len(found) < COUNT:
         signal.alarm(LONGEST)
         try:

@@ -23,7 +23,7 @@ from bnfold.proof.numbers.correct_rounding import Numbers, Tally
 from bnfold.proof.numbers.maps import Map, Relation, common_axis
 from bnfold.proof.numbers.reals import Real, Sum, rational, times
 from bnfold.proof.numbers.rounding import check
-from bnfold.proof.values.operands import Array
+from bnfold.proof.values.operands import Array, same_array
 
 
 def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
@@ -134,7 +134,9 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     if node.op in ("Add", "Sub"):
         scale, shift = _added(node.op, slot, p, q, u)
     else:
-        scale, shift = _multiplied(pair, slot, p, q, u, c), Real.full(0.0)
+        scale, shift = Real.full(1.0), Real.full(0.0)
+        if not (same_array(c, stored) and all(a.is_identity for a in (p, q, u))):
+            scale = _multiplied(pair, slot, p, q, u, c)
     adds = node.op in ("Add", "Sub")
     require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds)
     return taken
@@ -154,8 +156,6 @@ def _added(op: str, slot: int, p: Map, q: Map, u: Map) -> tuple[Real, Real]:
 
 def _multiplied(pair: Pair, slot: int, p: Map, q: Map, u: Map, c: Array) -> Real:
     """The factor of the constant: u_s·p_s/q_s. Shifts must cancel: u(c·p_t) = c′·q_t."""
-    if p.is_identity and q.is_identity and u.is_identity:
-        return Real.full(1.0)
     divides = pair.node.op == "Div"
     shifts = any(a.shifts for a in (p, q, u))
     if divides and slot == 0:
