@@ -135,11 +135,14 @@ class Output:
             if self.names:
                 system.sync_folder(self._real.parent)
             os.replace(self.candidate, self._real)
-            WRITTEN.append(self.target)
         except BaseException:
-            for path in published:  # nothing refers to them
-                path.unlink(missing_ok=True)
+            if self.candidate.exists():  # else an interrupt came behind the last step
+                for path in published:  # nothing refers to them
+                    path.unlink(missing_ok=True)
             raise
+        finally:
+            if not self.candidate.exists():
+                WRITTEN.append(self.target)
         system.sync_folder(self._real.parent)
 
 

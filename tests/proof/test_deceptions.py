@@ -251,6 +251,28 @@ def test_a_coarse_bias_shows_in_k() -> None:
     assert judged(one, other, gone(3, carried=(said,))).certificate.k > 1e6
 
 
+@pytest.mark.parametrize(("op", "right", "wrong"), [("Conv", 1, 1.00003), ("MatMul", 0, 0.00003)])
+def test_numbers_that_cancel_lend_nothing(op: str, right: float, wrong: float) -> None:
+    """2³⁶ + c − 2³⁶ is c, and no bias that is a rounding of 2³⁶ away from it."""
+    one_by_one = {"Conv": "[1,1,1]", "MatMul": "[1,1]"}[op]
+    shape, w = "(float[1,1,1] x) => (float[1,1,1] y)", f"float{one_by_one} w={{1}}"
+
+    def certified(c: float, bias: float) -> bool:
+        one = model(f"g {shape} <{w}, float a={{68719476736}}, float b={{-68719476736}},"
+                    f" float c={{{c}}}> {{ h = {op} (x, w) i = Add (h, a) j = Add (i, c)"
+                    " y = Add (j, b) }")  # fmt: skip
+        inputs = "x, w, d" if op == "Conv" else "x, w"
+        other = model(f"g {shape} <{w}, float[1] d={{{bias}}}> {{ y = {op} ({inputs}) }}")
+        if op == "MatMul":
+            del other.graph.initializer[1:]
+        total = Then(tuple(NodeMap(Ref(0, place)) for place in (1, 2, 3)))
+        proof = gone(1, 2, 3, carried=(Carried(Ref(0, 0), IDENTITY, total),))
+        return judged(one, other, proof).valid
+
+    assert certified(right, right)
+    assert not certified(right if op == "Conv" else wrong, wrong)
+
+
 SCALE = "g (float[1,4,3] x) => (float[1,4,3] y) <float[4,1] c={1,2,3,4}, float[4,1] d={2,2,2,2}>"
 
 

@@ -21,7 +21,7 @@ class Expressions:
 
     def __init__(self, original: Model) -> None:
         self.original = original
-        self.functions = Functions(rounded=original.has_doubles)
+        self.functions = Functions()
         self.identity = Map.identity(self.functions)
         self._sites: dict[steps.Ref, tuple[int, Map] | None] = {}
         self._known: dict[int, Map] = {}

@@ -308,6 +308,9 @@ class Ledger:
                 if pair.hangs_on_sums(taken.slots, tally):
                     self._say(UnprovenError(f"{said}, which may hang on a sum"), other.label)
                     continue
+                if tally.cancelled == tally.faults:
+                    self._say(UnprovenError(f"{said}, and larger numbers cancel"), other.label)
+                    continue
                 self._say(WrongError(said, certain=True), other.label)
                 if tally.far:
                     self.far.add(other)

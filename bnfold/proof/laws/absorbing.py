@@ -15,12 +15,14 @@ import numpy as np
 from bnfold.graph.index import Node
 from bnfold.proof.numbers.correct_rounding import Numbers, Tally, unit_roundoff
 from bnfold.proof.numbers.maps import Map
-from bnfold.proof.numbers.reals import FloatArray, Real, Sum, plus, rational, times
+from bnfold.proof.numbers.reals import UNIT, FloatArray, Real, Sum, plus, rational, sign, times
 from bnfold.proof.numbers.rounding import DEQUANTISED, check
 from bnfold.proof.reading.dimensions import Shape
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.same_constants import roundings
 from bnfold.proof.values.operands import Array
+
+_MOST_EXACTLY = 4096  # numbers that are told from 0 exactly
 
 
 class WrongError(Exception):
@@ -162,8 +164,8 @@ def require_constant(
     except ValueError:
         raise WrongError("a constant of a shape that does not fit") from None
     c = np.broadcast_to(old, shape).astype(np.float64)
-    sizes = (beside(v.magnitude, axis, rank) for v in (scale, shift))
-    size = next(sizes) * np.abs(c) + next(sizes)
+    of = [(beside(v.magnitude, axis, rank), beside(v.parts, axis, rank)) for v in (scale, shift)]
+    size, parts = (m * np.abs(c) + n for m, n in zip(*of, strict=True))
     along = 0 if axis is None else axis
 
     def exact(index: tuple[int, ...]) -> Sum:
@@ -173,7 +175,8 @@ def require_constant(
 
     with np.errstate(all="ignore"):
         value = s * c + t
-    numbers = Numbers(value, size, max(scale.steps + 1, shift.steps) + 1, exact)
+    numbers = Numbers(value, size, max(scale.steps + 1, shift.steps) + 1, exact,
+                      parts=parts)  # fmt: skip
     check(np.broadcast_to(new, shape), numbers, tally, loose=loose, added=added)
 
 
@@ -200,11 +203,19 @@ def require_same_growth(
 
 
 def require_zero(values: Real, what: str) -> None:
-    """Numbers that must be 0, as far as float64 tells. Raises WrongError where they are not."""
+    """Numbers that must be 0.
+
+    Raises WrongError where they are not, UnprovenError where they nearly are.
+    """
     with np.errstate(invalid="ignore"):
-        fine = np.abs(values.value) <= (values.steps + 16) * 2.0**-53 * values.magnitude
-    if not np.all(fine & np.isfinite(values.magnitude)):
+        near = np.abs(values.value) <= (values.steps + 16) * UNIT * values.magnitude
+    if not np.all(near & np.isfinite(values.magnitude)):
         raise WrongError(what)
+    if values.doubles:
+        return
+    left = np.flatnonzero(values.magnitude).tolist()
+    if len(left) > _MOST_EXACTLY or any(sign(values.exact(i)) for i in left):
+        raise UnprovenError(f"{what}, of numbers that cancel but for a rounding")
 
 
 def difference(one: Map, other: Map, part: str) -> Real:

@@ -287,13 +287,13 @@ class _Merged:
                 total = plus(total, times(self._exact((row, *index)), entry))
             return total
 
-        sums = (v.reshape(*v.shape[:2], -1).sum(axis=2) for v in (self.value, self.magnitude))
-        value, magnitude = (
+        sums = [v.reshape(*v.shape[:2], -1).sum(axis=2) for v in (self.value, self.magnitude)]
+        value, magnitude, parts = (
             (v * side[self._channels]).sum(axis=1)
-            for v, side in zip(sums, (t.value, t.magnitude), strict=True)
+            for v, side in zip((*sums, sums[-1]), (t.value, t.magnitude, t.parts), strict=True)
         )
         steps = self.steps + t.steps + int(np.prod(self.stored.shape[1:])) + 1
-        return Real(value, magnitude, steps, exact)
+        return Real(value, magnitude, steps, exact, parts, t.doubles)
 
     def _exact(self, index: tuple[int, ...]) -> Sum:
         """One entry of the sum of the branches."""

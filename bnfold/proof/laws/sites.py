@@ -84,12 +84,14 @@ def batch_norm(model: Model, node: Node) -> Parameters | None:
     found = [model.value_at(node, slot) for slot in range(1, 5)]
     if any(value is None or value.ndim != 1 or value.dtype.kind not in "fV" for value in found):
         return None
-    gamma, beta, mean, variance = (np.asarray(value, np.float64) for value in found)
+    gamma, beta, mean, variance = (_wide(np.asarray(value)) for value in found)
     epsilon = float(node.attribute("epsilon", DEFAULT_EPSILON))
     if len({len(value) for value in (gamma, beta, mean, variance)}) != 1 or not len(gamma):
         return None
     finite = all(np.all(np.isfinite(value)) for value in (gamma, beta, mean, variance))
-    if not finite or not math.isfinite(epsilon) or np.any(variance + epsilon <= 0):
+    if not finite or not math.isfinite(epsilon):
+        return None
+    if np.any(variance.astype(np.float64) + epsilon <= 0):
         return None
     return gamma, beta, mean, variance, epsilon
 
@@ -108,13 +110,18 @@ def of_batch_norm(functions: Functions, parameters: Parameters) -> Map:
     return Map(functions, 1 if varies else None, ids)
 
 
+def _wide(values: Array) -> Array:
+    """The same numbers in float64 if that is how they are stored, and in float32 if not."""
+    return np.asarray(values, np.float64 if values.dtype == np.float64 else np.float32)
+
+
 def per_channel(model: Model, node: Node, slot: int) -> tuple[int | None, Array] | None:
     """The constant at `slot` as a vector along one axis of the result; None where it is more."""
     values = model.value_at(node, slot)
     shape = model.shapes.of(node.scope, node.input(1 - slot))
     if values is None or values.dtype.kind not in "fV" or not values.size:
         return None
-    values = np.asarray(values, np.float64)
+    values = _wide(values)
     if not np.all(np.isfinite(values)):
         return None
     if not values.ndim:

@@ -127,8 +127,8 @@ def response_of(weight: Weight, shift: Real, alpha: float) -> Real:
         weight.view[weight.outputs],
         weight.inputs // weight.view[0],
     )
-    t, size = (v.reshape(group, inputs) for v in (shift.value, shift.magnitude))
-    value, magnitude = np.zeros((group, outputs)), np.zeros((group, outputs))
+    t, size, parts = (v.reshape(group, inputs) for v in (shift.value, shift.magnitude, shift.parts))
+    value, magnitude, before = np.zeros((3, group, outputs))
     step = max(1, _BLOCK // max(1, stored[0, 0].size))
     with np.errstate(all="ignore"):
         for g in range(group):
@@ -137,9 +137,11 @@ def response_of(weight: Weight, shift: Real, alpha: float) -> Real:
                 sums, sizes = block.sum(axis=2), np.abs(block).sum(axis=2)
                 if weight.outputs == 1:
                     value[g, cut], magnitude[g, cut] = sums @ t[g], sizes @ size[g]
+                    before[g, cut] = sizes @ parts[g]
                 else:
                     value[g] += t[g, cut] @ sums
                     magnitude[g] += size[g, cut] @ sizes
+                    before[g] += parts[g, cut] @ sizes
     view = np.moveaxis(stored, weight.outputs, 1)
 
     def exact(channel: int) -> Sum:
@@ -148,7 +150,8 @@ def response_of(weight: Weight, shift: Real, alpha: float) -> Real:
         return _summed(weights, [shift.exact(g * inputs + i) for i in range(inputs)])
 
     total = Real(
-        value.reshape(-1), magnitude.reshape(-1), weight.length + shift.steps + 2, exact
+        value.reshape(-1), magnitude.reshape(-1), weight.length + shift.steps + 2, exact,
+        before.reshape(-1), shift.doubles,
     )  # fmt: skip
     return total if alpha == 1 else total * Real.full(alpha)
 

@@ -41,6 +41,7 @@ class Tally:
     k: float = 0.0  # the largest distance from the exact value in units of u·(the terms' sizes)
     wrong: list[WrongError] = field(default_factory=list)  # the first few
     faults: int = 0  # all of them
+    cancelled: int = 0  # of these, off by what float64 may lose where larger numbers cancel
     far: int = 0  # those that are not even near
     lost: int = 0  # weights of which underflow has left less than half
 
@@ -50,7 +51,8 @@ class Numbers:
     """Exact numbers, known as |value − exact| ≤ steps·2⁻⁵³·magnitude, and exactly one by one.
 
     Where they are a block of a larger array, `at` is where it begins. `place` turns an index of
-    that array into one of the tensor that is stored.
+    that array into one of the tensor that is stored. `parts` are the sizes of what they were made
+    of, where that is more (`Real.parts`).
     """
 
     value: FloatArray
@@ -59,11 +61,16 @@ class Numbers:
     exact: Callable[[tuple[int, ...]], Sum]
     at: tuple[int, ...] = ()
     place: Callable[[tuple[int, ...]], tuple[int, ...]] | None = None
+    parts: FloatArray | None = None
 
     @classmethod
     def of(cls, vector: Real) -> Numbers:
         """A vector."""
-        return cls(vector.value, vector.magnitude, vector.steps, lambda i: vector.exact(i[0]))
+        exact = vector.exact
+        return cls(
+            vector.value, vector.magnitude, vector.steps, lambda i: exact(i[0]),
+            parts=vector.before,
+        )  # fmt: skip
 
     def whole(self, index: tuple[int, ...]) -> tuple[int, ...]:
         """The index in the whole array."""
@@ -98,6 +105,11 @@ def compare(
     if step is not None:
         allowed = allowed + step
     outside = ~(distance <= allowed) | ~np.isfinite(allowed)  # NaN as well
+    if numbers.parts is not None:
+        wider = allowed + 4 * (steps + _SLACK) * UNIT * numbers.parts
+        if stored.dtype == np.float64:  # as coarse as the arithmetic of who folds
+            outside &= ~(distance <= wider)
+        tally.cancelled += int(np.count_nonzero(outside & (distance <= wider)))
     _blame(stored, wide, half, outside, numbers, tally)
     between = np.argwhere(~certain & ~outside)
     if stored.dtype == np.float64 or loose:

@@ -89,7 +89,6 @@ class Functions(Words):
                 letters.append(self._new(self.scale_of(at).inverse(), scales=True))
             else:
                 letters.append(self._new(-self.shift_of(at), scales=False))
-        self._undone.update(letters)
         return self._spelt(letters)
 
     def equal(self, one: Ids, two: Ids) -> bool:
@@ -121,7 +120,7 @@ class Functions(Words):
         minus = rational(-1.0)
         for row, (a, b) in enumerate(zip(self.exact(one), self.exact(two), strict=True)):
             difference = plus(a, times(minus, b))
-            values = self._sizes[1] if row and self._rounded else (self._scale, self._shift)[row]
+            values = (self._scale, self._shift)[row]
             allowed = 4 * UNIT * max(abs(values[one]), abs(values[two]))
             if row:
                 allowed += self._dropped.get(one, 0.0) + self._dropped.get(two, 0.0)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -101,13 +101,23 @@ def _approximate(term: Term) -> Fraction:
 class Real:
     """A vector of real numbers: |value − exact| ≤ steps · 2⁻⁵³ · magnitude, entry by entry.
 
-    `exact(i)` is entry i as a sum of terms.
+    `exact(i)` is entry i as a sum of terms. `before` are the magnitudes that the entries had before
+    some were computed exactly: whoever folds in float64 may have rounded numbers of that size.
+    `doubles` tells whether any of what they were made of is stored in float64, and so as coarse
+    itself as the arithmetic of who folds.
     """
 
     value: FloatArray
     magnitude: FloatArray
     steps: int
     exact: Callable[[int], Sum]
+    before: FloatArray | None = None
+    doubles: bool = False
+
+    @property
+    def parts(self) -> FloatArray:
+        """The size of what the entries were made of."""
+        return self.magnitude if self.before is None else self.before
 
     def __len__(self) -> int:
         return len(self.value)
@@ -116,32 +126,42 @@ class Real:
     def of(cls, values: npt.NDArray[np.generic]) -> Real:
         """What floats hold, without any error."""
         vector = np.asarray(values, np.float64).reshape(-1)
-        return cls(vector, np.abs(vector), 0, lambda i: rational(float(vector[i])))
+
+        def exact(i: int) -> Sum:
+            return rational(float(vector[i]))
+
+        return cls(vector, np.abs(vector), 0, exact, doubles=values.dtype == np.float64)
 
     @classmethod
     def full(cls, value: float, count: int = 1) -> Real:
         """One float, `count` times."""
-        return cls.of(np.full(count, value))
+        return replace(cls.of(np.full(count, value)), doubles=False)
 
     @classmethod
-    def normalised(cls, gamma: FloatArray, variance: FloatArray, epsilon: float) -> Real:
+    def normalised(
+        cls, gamma: npt.NDArray[np.generic], variance: npt.NDArray[np.generic], epsilon: float
+    ) -> Real:
         """γ/√(σ²+ε)."""
+        doubles = np.float64 in (gamma.dtype, variance.dtype)
+        g, v = gamma.astype(np.float64), variance.astype(np.float64)
 
         def exact(i: int) -> Sum:
-            return ((Fraction(float(gamma[i])), _shifted(variance, epsilon, i)),)
+            return ((Fraction(float(g[i])), _shifted(v, epsilon, i)),)
 
-        value = gamma / np.sqrt(variance + epsilon)
-        return cls(value, unless_lost(value, np.abs(value), gamma != 0), 4, exact)
+        value = g / np.sqrt(v + epsilon)
+        magnitude = unless_lost(value, np.abs(value), g != 0)
+        return cls(value, magnitude, 4, exact, doubles=doubles)
 
     @classmethod
-    def deviation(cls, variance: FloatArray, epsilon: float) -> Real:
+    def deviation(cls, variance: npt.NDArray[np.generic], epsilon: float) -> Real:
         """√(σ²+ε)."""
+        wide = variance.astype(np.float64)
 
         def exact(i: int) -> Sum:
-            v = _shifted(variance, epsilon, i)
+            v = _shifted(wide, epsilon, i)
             return ((v, v),)
 
-        value = np.sqrt(variance + epsilon)
+        value = np.sqrt(wide + epsilon)
         return cls(value, value, 3, exact)
 
     @property
@@ -153,22 +173,28 @@ class Real:
         one, two = _alike(self, other)
         with np.errstate(over="ignore", invalid="ignore", under="ignore"):
             value, magnitude = one.value * two.value, one.magnitude * two.magnitude
+            parts = one.parts * two.parts
         some = (one.value != 0) & (two.value != 0)
         return Real(
             value, unless_lost(value, magnitude, some), one.steps + two.steps + 1,
-            _once(lambda i: times(one.exact(i), two.exact(i))),
+            _once(lambda i: times(one.exact(i), two.exact(i))), parts,
+            one.doubles or two.doubles,
         )  # fmt: skip
 
     def __add__(self, other: Real) -> Real:
         one, two = _alike(self, other)
         return Real(
             one.value + two.value, one.magnitude + two.magnitude, max(one.steps, two.steps) + 1,
-            _once(lambda i: plus(one.exact(i), two.exact(i))),
+            _once(lambda i: plus(one.exact(i), two.exact(i))), one.parts + two.parts,
+            one.doubles or two.doubles,
         )  # fmt: skip
 
     def __neg__(self) -> Real:
         minus = rational(-1.0)
-        return Real(-self.value, self.magnitude, self.steps, lambda i: times(minus, self.exact(i)))
+        return Real(
+            -self.value, self.magnitude, self.steps, lambda i: times(minus, self.exact(i)),
+            self.before, self.doubles,
+        )  # fmt: skip
 
     def inverse(self) -> Real:
         """1/x of vectors of single terms without zeros."""
@@ -183,7 +209,7 @@ class Real:
         where = np.asarray(indices)
         return Real(
             self.value[where], self.magnitude[where], self.steps,
-            lambda i: self.exact(int(where[i])),
+            lambda i: self.exact(int(where[i])), self.parts[where], self.doubles,
         )  # fmt: skip
 
     def spread(self, count: int) -> Real:

@@ -59,6 +59,7 @@ def check(
         np.broadcast_to(value, stored.shape)[rest],
         np.broadcast_to(numbers.magnitude, stored.shape)[rest], numbers.steps,
         lambda index: numbers.exact(whole(index)), (), place,
+        None if numbers.parts is None else np.broadcast_to(numbers.parts, stored.shape)[rest],
     )  # fmt: skip
     picked = None if step is None else np.broadcast_to(step, stored.shape)[rest]
     compare(stored[rest], some, tally, loose, picked)

@@ -5,8 +5,10 @@ scalar map that occurs under a number; a map of a tensor is a vector of such num
 word: letters, applied from the first to the last. A BatchNormalization is two letters, its scale
 and its shift; so what was done first can be taken away again from two words that begin alike, also
 where a scale is 0 and has no inverse. Each number is known in float64 with a bound on its error,
-and exactly (`reals`). A shift whose terms cancel is computed exactly at once: what it is made of
-must not excuse what it is used for.
+and exactly (`reals`). A shift that is much smaller than what it is made of is computed exactly at
+once, and its size is its own from then on: what it is made of must not excuse what it is used for.
+Constants that are stored in float64 are no finer than the arithmetic of who folds them, so no more
+can be asked of that: where they cancel but for a rounding of what they are, nothing is left.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ IDENTITY = 0
 _ONE, _ZERO = rational(1.0), ()
 _CHUNK = 1 << 12
 _LONGEST = 2048  # letters of a word
-_CANCELLED = 2.0**40  # how many times larger the parts of a shift may be than the shift
+_CANCELLED = 2.0**20  # how many times larger the parts of a shift may be than the shift
 _MOST = 4096  # shifts that are computed exactly at once
 EXACT = 200  # letters of a word whose numbers are computed exactly
 
@@ -51,15 +53,9 @@ class _Source:
 
 
 class Words:
-    """The table.
+    """The table."""
 
-    `rounded`: constants are in float64, so that they themselves are right up to its rounding only.
-    """
-
-    def __init__(self, *, rounded: bool = False) -> None:
-        self._rounded = rounded
-        self._undone: set[int] = set()  # letters that take others away again
-        self._dropped: dict[int, float] = {}  # shifts that count as 0, as rounding makes them
+    def __init__(self) -> None:
         self._count = 1
         self._prefix = np.zeros(_CHUNK, np.int64)  # the word without its last letter
         self._letter = np.zeros(_CHUNK, np.int64)
@@ -68,6 +64,9 @@ class Words:
         self._shift = np.zeros(_CHUNK)
         self._sizes = np.zeros((2, _CHUNK))  # magnitudes of scale and shift
         self._sizes[0, 0] = 1
+        self._dropped: dict[int, float] = {}  # shifts that count as 0, as float64 makes them
+        self._doubles = np.zeros(_CHUNK, bool)  # whether any letter was stored in float64
+        self._before = np.zeros(_CHUNK)  # magnitudes of shifts before they were computed exactly
         self._steps = np.zeros((2, _CHUNK), np.int64)
         self._shifting = np.zeros(_CHUNK, bool)  # of letters: whether they are shifts
         self._sources: list[_Source] = []
@@ -92,13 +91,14 @@ class Words:
         self._sizes[row, at] = values.magnitude
         self._steps[row, at] = values.steps
         self._letter[at] = np.arange(ids.start, ids.stop)
-        self._shifting[at] = not scales
+        self._shifting[at], self._doubles[at] = not scales, values.doubles
         self._sources.append(_Source(ids.start, values, scales))
         if scales:
             nothing = (values.value == 1.0) & (values.steps == 0)
         else:
-            self._settle(np.arange(ids.start, ids.stop), values.magnitude, own=True)
-            nothing = (self._shift[at] == 0) & ((values.magnitude == 0) | (not self._rounded))
+            self._before[at] = values.parts
+            self._settle(np.arange(ids.start, ids.stop))
+            nothing = (self._shift[at] == 0) & ((values.magnitude == 0) | (not values.doubles))
         return np.where(nothing, IDENTITY, np.arange(ids.start, ids.stop))
 
     def _grow(self, count: int) -> range:
@@ -110,7 +110,9 @@ class Words:
             self._length = np.concatenate([self._length, np.ones(more, np.int64)])
             self._scale = np.concatenate([self._scale, np.ones(more)])
             self._shift = np.concatenate([self._shift, np.zeros(more)])
+            self._before = np.concatenate([self._before, np.zeros(more)])
             self._shifting = np.concatenate([self._shifting, np.zeros(more, bool)])
+            self._doubles = np.concatenate([self._doubles, np.zeros(more, bool)])
             self._sizes = np.concatenate([self._sizes, np.zeros((2, more))], axis=1)
             self._steps = np.concatenate([self._steps, np.zeros((2, more), np.int64)], axis=1)
         return range(first, self._count)
@@ -151,6 +153,7 @@ class Words:
         at, word, letter = slice(ids.start, ids.stop), pairs[:, 0], pairs[:, 1]
         self._prefix[at], self._letter[at] = word, letter
         self._length[at] = self._length[word] + 1
+        self._doubles[at] = self._doubles[word] | self._doubles[letter]
         if np.any(self._length[at] > _LONGEST):
             raise ValueError("too many maps behind each other")
         with np.errstate(all="ignore"):  # what is lost has an infinite size
@@ -165,34 +168,26 @@ class Words:
             sizes[1, at] = sizes[1, letter] + unless_lost(
                 moved, sizes[0, letter] * sizes[1, word], some & (self._shift[word] != 0)
             )
+            self._before[at] = self._before[letter] + sizes[0, letter] * self._before[word]
         steps[0, at] = steps[0, letter] + steps[0, word] + 1
         steps[1, at] = 2 + np.maximum(steps[1, letter], steps[0, letter] + steps[1, word])
-        self._settle(np.arange(ids.start, ids.stop), np.abs(moved) + np.abs(self._shift[letter]),
-                     own=False)  # fmt: skip
+        self._settle(np.arange(ids.start, ids.stop))
 
-    def _settle(self, numbers: Ids, parts: FloatArray, *, own: bool) -> None:
-        """Compute shifts exactly whose parts cancel; what is left of them is their size.
-
-        The size stays that of the parts where these are a node's `own` constants, and where
-        constants are as coarse as what they are computed in: who folds cannot know better.
-        """
-        size, steps = self._sizes[1, numbers], self._steps[1, numbers] + 2
-        wide = parts > _CANCELLED * np.abs(self._shift[numbers])
-        wide |= (np.abs(self._shift[numbers]) <= steps * UNIT * size) & (size > 0)
-        wide &= np.isfinite(parts) & np.isfinite(size)
+    def _settle(self, numbers: Ids) -> None:
+        """Compute shifts exactly of which little is left of what they are made of."""
+        size = self._sizes[1, numbers]
+        wide = (size > _CANCELLED * np.abs(self._shift[numbers])) & np.isfinite(size)
         for count, place in enumerate(np.flatnonzero(wide).tolist()):
             number = int(numbers[place])
             if self._length[number] > EXACT or count >= _MOST:
                 self._shift[number], self._sizes[1, number] = math.nan, math.inf
                 continue
             value = approximate(self.exact(number)[1])
-            rounding = 2 * UNIT * self._length[number] * max(parts[place], size[place])
-            if self._rounded and abs(value) <= rounding:
+            rounding = 2 * UNIT * (self._length[number] + 1) * self._before[number]
+            if self._doubles[number] and abs(value) <= rounding:
                 self._dropped[number], value = abs(value), 0.0
             self._shift[number] = value
-            kept = own or (self._rounded and not self._undone.intersection(self.word(number)))
-            if not kept:
-                self._sizes[1, number], self._steps[1, number] = abs(value), 1
+            self._sizes[1, number], self._steps[1, number] = abs(value), 1
 
     def cancelled(self, p: Ids, q: Ids) -> tuple[Ids, Ids]:
         """Two words without the letters with which both of them begin."""
@@ -244,8 +239,9 @@ class Words:
     def _real(self, ids: Ids, row: int, values: FloatArray) -> Real:
         steps = int(self._steps[row, ids].max(initial=0))
         return Real(
-            values[ids], self._sizes[row, ids], steps, lambda i: self.exact(int(ids[i]))[row]
-        )
+            values[ids], self._sizes[row, ids], steps, lambda i: self.exact(int(ids[i]))[row],
+            self._before[ids] if row else None, bool(np.any(self._doubles[ids])),
+        )  # fmt: skip
 
     def exact(self, number: int) -> tuple[Sum, Sum]:
         """The scale and the shift, as sums of terms."""

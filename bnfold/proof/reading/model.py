@@ -56,19 +56,6 @@ class Model:
         """The shapes of the values."""
         return Shapes(self)
 
-    @cached_property
-    def has_doubles(self) -> bool:
-        """Whether any constant is stored in float64."""
-        scopes = self.index.scopes
-        return any(
-            tensor is not None and tensor.data_type == TensorProto.DOUBLE
-            for scope in scopes
-            for tensor in (
-                *scope.initializers.values(),
-                *(self.tensor(scope, n.output) for n in scope.nodes if n.op == "Constant"),
-            )
-        )
-
     @property
     def main(self) -> Scope:
         """The main graph."""
