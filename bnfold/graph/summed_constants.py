@@ -2,7 +2,9 @@
 
 Weight standardisation and weight normalisation are made of them: reductions, and normalisations by
 what they find. Runtimes add in orders of their own, so what these give differs by roundings; the
-proof counts them. Beside them the operators on constants that pick or cut off numbers.
+proof counts them. Where much more was added than is left, or a square leaves the type's range,
+runtimes agree on little, so that there is no value. Beside them the operators on constants that
+pick or cut off numbers.
 """
 
 from __future__ import annotations
@@ -11,12 +13,14 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from onnx import NodeProto, helper
 
 from bnfold.onnx_io.protos import Array
 
 _MOST = 1 << 26  # multiplications of one product
+_CANCELLED = 2.0**14  # how many times more may be added than is left, in types above float16
 _FLOATS = ("float16", "bfloat16", "float32", "float64")
 Operands = Sequence[Array | None]
 
@@ -62,15 +66,34 @@ def evaluate(node: NodeProto, opset: int, operands: Operands) -> Array | None:
         if dtype.name not in _FLOATS:
             return None
         with np.errstate(all="ignore"):
-            return np.asarray(SUMMING[node.op_type](call)).astype(dtype)
+            result = np.asarray(SUMMING[node.op_type](call))
+            known = _is_known(node, opset, operands, result, dtype)
+            return result.astype(dtype) if known else None
     except (ValueError, IndexError, TypeError):
         return None
+
+
+def _is_known(
+    node: NodeProto, opset: int, operands: Operands, result: Array, dtype: np.dtype[Any]
+) -> bool:
+    """Whether runtimes agree on a result but for some roundings: not much more was added."""
+    if node.op_type not in _ADDING:
+        return True
+    sizes = [None if v is None or v.dtype.name not in _FLOATS else np.abs(v) for v in operands]
+    own = [v if size is None else size for v, size in zip(operands, sizes, strict=True)]
+    parts = np.asarray(SUMMING[node.op_type](_Call(node, opset, own)))
+    if node.op_type in _PRODUCTS:  # whose small entries stand beside large ones
+        parts, result = parts.max(initial=0), np.abs(result).max(initial=0)
+    most = 16.0 if dtype.name in ("float16", "bfloat16") else _CANCELLED
+    return bool(np.all(parts <= most * np.abs(result)))
 
 
 # --- reductions ----------------------------------------------------------------------------------
 
 
-def _reduction(of: Callable[[Array, tuple[int, ...], bool], Array], since: int) -> Any:
+def _reduction(
+    of: Callable[[Array, tuple[int, ...], bool], Array], since: int, *, squares: bool = False
+) -> Any:
     """A reduction whose axes are an input `since` an opset."""
 
     def rule(call: _Call) -> Array:
@@ -81,9 +104,27 @@ def _reduction(of: Callable[[Array, tuple[int, ...], bool], Array], since: int) 
         if not named and call.opset >= since and call.get("noop_with_empty_axes", 0):
             raise ValueError("nothing is reduced, and may be squared all the same")
         axes = tuple(range(x.ndim)) if not named else tuple(int(axis) for axis in named)
+        if squares:
+            x = _squared(x, axes, call.value(0).dtype)
         return of(x, axes, bool(call.get("keepdims", 1)))
 
     return rule
+
+
+def _squared(x: Array, axes: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """x², to be added over axes. Raises ValueError where the type's range takes some of that."""
+    edges = _limits(dtype)
+    square = x * x
+    total, lost = (_total(v, axes) for v in (square, np.where(square < edges[0], square, 0)))
+    if np.any(total > edges[1]) or np.any(lost > 2.0**-24 * total):
+        raise ValueError("squares beyond the range of the type")
+    return np.asarray(square)
+
+
+def _limits(dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The least normal and the largest number of a type."""
+    found: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
+    return float(found.smallest_normal), float(found.max)
 
 
 def _total(x: Array, axes: tuple[int, ...], keep: bool = True) -> Array:
@@ -111,8 +152,12 @@ def _least(x: Array, axes: tuple[int, ...], keep: bool) -> Array:
 
 def _standardised(x: Array, axes: tuple[int, ...], epsilon: float) -> Array:
     """(x − mean)/√(variance + ε), with the variance of the population."""
-    apart = x - _mean(x, axes)
-    return np.asarray(apart / np.sqrt(_mean(apart * apart, axes) + epsilon))
+    mean = _mean(x, axes)
+    apart = x - mean
+    variance = _mean(apart * apart, axes)
+    if np.any(mean * mean > _CANCELLED * variance):
+        raise ValueError("a spread that the roundings of the mean hide")
+    return np.asarray(apart / np.sqrt(variance + epsilon))
 
 
 def _along(vector: Array, x: Array, axis: int) -> Array:
@@ -164,7 +209,7 @@ def _group_norm(call: _Call) -> Array:
 
 def _lp_norm(call: _Call) -> Array:
     x, axis, p = call.wide(0), call.get("axis", -1), call.get("p", 2)
-    power = np.abs(x) if p == 1 else x * x
+    power = np.abs(x) if p == 1 else _squared(x, (axis,), call.value(0).dtype)
     norm = _total(power, (axis,)) if p == 1 else np.sqrt(_total(power, (axis,)))
     if p not in (1, 2) or np.any(norm == 0):
         raise ValueError("a division by 0")
@@ -210,13 +255,16 @@ def _all(of: Callable[[Array, Array], Array]) -> Any:
 
 def _clip(call: _Call) -> Array:
     x = call.wide(0)
+    most = _limits(call.value(0).dtype)[1]  # which are the defaults
     if call.opset < 11:
-        low, high = call.get("min", -math.inf), call.get("max", math.inf)
+        low, high = call.get("min", -most), call.get("max", most)
     else:
         low, high = (
             float(call.wide(slot)) if call.has(slot) else edge
-            for slot, edge in ((1, -math.inf), (2, math.inf))
+            for slot, edge in ((1, -most), (2, most))
         )
+    if not low <= high:
+        raise ValueError("bounds that are none")
     return np.asarray(np.minimum(np.maximum(x, low), high))
 
 
@@ -231,6 +279,9 @@ def _erf(call: _Call) -> Array:
     x = call.wide(0)
     return np.array([math.erf(v) for v in x.reshape(-1).tolist()]).reshape(x.shape)
 
+
+_PRODUCTS = ("Einsum", "MatMul")
+_ADDING = (*_PRODUCTS, "ReduceMean", "ReduceSum", "Sum")
 
 SUMMING: dict[str, Callable[[_Call], Array]] = {
     "Abs": lambda call: np.abs(call.wide(0)),
@@ -247,12 +298,12 @@ SUMMING: dict[str, Callable[[_Call], Array]] = {
     "Max": _all(np.maximum),
     "Min": _all(np.minimum),
     "ReduceL1": _reduction(lambda x, axes, keep: _total(np.abs(x), axes, keep), 18),
-    "ReduceL2": _reduction(lambda x, axes, keep: np.sqrt(_total(x * x, axes, keep)), 18),
+    "ReduceL2": _reduction(lambda s, axes, keep: np.sqrt(_total(s, axes, keep)), 18, squares=True),
     "ReduceMax": _reduction(_largest, 18),
     "ReduceMean": _reduction(_mean, 18),
     "ReduceMin": _reduction(_least, 18),
     "ReduceSum": _reduction(_total, 13),
-    "ReduceSumSquare": _reduction(lambda x, axes, keep: _total(x * x, axes, keep), 18),
+    "ReduceSumSquare": _reduction(_total, 18, squares=True),
     "Sum": _all(np.add),
     "Tanh": lambda call: np.tanh(call.wide(0)),
     "Where": _where,

@@ -7,13 +7,19 @@ see nothing, shapes that no runtime keeps to, tolerances that count nowhere.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, numpy_helper, parser
+from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
 
+from bnfold.onnx_io.data_files import DataFolder
 from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.proof.kernel.judge import judge
+from bnfold.proof.kernel.outcome import Outcome
 from bnfold.proof.reading.model import Model
+from bnfold.proof.search.proposal import proposed
 from bnfold.steps import (
     IDENTITY,
     Along,
@@ -313,3 +319,112 @@ def test_a_squeeze_of_no_axes_has_no_known_shape() -> None:
                      "{ y = Squeeze (x, none) }")  # fmt: skip
     known = Model(squeezed, Storage())
     assert known.shapes.of(known.main, "y") is None
+
+
+def _external(dims: tuple[int, ...]) -> TensorProto:
+    """Floats that are in a file `data` of whatever folder the model is in."""
+    tensor = TensorProto(
+        name="t", data_type=TensorProto.FLOAT, dims=dims, data_location=TensorProto.EXTERNAL
+    )
+    tensor.external_data.add(key="location", value="data")
+    return tensor
+
+
+def _reads(holder: str) -> ModelProto:
+    """A model with an external tensor that is no initializer."""
+    shape = "(float[2] x) => (float[2] y)"
+    tensor = _external((2,))
+    if holder == "Constant":
+        found = model(f"g {shape} {{ c = Constant <value_float = 1.0> () y = Add (x, c) }}")
+        del found.graph.node[0].attribute[:]
+        found.graph.node[0].attribute.append(helper.make_attribute("value", tensor))
+    elif holder == "ConstantOfShape":
+        found = model(f"g {shape} <int64[1] n={{2}}> {{ c = ConstantOfShape (n) y = Add (x, c) }}")
+        attribute = helper.make_attribute("value", _external((1,)))
+        found.graph.node[0].attribute.append(attribute)
+    elif holder == "body":
+        found = model(f"g {shape} <bool b={{1}}> {{ y = If (b) <"
+                      "then_branch = t () => (float[2] u) { u = Identity (x) },"
+                      "else_branch = e () => (float[2] v) { v = Neg (x) }> }")  # fmt: skip
+        found.graph.node[0].attribute[0].g.node[0].CopyFrom(
+            helper.make_node("Constant", [], ["u"], value=tensor)
+        )
+    else:
+        found = model(f"g {shape} {{ y = Add (x, t) }}")
+        sparse = found.graph.sparse_initializer.add(dims=[2])
+        sparse.values.CopyFrom(tensor)
+        sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(2)))
+    return found
+
+
+@pytest.mark.parametrize("holder", ["Constant", "ConstantOfShape", "body", "sparse"])
+@pytest.mark.parametrize("named", [False, True])
+def test_data_files_are_compared_wherever_tensors_refer_to_them(
+    holder: str, named: bool, tmp_path: Path
+) -> None:
+    def found(place: str, value: float) -> Model:
+        folder = tmp_path / place
+        folder.mkdir()
+        size = 1 if holder == "ConstantOfShape" else 2
+        np.full(size, value, np.float32).tofile(folder / "data")
+        return Model(_reads(holder), Storage(DataFolder(folder)))
+
+    proof = gone()
+    one, same, other = found("one", 1), found("same", 1), found("other", 2)
+    if named:
+        proof = proposed(one, same)
+    assert judge(one, same, proof).valid is not (
+        named and holder in ("sparse", "ConstantOfShape")  # of which it knows no values
+    )
+    judgement = judge(one, other, proof)
+    assert not judgement.valid
+    if named:  # else the frame has it
+        assert judgement.certificate.verdict is not Outcome.VALID
+
+
+def test_strings_are_compared_and_not_where_they_lie() -> None:
+    shape = '(string[1] x) => (bool[1] y) <string[1] s = {"%s"}> { y = Equal (x, s) }'
+    one, same, other = (model(f"g {shape % text}", "19") for text in ("ab", "ab", "cd"))
+    assert judged(one, same, gone()).valid
+    assert not judged(one, other, gone()).valid
+
+
+def test_a_constant_with_two_values_is_not_known() -> None:
+    text = "g (float[1] x) => (float[1] y) {{ c = Constant <value_float = {}> () y = Add (x, c) }}"
+    one, other = model(text.format("1.0")), model(text.format("1.0"))
+    other.graph.node[0].attribute.append(helper.make_attribute("value_int", 1))
+    assert Model(other, Storage()).value(Model(other, Storage()).main, "c") is None
+    assert not judged(one, other, gone()).valid
+
+
+def test_an_input_of_a_body_is_what_runs_it_gives() -> None:
+    """Though the body has an initializer of that name."""
+    text = """g (float[2] s, float[3,2] xs) => (float[2] t, float[3,2] ys) {
+      t, ys = Scan <num_scan_inputs = 1, body = b (float[2] a, float[2] w) =>
+        (float[2] b, float[2] c) <float[2] w = {1,1}>
+        { b = Add (a, w) c = Identity (b) }> (s, xs) }"""
+    found = Model(model(text), Storage(), freeze=True)
+    body = next(scope for scope in found.index.scopes if not scope.is_main)
+    assert found.tensor(body, "w") is None
+
+
+def test_a_listed_initializer_below_ir_4_is_no_input_of_a_body() -> None:
+    text = """g (float[2] s, float[3,2] xs) => (float[2] t, float[3,2] ys) {
+      t, ys = Scan <num_scan_inputs = 1, body = b (float[2] a, float[2] w) =>
+        (float[2] b, float[2] c) <float[2] w = {1,1}>
+        { b = Add (a, w) c = Identity (b) }> (s, xs) }"""
+    proto = model(text)
+    proto.ir_version = 3
+    found = Model(proto, Storage())
+    body = next(scope for scope in found.index.scopes if not scope.is_main)
+    assert [value.name for value in found.declared_inputs(body)] == ["a", "w"]
+
+
+def test_a_model_that_does_not_say_what_its_operators_are_is_not_equal() -> None:
+    one = model("g (float[4] x) => (float[4] y) { y = Abs (x) }")
+    other = ModelProto()
+    other.CopyFrom(one)
+    del other.opset_import[:]
+    proof = proposed(Model(one, Storage()), Model(other, Storage()))
+    assert not judged(one, other, gone()).valid
+    assert judged(one, other, proof).certificate.verdict is not Outcome.VALID

@@ -26,6 +26,7 @@ from bnfold.proof.laws.sites import ARITHMETIC
 from bnfold.proof.numbers.correct_rounding import told
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.same_constants import with_data
 from bnfold.steps import Proof, Ref
 
 Place = tuple[Scope, str]  # a value: the scope that it is made in, and its name
@@ -263,11 +264,11 @@ class Ledger:
     def _require_attributes(self, pair: Pair, allowed: Collection[str] = ()) -> None:
         """Attributes stay, but those that go with another operator, and a Gemm's beta."""
         if self.pairing.named:
-            one, two = attributes(pair.node), attributes(pair.other)
+            one, two = attributes(pair.original, pair.node), attributes(pair.folded, pair.other)
         else:
             one, two = (
-                {a.name: a.SerializeToString(deterministic=True) for a in n.proto.attribute}
-                for n in (pair.node, pair.other)
+                {a.name: with_data(m, a) for a in n.proto.attribute}
+                for m, n in ((pair.original, pair.node), (pair.folded, pair.other))
             )
         allowed = set(allowed)
         if pair.node.op == pair.other.op == "Gemm":

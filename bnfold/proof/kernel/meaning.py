@@ -15,7 +15,13 @@ from onnx import AttributeProto, ModelProto, ValueInfoProto, helper
 from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
 from bnfold.proof.reading.model import Model
+from bnfold.proof.reading.same_constants import with_data
 from bnfold.proof.values.operands import same_array
+
+_MESSAGES = (
+    AttributeProto.TENSOR, AttributeProto.TENSORS, AttributeProto.SPARSE_TENSOR,
+    AttributeProto.SPARSE_TENSORS,
+)  # fmt: skip
 
 
 def differences(original: Model, folded: Model) -> Iterator[WrongError | UnprovenError]:
@@ -26,6 +32,10 @@ def differences(original: Model, folded: Model) -> Iterator[WrongError | Unprove
         old, new = (versions[domain] for versions in opsets)
         if old != new:
             yield UnprovenError(f"opset {old} of {domain or 'ONNX'} became {new}")
+    for domain in sorted(opsets[0].keys() ^ opsets[1].keys()):
+        used = (n.proto.domain for m in (original, folded) for n in m.index.nodes())
+        if any(d == domain or {d, domain} <= {*DEFAULT_DOMAINS} for d in used):
+            yield UnprovenError(f"only one of the models imports {domain or 'ONNX'}")
     inputs = [model.declared_inputs(model.main) for model in (original, folded)]
     outputs = [list(model.graph.output) for model in (one, two)]
     for what, declared in (("inputs", inputs), ("outputs", outputs)):
@@ -97,7 +107,7 @@ def _shadowing(scope: Scope) -> set[str]:
     return found
 
 
-def attributes(node: Node) -> dict[str, bytes]:
+def attributes(model: Model, node: Node) -> dict[str, bytes]:
     """A node's attributes with the defaults of its operator, but for bodies."""
     found = {}
     try:
@@ -108,19 +118,19 @@ def attributes(node: Node) -> dict[str, bytes]:
     if schema is not None:
         for name, declared in schema.attributes.items():
             if declared.default_value.type != AttributeProto.UNDEFINED:
-                found[name] = _value(declared.default_value)
+                found[name] = _value(model, declared.default_value)
     for attribute in node.proto.attribute:
         if not (attribute.HasField("g") or attribute.graphs):
-            found[attribute.name] = _value(attribute)
+            found[attribute.name] = _value(model, attribute)
     return found
 
 
-def _value(attribute: AttributeProto) -> bytes:
+def _value(model: Model, attribute: AttributeProto) -> bytes:
     if attribute.ref_attr_name:
         return b"ref:" + attribute.ref_attr_name.encode()
     value = helper.get_attribute_value(attribute)
-    if attribute.type == AttributeProto.TENSOR:
-        return bytes(value.SerializeToString(deterministic=True))
+    if attribute.type in _MESSAGES:
+        return with_data(model, attribute)
     return repr((attribute.type, value)).encode()
 
 
@@ -130,3 +140,8 @@ def changed_attribute(
     """The first attribute that is another one, but for those that are `allowed` to change."""
     names = sorted({*one, *two} - {*allowed})
     return next((name for name in names if one.get(name) != two.get(name)), None)
+
+
+def changed_between(original: Model, node: Node, folded: Model, other: Node) -> str | None:
+    """The first attribute that a node of the folded model has another of."""
+    return changed_attribute(attributes(original, node), attributes(folded, other))

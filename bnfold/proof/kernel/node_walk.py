@@ -11,7 +11,7 @@ from bnfold.graph.index import Node
 from bnfold.onnx_io.protos import bodies, captured
 from bnfold.proof.kernel.flattened import REGROUPING
 from bnfold.proof.kernel.ledger import Known, Ledger, Place
-from bnfold.proof.kernel.meaning import attributes, changed_attribute
+from bnfold.proof.kernel.meaning import changed_between
 from bnfold.proof.laws import arithmetic, beside, linear
 from bnfold.proof.laws.absorbing import (
     Cause,
@@ -40,7 +40,7 @@ class NodeWalk(Ledger):
             if other is not None and not self.original.is_constant(node.scope, node.output):
                 # one without numbers, or that a call gives
                 plain = other.op == "Constant" and not any(other.proto.input)
-                if not plain or attributes(node) != attributes(other):
+                if not plain or changed_between(self.original, node, self.folded, other):
                     self._say(WrongError("its attributes have changed"), node.label)
                 self.known[node.scope, node.output] = Known((other.scope, other.output), self.same)
             return
@@ -214,7 +214,7 @@ class NodeWalk(Ledger):
         if node.op != other.op:
             raise WrongError(f"it was a {node.op}, and is a {other.op}")
         if self.pairing.named:
-            name = changed_attribute(attributes(node), attributes(other))
+            name = changed_between(self.original, node, self.folded, other)
             if name is not None:
                 raise WrongError(f"its attribute {name!r} has changed")
 

@@ -12,7 +12,7 @@ from bnfold.onnx_io.protos import is_set
 from bnfold.proof.kernel.outcome import WHOLE, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing
 from bnfold.proof.reading.model import Model
-from bnfold.proof.reading.same_constants import same_data
+from bnfold.proof.reading.same_constants import same_data, with_data
 
 _VALUES = (
     "raw_data", "float_data", "double_data", "int32_data", "int64_data", "uint64_data",
@@ -77,7 +77,7 @@ class Skeleton:
     def findings(self) -> Iterator[Finding]:
         """All differences that nothing explains."""
         one, two = self.original.proto, self.folded.proto
-        yield from _fields(one, two, ("graph", "functions"), WHOLE)
+        yield from self._fields(one, two, ("graph", "functions"), WHOLE)
         yield from self._functions()
         for old, new in self.pairing.scopes.items():
             yield from self._scope(old, new)
@@ -85,13 +85,13 @@ class Skeleton:
     def _functions(self) -> Iterator[Finding]:
         one, two = self.original.proto.functions, self.folded.proto.functions
         for a, b in zip(one, two, strict=False):
-            yield from _fields(a, b, ("node", "value_info"), f"the function {a.name!r}")
+            yield from self._fields(a, b, ("node", "value_info"), f"the function {a.name!r}")
 
     def _scope(self, old: Scope, new: Scope) -> Iterator[Finding]:
         a, b = old.container, new.container
         if isinstance(a, GraphProto) and isinstance(b, GraphProto):
             skipped = ("node", "initializer", "value_info", "input")
-            yield from _fields(
+            yield from self._fields(
                 a, b, skipped, f"the graph {old.label}" if old.label else "the graph"
             )
             declared = (self.original.declared_inputs(old), self.folded.declared_inputs(new))
@@ -130,7 +130,7 @@ class Skeleton:
         if one != two:
             yield _wrong(before.label, f"its {_field(one, two)} has changed")
         fixed = after not in self.changed and not self._judged(after)
-        if fixed and _attributes(before.proto) != _attributes(after.proto):
+        if fixed and not self._same_attributes(before, after):
             yield _wrong(before.label, "its attributes have changed")
         ours, theirs = _trimmed(before.proto.output), _trimmed(after.proto.output)
         if len(ours) != len(theirs):
@@ -148,7 +148,11 @@ class Skeleton:
 
     def _new(self, node: Node) -> Iterator[Finding]:
         name = node.output
-        if node in self.changed or (node.op == "Constant" and (node.scope, name) in self.claimed):
+        if node in self.changed:
+            return
+        if node.op == "Constant" and (node.scope, name) in self.claimed:
+            if [a.name for a in node.proto.attribute] != ["value"]:
+                yield _wrong(node.label, "the new Constant says more than its value")
             return
         yield _wrong(node.label, "only the folded model has it")
 
@@ -201,21 +205,29 @@ class Skeleton:
         uses = [use for name in node.proto.output if name for use in node.scope.uses[name]]
         return all(use.node is not None and self._lets_go(use.node, use.slot) for use in uses)
 
+    # --- messages --------------------------------------------------------------------------------
+
+    def _fields(self, a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Finding]:
+        """The differences of two messages in all but some fields; unknown fields count, too."""
+        one, two = type(a)(), type(b)()
+        one.CopyFrom(a)
+        two.CopyFrom(b)
+        for name in skipped:
+            one.ClearField(name)
+            two.ClearField(name)
+        if with_data(self.original, one) != with_data(self.folded, two):
+            yield _wrong(WHOLE, f"the {_field(one, two)} of {what} has changed")
+
+    def _same_attributes(self, before: Node, after: Node) -> bool:
+        """Whether all are the same but bodies, which are scopes of their own."""
+        own = zip((self.original, self.folded), (before, after), strict=True)
+        one, two = ([with_data(model, _bare_attribute(a)) for a in node.proto.attribute]
+                    for model, node in own)  # fmt: skip
+        return one == two
+
 
 def _wrong(node: str, sentence: str) -> Finding:
     return Finding(Outcome.INVALID, node or WHOLE, sentence)
-
-
-def _fields(a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Finding]:
-    """The differences of two messages in all but some fields; unknown fields are compared, too."""
-    one, two = type(a)(), type(b)()
-    one.CopyFrom(a)
-    two.CopyFrom(b)
-    for name in skipped:
-        one.ClearField(name)
-        two.ClearField(name)
-    if one.SerializeToString(deterministic=True) != two.SerializeToString(deterministic=True):
-        yield _wrong(WHOLE, f"the {_field(one, two)} of {what} has changed")
 
 
 def _field(one: Any, two: Any) -> str:
@@ -235,17 +247,17 @@ def _bare(node: NodeProto) -> NodeProto:
     return bare
 
 
-def _attributes(node: NodeProto) -> list[bytes]:
-    """All but bodies, which are scopes of their own, though they must be there."""
-    found = []
-    for attribute in node.attribute:
-        bare = AttributeProto()
-        bare.CopyFrom(attribute)
-        held = (bare.HasField("g"), len(bare.graphs))
-        bare.ClearField("g")
-        bare.ClearField("graphs")
-        found.append(bare.SerializeToString(deterministic=True) + str(held).encode())
-    return found
+def _bare_attribute(attribute: AttributeProto) -> AttributeProto:
+    """Without its bodies, though how many there are shows."""
+    if not (attribute.HasField("g") or attribute.graphs):
+        return attribute
+    bare = AttributeProto()
+    bare.CopyFrom(attribute)
+    if bare.HasField("g"):
+        bare.g.Clear()
+    for graph in bare.graphs:
+        graph.Clear()
+    return bare
 
 
 def _trimmed(names: Any) -> list[str]:

@@ -18,6 +18,7 @@ from bnfold.proof.numbers.reals import UNIT, FloatArray, Real, Sum, plus, ration
 
 _DECIDED = 4096  # numbers that are decided exactly; more are not needed to tell of a fault
 _NEAR = 0.05  # how far two numbers may be apart that are meant to be one
+_FEW = 16  # half ulps that cancelling in float64 may cost who folds
 _SLACK = 16  # further roundings in float64 that whoever folds is allowed
 
 
@@ -107,8 +108,9 @@ def compare(
     outside = ~(distance <= allowed) | ~np.isfinite(allowed)  # NaN as well
     if numbers.parts is not None:
         wider = allowed + 4 * (steps + _SLACK) * UNIT * numbers.parts
-        if stored.dtype == np.float64:  # as coarse as the arithmetic of who folds
-            outside &= ~(distance <= wider)
+        # where a float64 model is as coarse as the arithmetic of who folds; else a few ulp at most
+        near = stored.dtype == np.float64 or distance <= _FEW * half
+        outside &= ~(near & (distance <= wider))
         tally.cancelled += int(np.count_nonzero(outside & (distance <= wider)))
     _blame(stored, wide, half, outside, numbers, tally)
     between = np.argwhere(~certain & ~outside)

@@ -105,7 +105,8 @@ def hidden(
 
     `errors` is Σ|error| of a channel, `offset` what is added to its sum, `largest` its largest
     weight. Hidden is what stays, for every finite x, below the roundings of the sum; what is less
-    than u² of what the largest weight makes; and what is 0 in the original's own arithmetic.
+    than u² of what the largest weight makes; and what is 0 in the original's own arithmetic, where
+    x is no larger than the root of the type's largest number.
     """
     u = unit_roundoff(dtype)
     most, _, least = limits(dtype)

@@ -106,7 +106,7 @@ class Model:
         return [value for value in given if not self._is_listed(scope, value.name)]
 
     def _is_listed(self, scope: Scope, name: str) -> bool:
-        return self.index.ir_version < 4 and name in scope.initializers
+        return scope.is_main and self.index.ir_version < 4 and name in scope.initializers
 
     # --- constants -------------------------------------------------------------------------------
 
@@ -116,12 +116,15 @@ class Model:
         if owner is None:
             return None
         if name in owner.initializers:
-            default = name in owner.inputs and not (owner.is_main and self.index.ir_version < 4)
+            default = name in owner.inputs and not self._is_listed(owner, name)
+            if default and not owner.is_main:
+                return None  # what runs a body gives its inputs
             return owner.initializers[name] if self.freeze or not default else None
         node = owner.producers.get(name)
         if node is None or node.op != "Constant" or node.call_attribute():
             return None
-        for attribute in node.proto.attribute:
+        if len(node.proto.attribute) == 1:  # the operator allows no more
+            attribute = node.proto.attribute[0]
             value = helper.get_attribute_value(attribute)
             if attribute.type == AttributeProto.TENSOR:
                 return attribute.t

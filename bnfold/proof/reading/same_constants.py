@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+from google.protobuf.message import Message
 from onnx import TensorProto
 
 from bnfold.errors import ModelError
@@ -41,9 +46,34 @@ def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
              == second.read(at, min(at + _CHUNK, len(first)))).all()
             for at in range(0, len(first), _CHUNK)
         )  # fmt: skip
+    if TensorProto.STRING in (a.data_type, b.data_type):  # an array would hold pointers
+        return a.data_type == b.data_type and list(a.string_data) == list(b.string_data)
     if not any(sources):
         return a == b or one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
     return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
+
+
+def with_data(model: Model, message: Message) -> bytes:
+    """A message, byte for byte, and what is in the data files that its tensors refer to."""
+    found = [message.SerializeToString(deterministic=True)]
+    for tensor in _tensors(message):
+        try:
+            source = model.storage.source(tensor)
+            if source is not None:
+                found.append(hashlib.sha256(model.storage.array(tensor).tobytes()).digest())
+        except ModelError:  # nobody knows that it is the same
+            found.append(str(id(model)).encode())
+    return b"".join(found)
+
+
+def _tensors(message: Any) -> Iterator[TensorProto]:
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in [value] if hasattr(value, "ListFields") else value:
+                yield from _tensors(each)
 
 
 def roundings(model: Model, scope: Scope, name: str) -> int:

@@ -40,7 +40,8 @@ def numbers_made(shapes: Shapes, node: Node) -> tuple[Dim, ...] | None:
         return shapes.numbers(node, 0)  # of vectors, which stay in order
     if node.op == "Cast":
         kept = node.attribute("to", 0) in (TensorProto.INT64, TensorProto.INT32)
-        return shapes.numbers(node, 0) if kept else None
+        found = shapes.numbers(node, 0) if kept else None
+        return found if found is None or all(map(_fits, found)) else None
     if node.op == "Concat":
         if any(len(shapes.input(node, slot)) != 1 for slot in range(len(node.proto.input))):
             return None
@@ -70,5 +71,11 @@ def numbers_made(shapes: Shapes, node: Node) -> tuple[Dim, ...] | None:
         if one is None or two is None:
             return None
         function = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}[node.op]
-        return tuple(int(v) for v in function(one, two).reshape(-1))
+        result = tuple(int(v) for v in function(one, two).reshape(-1))
+        return result if all(map(_fits, result)) else None
     return None
+
+
+def _fits(number: Dim) -> bool:
+    """Whether it is one in 32 bits as well; what is as large is no size of a tensor."""
+    return not isinstance(number, int) or -(2**31) <= number < 2**31

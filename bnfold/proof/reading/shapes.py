@@ -115,9 +115,12 @@ class Shapes:
         elif (named := self.ints(node, slot)) is None:
             raise UnknownShapeError
         try:
-            return None if named is None else [axis_of(axis, rank) for axis in named]
+            axes = None if named is None else [axis_of(axis, rank) for axis in named]
         except ValueError as error:
             raise UnknownShapeError from error
+        if axes is not None and len({*axes}) < len(axes):  # runtimes make of it what they will
+            raise UnknownShapeError
+        return axes
 
     # --- found -----------------------------------------------------------------------------------
 

@@ -196,7 +196,7 @@ class Alignment:
                 node.output == other.output,
                 other.output in behind,
                 _shapes(self.folded, other) == _shapes(self.original, node),
-                attributes(node) == attributes(other),
+                attributes(self.original, node) == attributes(self.folded, other),
                 list(node.proto.input) == list(other.proto.input),
             )
 

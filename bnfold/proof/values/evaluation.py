@@ -77,6 +77,8 @@ def _divide(one: Array, two: Array) -> Array:
         return np.asarray(one / two)
     if np.any(two == 0):
         raise UnknownValueError
+    if np.any((two == -1) & (one == np.iinfo(one.dtype).min)):  # no such number
+        raise UnknownValueError
     quotient = np.abs(one) // np.abs(two)  # towards zero
     return np.asarray(quotient * np.sign(one) * np.sign(two), one.dtype)
 

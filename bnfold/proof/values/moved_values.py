@@ -71,6 +71,8 @@ def constant_of_shape(node: Node, operands: Operands) -> Array:
     value = next((a.t for a in node.proto.attribute if a.name == "value"), None)
     if value is None:
         return np.zeros(shape, np.float32)
+    if value.data_location == TensorProto.EXTERNAL:
+        raise UnknownValueError
     fill = numpy_helper.to_array(value)
     if fill.size != 1:
         raise UnknownValueError
@@ -190,6 +192,8 @@ def between(start: int, end: int, step: int, size: int) -> npt.NDArray[np.int64]
 
     Forwards to [0, size]; backwards start to [0, size − 1] and end to [−1, size − 1].
     """
+    if not step:
+        raise ValueError(step)
     start, end = (bound + size if bound < 0 else bound for bound in (start, end))
     if step > 0:
         return np.arange(min(max(start, 0), size), min(max(end, 0), size), step)

@@ -2,14 +2,17 @@
 
 Each is computed in float64 and rounded once to its type. A runtime adds in an order of its own, in
 its own precision: what it gives is as many roundings off, in units u of the terms that were added,
-as `roundings` says.
+as `roundings` says. Where much more was added than is left of it, or a square leaves the range of
+the type, that says nothing of the result, which is then not known.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from bnfold.graph.index import Node
@@ -27,6 +30,7 @@ from bnfold.proof.values.operands import (
 )
 
 Rule = Callable[[Node, Operands], Array]
+_LEFT = 2.0**-14  # of what was added, at least; in 16-bit floats a sixteenth
 _EPSILON = float(np.float32(1e-5))
 
 
@@ -75,8 +79,36 @@ def _axes(node: Node, operands: Operands, since: int, rank: int) -> tuple[int, .
 
 def _length(node: Node, operands: Operands) -> Array:
     """√Σx²."""
-    x = _number(operands, 0)
-    return _rounded(np.sqrt(_summed(x * x, node, operands, 18)[0]), get(operands, 0))
+    return _rounded(np.sqrt(_sum_of_squares(node, operands)), get(operands, 0))
+
+
+def _squares(node: Node, operands: Operands) -> Array:
+    """Σx²."""
+    return _rounded(_sum_of_squares(node, operands), get(operands, 0))
+
+
+def _sum_of_squares(node: Node, operands: Operands) -> Array:
+    square = _number(operands, 0) ** 2
+    like = get(operands, 0)
+    total, small = (_summed(v, node, operands, 18)[0] for v in (square, _subnormal(square, like)))
+    _require_in_range(total, small, like)
+    return total
+
+
+def _limits(like: Array) -> tuple[float, float]:
+    """The least normal and the largest number of an array's type."""
+    found: Any = ml_dtypes.finfo(like.dtype)  # type: ignore[no-untyped-call]
+    return float(found.smallest_normal), float(found.max)
+
+
+def _subnormal(square: Array, like: Array) -> Array:
+    return np.where(square < _limits(like)[0], square, 0.0)
+
+
+def _require_in_range(total: Array, small: Array, like: Array) -> None:
+    """Neither overflow nor underflow may show in a sum of squares, of which `small` underflow."""
+    if not np.all(total <= _limits(like)[1]) or np.any(small > 2.0**-24 * total):
+        raise UnknownValueError
 
 
 def _extreme(most: bool) -> Rule:
@@ -97,8 +129,11 @@ def _normal(x: Array, axes: tuple[int, ...], node: Node) -> Array:
     count = math.prod(x.shape[axis] for axis in axes)
     if not count:
         raise UnknownValueError
-    away = x - x.sum(axis=axes, keepdims=True) / count
+    mean = x.sum(axis=axes, keepdims=True) / count
+    away = x - mean
     variance = (away * away).sum(axis=axes, keepdims=True) / count
+    if np.any(variance < _LEFT * mean * mean):
+        raise UnknownValueError
     return np.asarray(away / np.sqrt(variance + float(node.attribute("epsilon", _EPSILON))))
 
 
@@ -162,6 +197,9 @@ def _unit_length(node: Node, operands: Operands) -> Array:
     total = (np.abs(x) if p == 1 else x * x).sum(axis=axis, keepdims=True)
     if np.any(total == 0):
         raise UnknownValueError
+    if p == 2:
+        like = get(operands, 0)
+        _require_in_range(total, _subnormal(x * x, like).sum(axis=axis, keepdims=True), like)
     return _rounded(x / (total if p == 1 else np.sqrt(total)), get(operands, 0))
 
 
@@ -211,10 +249,13 @@ def _each(of: Callable[[Array], Array]) -> Rule:
 
 def _clip(node: Node, operands: Operands) -> Array:
     x = _number(operands, 0)
-    low, high = node.attribute("min", -math.inf), node.attribute("max", math.inf)
+    most = _limits(get(operands, 0))[1]  # infinities are cut off by default
+    low, high = node.attribute("min", -most), node.attribute("max", most)
     if node.scope.opset >= 11:
-        low = _number(operands, 1).item() if has(operands, 1) else -math.inf
-        high = _number(operands, 2).item() if has(operands, 2) else math.inf
+        low = _number(operands, 1).item() if has(operands, 1) else -most
+        high = _number(operands, 2).item() if has(operands, 2) else most
+    if not low <= high:
+        raise UnknownValueError
     return _rounded(np.minimum(np.maximum(x, low), high), get(operands, 0))
 
 
@@ -231,28 +272,50 @@ def _erf(x: Array) -> Array:
     return np.array([math.erf(value) for value in x.reshape(-1).tolist()]).reshape(x.shape)
 
 
+# --- what is left of what was added --------------------------------------------------------------
+
+
+def _sum(rule: Rule, *, whole: bool = False) -> Rule:
+    """A rule whose result must not be small beside that of the operands' absolute values.
+
+    `whole`: the largest elements count, as others may well be small.
+    """
+
+    def checked(node: Node, operands: Operands) -> Array:
+        found = rule(node, operands)
+        sizes = [v if v is None or v.dtype.name not in FLOATS else abs(v) for v in operands]
+        parts, left = rule(node, sizes).astype(np.float64), abs(found.astype(np.float64))
+        if whole:
+            parts, left = parts.max(initial=0), left.max(initial=0)
+        if not np.all(left >= (1 / 16 if found.dtype.itemsize == 2 else _LEFT) * parts):
+            raise UnknownValueError
+        return found
+
+    return checked
+
+
 RULES: dict[str, Rule] = {
     "Abs": _each(np.abs),
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
-    "Einsum": _einsum,
+    "Einsum": _sum(_einsum, whole=True),
     "Erf": _each(_erf),
     "Exp": _each(np.exp),
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,
     "LayerNormalization": _layer_norm,
     "LpNormalization": _unit_length,
-    "MatMul": _matmul,
+    "MatMul": _sum(_matmul, whole=True),
     "Max": _together(np.maximum),
     "Min": _together(np.minimum),
     "ReduceL1": _reduced(np.abs, 18),
     "ReduceL2": _length,
     "ReduceMax": _extreme(most=True),
-    "ReduceMean": _reduced(np.array, 18, mean=True),
+    "ReduceMean": _sum(_reduced(np.array, 18, mean=True)),
     "ReduceMin": _extreme(most=False),
-    "ReduceSum": _reduced(np.array, 13),
-    "ReduceSumSquare": _reduced(np.square, 18),
-    "Sum": _together(np.add),
+    "ReduceSum": _sum(_reduced(np.array, 13)),
+    "ReduceSumSquare": _squares,
+    "Sum": _sum(_together(np.add)),
     "Tanh": _each(np.tanh),
     "Where": _where,
 }

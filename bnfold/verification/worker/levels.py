@@ -58,10 +58,16 @@ def _certified(original: ModelFile, folded: ModelFile, request: dict[str, Any]) 
     foreign = request["foreign"]
     try:
         proofs = [from_json(proof.encode()) for proof in request["proofs"]]
+        allowed = [p for p in proofs if request["freeze"] or not p.freeze]
+        if request["proven"] and not allowed:
+            raise UndecidedError(
+                "the proof takes inputs with defaults as constants, which callers may change",
+                "set `freeze_initializers=True` if nobody does",
+            )
         if request["proven"]:
             return prove(original, folded, proofs[0])
         return explain(
-            original, folded, proofs, foreign=foreign, freeze=request["freeze"],
+            original, folded, allowed, foreign=foreign, freeze=request["freeze"],
             loose=FOREIGN_K if foreign else 0.0,
         )  # fmt: skip
     except (BnfoldError, MemoryError):
