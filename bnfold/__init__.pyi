@@ -66,6 +66,10 @@ from .tuning.frozen_models import AssignResult as AssignResult
 from .tuning.frozen_models import FreezeResult as FreezeResult
 from .tuning.frozen_models import assign as assign
 from .tuning.frozen_models import freeze as freeze
+from .tuning.prediction.consistency import Consistency as Consistency
+from .tuning.prediction.consistency import ConsistencyResult as ConsistencyResult
+from .tuning.prediction.consistency import LayerConsistency as LayerConsistency
+from .tuning.prediction.consistency import consistency as consistency
 from .verdict import Verdict as Verdict
 from .verification.comparison import Comparison as Comparison
 from .verification.comparison import Deployed as Deployed

@@ -139,32 +139,37 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
     help="Batch size of the training that the stored statistics come from.",
 )
 @assume_inference_option
-@data_options()
+@data_options(required=False)
 @json_option("Print the result as JSON.")
 @option(
     sections.REPORTS,
     "--plot",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Draw the result, as .svg or .png.",
+    help="Draw what the data shows, as .svg or .png.",
 )
 @display_options
 def stats(
     model: str, shift: float, ratio: float, training_batch: int, assume_inference: bool,
-    data: Dataset, as_json: bool, plot: str | None, display: Display,
+    data: Dataset | None, as_json: bool, plot: str | None, display: Display,
 ) -> None:  # fmt: skip
-    """Compare the stored statistics with those of data.
+    """Compare stored statistics with each other, or with data.
 
-    A channel has drifted if its mean or variance is further off than --shift or --ratio, by more
-    than three standard errors.
+    Without --inputs, each layer's stored mean is held against what the BatchNormalizations before
+    it make. With them, a channel has drifted if its mean or variance is further off than --shift or
+    --ratio, by more than three standard errors.
 
     \b
     Examples:
+      bnfold stats model.onnx
       bnfold stats model.onnx --inputs data.npz
       bnfold stats model.onnx --inputs photos/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225
     """
     from pathlib import Path
 
+    if data is None:
+        _consistency(model, as_json=as_json, plot=plot, display=display)
+        return
     from bnfold.cli.render.tuning import of_stats, stats_as_json
     from bnfold.tuning import data_statistics, drift_plot
     from bnfold.tuning.drift import DriftLimits
@@ -182,6 +187,20 @@ def stats(
         click.echo(stats_as_json(result), nl=False)
     else:
         display.print(of_stats(result))
+
+
+def _consistency(model: str, *, as_json: bool, plot: str | None, display: Display) -> None:
+    from bnfold.cli.render.consistency import consistency_as_json, of_consistency
+    from bnfold.errors import UsageError
+    from bnfold.tuning.prediction.consistency import consistency
+
+    if plot is not None:
+        raise UsageError("--plot draws what data shows", "add --inputs")
+    result = consistency(model)
+    if as_json:
+        click.echo(consistency_as_json(result), nl=False)
+    else:
+        display.print(of_consistency(result))
 
 
 @command()

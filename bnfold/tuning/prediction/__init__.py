@@ -1,0 +1,1 @@
+"""What stored statistics should be, by what the network itself says."""

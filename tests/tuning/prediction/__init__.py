@@ -1,0 +1,1 @@
+"""What a network itself says of its statistics."""

@@ -1,0 +1,247 @@
+"""Whether stored statistics fit each other, without any data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, numpy_helper
+
+import bnfold
+from bnfold import Consistency
+from bnfold.tuning.prediction.consistency import LayerConsistency, consistency
+from tests.support import Array, bn, invoke, parse
+
+C = 8
+SAMPLES = Path("sample_models")
+
+
+def parameters(name: str, mean: Array, variance: Array, seed: int) -> dict[str, Array]:
+    rng = np.random.default_rng(seed)
+    values = {
+        "s": rng.uniform(0.5, 1.5, len(mean)), "b": rng.normal(size=len(mean)), "m": mean,
+        "v": variance,
+    }  # fmt: skip
+    return {f"{k}{name}": np.asarray(v, np.float32) for k, v in values.items()}
+
+
+def chain(between: str, truth: Callable[[Array], Array], /, shift: float = 0.0) -> ModelProto:
+    """BatchNormalization → `between` (from `one` to `f`) → Conv 1 × 1 → BatchNormalization.
+
+    The second one has stored what 200,000 normal values make, in its first channel `shift` σ off.
+    """
+    first = parameters("1", np.full(C, 0.1), np.ones(C), 1)
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(C, C, 1, 1)).astype(np.float32)
+    z = first["b1"] + first["s1"] * rng.normal(size=(200_000, C))
+    seen = truth(z) @ w[:, :, 0, 0].T
+    variance = seen.var(axis=0)
+    mean = seen.mean(axis=0)
+    mean[0] += shift * np.sqrt(variance[0])
+    return parse(
+        f"g (float[1,{C},4,4] x) => (float y) {{ [first] one = BatchNormalization (x, s1, b1, m1,"
+        f" v1) {between} c = Conv (f, w) [second] y = BatchNormalization (c, s2, b2, m2, v2) }}",
+        w=w, three=np.float32(3), zero=np.float32(0), six=np.float32(6),
+        **first, **parameters("2", mean, variance, 2),
+    )  # fmt: skip
+
+
+def layers(model: ModelProto, tmp_path: Path) -> dict[str, LayerConsistency]:
+    path = tmp_path / "model.onnx"
+    onnx.save(model, path)
+    return {layer.node: layer for layer in consistency(path).layers}
+
+
+BETWEEN: dict[str, tuple[str, Callable[[Array], Array]]] = {
+    "nothing": ("f = Identity (one)", lambda z: z),
+    "Relu": ("f = Relu (one)", lambda z: np.maximum(z, 0)),
+    "LeakyRelu": ("f = LeakyRelu <alpha = 0.2> (one)", lambda z: np.where(z > 0, z, 0.2 * z)),
+    "Clip": ("f = Clip (one, zero, six)", lambda z: np.clip(z, 0, 6)),
+    "HardSwish": ("f = HardSwish (one)", lambda z: z * np.clip(z / 6 + 0.5, 0, 1)),
+    "hard-swish in parts": (
+        "a = Add (one, three) k = Clip (a, zero, six) m = Mul (one, k) f = Div (m, six)",
+        lambda z: z * np.clip(z + 3, 0, 6) / 6,
+    ),
+    "SiLU in parts": (
+        "a = Sigmoid (one) f = Mul (one, a)", lambda z: z / (1 + np.exp(-z)),
+    ),
+    "Tanh": ("f = Tanh (one)", np.tanh),
+    "a residual of its own": ("a = Relu (one) f = Sub (one, a)", lambda z: np.minimum(z, 0)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_what_normal_values_make_is_predicted(name: str, tmp_path: Path) -> None:
+    between, truth = BETWEEN[name]
+    found = layers(chain(between, truth), tmp_path)["second"]
+    assert found.verdict is Consistency.CONSISTENT
+    assert found.worst_shift < 0.02  # what 200,000 samples tell
+    np.testing.assert_allclose(found.ratio, 1, atol=0.05)  # channels are independent here
+
+
+@pytest.mark.parametrize(("between", "verdict"), [
+    ("nothing", Consistency.CONTRADICTS), ("Relu", Consistency.CONSISTENT),
+])  # fmt: skip
+def test_one_channel_that_is_off_tells_only_behind_linear_operators(
+    between: str, verdict: Consistency, tmp_path: Path
+) -> None:
+    found = layers(chain(*BETWEEN[between], shift=3.0), tmp_path)["second"]
+    assert found.verdict is verdict
+    assert abs(found.worst_shift - 3) < 0.1
+    assert np.argmax(np.abs(found.shift)) == 0
+
+
+def test_zeros_of_the_padding_are_counted(tmp_path: Path) -> None:
+    """Of 4 × 4 windows of 3 × 3, each tap sees the padding in a share of its own."""
+    beta = np.ones(1, np.float32)
+    w = np.ones((1, 1, 3, 3), np.float32)
+    inside = np.array([3, 4, 3]) / 4
+    mean = np.array([np.outer(inside, inside).sum()], np.float32)
+    model = parse(
+        "g (float[1,1,4,4] x) => (float y) { one = BatchNormalization (x, s, b, m, v)"
+        " c = Conv <pads = [1,1,1,1]> (one, w)"
+        " [second] y = BatchNormalization (c, s2, b2, m2, v2) }",
+        w=w, s=np.zeros(1, "f"), b=beta, m=beta, v=beta, s2=beta, b2=beta, m2=mean, v2=beta,
+    )  # fmt: skip
+    found = layers(model, tmp_path)["second"]
+    assert found.assumes == ("borders",)
+    assert found.worst_shift < 1e-6
+
+
+def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
+    model = chain("[pool] f = MaxPool <kernel_shape = [1,1]> (one)", lambda z: z)
+    found = layers(model, tmp_path)
+    assert (found["first"].verdict, found["second"].verdict) == (Consistency.UNKNOWN,) * 2
+    assert found["first"].sentence == "nothing is known of the model's inputs"
+    assert found["second"].sentence == "pool stands in between"
+    assert np.isnan(found["second"].worst_shift)
+
+
+def _store(model: ModelProto, **values: Array) -> ModelProto:
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            new = np.asarray(values[tensor.name], np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+    return model
+
+
+def test_statistics_that_cannot_be_need_no_prediction(tmp_path: Path) -> None:
+    nan = np.full(C, np.nan)
+    for values, sentence in (
+        ({"m1": np.zeros(C), "v1": np.ones(C)}, "μ is 0 and σ² is 1 in every channel: never"),
+        ({"m1": np.ones(C), "v1": np.zeros(C)}, "σ² is 0 in every channel"),
+        ({"m1": nan}, "its statistics are not finite"),
+        ({"m1": np.ones(C), "v1": [-1.0, *[1.0] * (C - 1)]}, "σ² is negative in 1 of 8 channels"),
+    ):
+        found = layers(_store(chain(*BETWEEN["Relu"]), **values), tmp_path)["first"]
+        assert found.verdict is Consistency.CONTRADICTS
+        assert found.sentence.startswith(sentence)
+
+
+def test_two_layers_with_the_same_statistics_contradict_each_other(tmp_path: Path) -> None:
+    model = chain(*BETWEEN["Relu"])
+    stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
+    _store(model, m1=stored["m2"], v1=stored["v2"])
+    found = layers(model, tmp_path)
+    assert found["first"].sentence == "μ and σ² are those of second"
+    assert found["second"].sentence == "μ and σ² are those of first"
+
+
+def test_tensors_that_are_shared_are_no_contradiction(tmp_path: Path) -> None:
+    one = bn(C)
+    model = parse(
+        f"g (float[1,{C},4,4] x) => (float y) {{ a = BatchNormalization (x, s, b, m, v)"
+        " h = MaxPool <kernel_shape = [2,2]> (a) y = BatchNormalization (h, s, b, m, v) }",
+        **one,
+    )
+    verdicts = {layer.verdict for layer in layers(model, tmp_path).values()}
+    assert verdicts == {Consistency.UNKNOWN}
+
+
+def test_what_is_odd_is_noted(tmp_path: Path) -> None:
+    model = _store(
+        chain(*BETWEEN["Relu"]), s1=[0, 0, *[1.0] * (C - 2)], b1=[1, 1, -4, *[1.0] * (C - 3)],
+        m1=np.ones(C), v1=[1e-6, *[1.0] * (C - 1)],
+    )  # fmt: skip
+    assert layers(model, tmp_path)["first"].notes == (
+        "γ is 0 in 2 of 8 channels",
+        "σ² is below ε in 1 of 8 channels",
+        "the Relu behind it is 0 in 1 of 8 channels",
+    )
+
+
+def test_a_layer_in_a_body_is_looked_at(tmp_path: Path) -> None:
+    model = parse(
+        f"g (bool b, float[1,{C},4,4] x) => (float y) {{ y = If (b) <then_branch = t () =>"
+        " (float u) { [inner] u = BatchNormalization (x, s, b1, m, v) },"
+        " else_branch = e () => (float w) { w = Identity (x) }> }",
+        s=np.ones(C, "f"), b1=np.zeros(C, "f"), m=np.zeros(C, "f"), v=np.ones(C, "f"),
+    )  # fmt: skip
+    (found,) = layers(model, tmp_path).values()
+    assert found.verdict is Consistency.CONTRADICTS
+    assert found.notes == ("γ is 1 and β is 0 throughout: never trained",)
+
+
+@pytest.mark.parametrize("path", sorted(SAMPLES.glob("*.onnx")), ids=lambda path: path.stem)
+def test_the_sample_models_do_not_contradict_themselves(path: Path) -> None:
+    """They were trained, each on data of its own."""
+    assert not bnfold.consistency(path).contradicting
+
+
+# --- from the command line -----------------------------------------------------------------------
+
+
+def test_the_command_needs_nothing_but_the_model() -> None:
+    result = invoke("stats", "sample_models/digits_depthwise.onnx", "--json")
+    assert result.exit_code == 0
+    first, *others = json.loads(result.output)["batchnorms"]
+    assert first["verdict"] == "cannot tell"
+    assert first["shift"] == [None] * first["channels"]
+    assert {layer["verdict"] for layer in others} == {"consistent"}
+    assert others[0]["assumes"] == ["borders", "normal"]
+
+
+def test_a_fault_is_told_and_no_failure(tmp_path: Path) -> None:
+    model = _store(chain(*BETWEEN["Relu"]), m1=np.zeros(C), v1=np.ones(C))
+    onnx.save(model, tmp_path / "model.onnx")
+    result = invoke("stats", tmp_path / "model.onnx")
+    assert result.exit_code == 0
+    assert "never updated" in result.output
+    assert "1 of 2 BatchNormalizations contradicted by what stands before" in result.output
+
+
+def test_a_picture_takes_data(tmp_path: Path) -> None:
+    result = invoke("stats", SAMPLES / "digits_mlp.onnx", "--plot", tmp_path / "a.svg")
+    assert result.exit_code == 2
+    assert "add --inputs" in result.output
+
+
+@pytest.mark.parametrize("fault", ["default", "of another layer", "zeros"])
+def test_faults_put_into_a_trained_model_are_found_where_they_are(
+    fault: str, tmp_path: Path
+) -> None:
+    """Gross ones, one layer at a time, in every layer that has a prediction."""
+    path = SAMPLES / "digits_depthwise.onnx"
+    sound = [x.node for x in consistency(path).layers if x.verdict is Consistency.CONSISTENT]
+    original = onnx.load(path)
+    stored = {t.name: numpy_helper.to_array(t) for t in original.graph.initializer}
+    norms = [n for n in original.graph.node if n.op_type == "BatchNormalization"]
+    for node in (n for n in norms if n.name in sound):
+        mean, variance = (stored[name] for name in node.input[3:5])
+        other = next((n for n in norms if n is not node and stored[n.input[3]].size == mean.size),
+                     None)  # fmt: skip
+        if fault == "of another layer" and other is None:
+            continue
+        wrong = {
+            "default": (np.zeros_like(mean), np.ones_like(variance)),
+            "zeros": (mean, np.zeros_like(variance)),
+            "of another layer": tuple(stored[n] for n in (other or node).input[3:5]),
+        }[fault]
+        model = ModelProto()
+        model.CopyFrom(original)
+        spoiled = layers(_store(model, **dict(zip(node.input[3:5], wrong, strict=True))), tmp_path)
+        assert spoiled[node.name].verdict is Consistency.CONTRADICTS
