@@ -14,7 +14,7 @@ Verify: TypeAlias = Literal["none", "proof", "run", "full"]
 Level: TypeAlias = Literal["frame", "proof", "folds", "run", "full"]
 Fill: TypeAlias = Literal["mixed", "normal", "uniform", "zeros", "ones", "arange"]
 FrozenForm: TypeAlias = Literal["mul-add", "batchnorm"]
-FailOn: TypeAlias = Literal["foldable", "any", "drifted"]
+FailOn: TypeAlias = Literal["foldable", "any", "drifted", "statistics"]
 ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
 
 

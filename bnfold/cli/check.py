@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     type=click.Choice(get_args(FailOn)),
     default="foldable",
     show_default=True,
-    help="Fail if something could still be folded, if there is any BatchNormalization, or if one "
-    "has statistics that do not fit the data of --inputs.",
+    help="Fail if something could still be folded, if there is any BatchNormalization, if one has "
+    "statistics that do not fit the data of --inputs, or that contradict those before it.",
 )
 @option(
     sections.VERIFICATION,

@@ -224,6 +224,15 @@ def _consistency(model: str, *, as_json: bool, plot: str | None, display: Displa
 )
 @option(
     sections.STATISTICS,
+    "--prior",
+    default=0.0,
+    show_default=True,
+    metavar="N",
+    type=click.FloatRange(min=0),
+    help="For few samples: let what is stored count like N of them.",
+)
+@option(
+    sections.STATISTICS,
     "--holdout",
     default=0.0,
     show_default=True,
@@ -241,8 +250,8 @@ def _consistency(model: str, *, as_json: bool, plot: str | None, display: Displa
 @data_options()
 @display_options
 def recalibrate(
-    model: str, output: str | None, momentum: float, holdout: float, require_improvement: bool,
-    assume_inference: bool, data: Dataset, display: Display,
+    model: str, output: str | None, momentum: float, prior: float, holdout: float,
+    require_improvement: bool, assume_inference: bool, data: Dataset, display: Display,
 ) -> None:  # fmt: skip
     """Estimate μ and σ² anew on data, layer after layer.
 
@@ -251,6 +260,7 @@ def recalibrate(
     \b
     Examples:
       bnfold recalibrate model.onnx --inputs data.npz -o better.onnx
+      bnfold recalibrate model.onnx --inputs few.npz --prior 64
       bnfold recalibrate model.onnx --inputs data.npz --holdout 0.2 --require-improvement
     """
     from bnfold.cli.render.tuning import of_recalibrate
@@ -258,7 +268,7 @@ def recalibrate(
 
     with display.progress() as progress:
         result = data_statistics.recalibrate(
-            model, data, output, momentum=momentum, holdout=holdout,
+            model, data, output, momentum=momentum, prior=prior, holdout=holdout,
             require_improvement=require_improvement, assume_inference=assume_inference,
             progress=progress,
         )  # fmt: skip

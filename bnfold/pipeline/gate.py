@@ -21,6 +21,7 @@ from bnfold.pipeline.model_paths import models_of
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.data_statistics import Dataset, StatsResult, stats
 from bnfold.tuning.drift import DriftLimits
+from bnfold.tuning.prediction.consistency import ConsistencyResult, consistency
 
 Baseline = Mapping[str, Sequence[str]]
 
@@ -67,9 +68,10 @@ def check(
     """Check models one by one; one that cannot be read does not stop the others.
 
     `models` are files, patterns and folders, which `recursive` searches with their subfolders.
-    `fail_on` is "foldable" (something would fold), "any" (there is a BatchNormalization at all) or
+    `fail_on` is "foldable" (something would fold), "any" (there is a BatchNormalization at all),
     "drifted" (one whose stored statistics do not fit `data`; with `assume_inference` also those in
-    training mode). `baseline` lists accepted sites by model path.
+    training mode) or "statistics" (one whose stored statistics contradict what stands before it, as
+    `consistency` tells without data). `baseline` lists accepted sites by model path.
 
     Raises UsageError for paths that stand for no model, and for "drifted" without data.
     """
@@ -81,6 +83,8 @@ def check(
     found = models_of(models, recursive=recursive)
 
     def faults(model: PathLike) -> Iterable[CheckFault]:
+        if fail_on == "statistics":
+            return _of_consistency(consistency(model))
         if fail_on != "drifted":
             return _foldable_faults(model, fail_on, options)
         assert data is not None
@@ -130,6 +134,11 @@ def _of_drift(result: StatsResult) -> Iterable[CheckFault]:
             f"{drift.drifted} of {drift.channels - drift.dead} channels have drifted: mean by up "
             f"to {drift.worst_shift:.2f} σ, variance × {drift.worst_ratio:.3g}",
         )
+
+
+def _of_consistency(result: ConsistencyResult) -> Iterable[CheckFault]:
+    for layer in result.contradicting:
+        yield CheckFault(layer.node, layer.sentence)
 
 
 # --- baselines -----------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ one batch, whatever the size of the data.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,8 +114,8 @@ def _stats(answer: dict[str, Any], folder: Path) -> StatsResult:
 
 def recalibrate(
     path_in: PathLike, data: Dataset, path_out: PathLike | None = None, *, momentum: float = 0.0,
-    holdout: float = 0.0, require_improvement: bool = False, assume_inference: bool = False,
-    progress: Progress | None = None,
+    prior: float = 0.0, holdout: float = 0.0, require_improvement: bool = False,
+    assume_inference: bool = False, progress: Progress | None = None,
 ) -> RecalibrateResult:  # fmt: skip
     """Estimate μ and σ² of every BatchNormalization anew over all of the data, and write the model.
 
@@ -122,21 +123,30 @@ def recalibrate(
     all data were one batch in training mode (precise BN: Wu & Johnson, *Rethinking "Batch" in
     BatchNorm*, 2021, arXiv:2105.07576, §3). σ² is the mean squared deviation, not the unbiased
     estimate. Nothing else of the model changes. With `momentum` m, what is written is m·stored +
-    (1 − m)·estimated. `holdout` is the share of samples, evenly spread, that are not used for it,
-    and on which the accuracy is measured against the labels `y` before and after;
+    (1 − m)·estimated. With a `prior` of N, for few samples, what is stored counts like N of them:
+    (N·stored + n·estimated)/(N + n) of n samples (Schneider et al., *Improving Robustness Against
+    Common Corruptions by Covariate Shift Adaptation*, 2020, arXiv:2006.16971, §3).
+
+    `holdout` is the share of samples, evenly spread, that are not used for it, and on which the
+    accuracy is measured against the labels `y` before and after;
     `require_improvement` refuses to write unless it rises.
 
     Raises what `stats` raises, and NotBetterError.
     """
     if not 0 <= momentum < 1 or not 0 <= holdout < 1:
         raise UsageError("momentum and holdout are shares: at least 0, and below 1")
+    if not (0 <= prior < math.inf) or (prior and momentum):
+        raise UsageError(
+            "`prior` is a number of samples, which decides what `momentum` would",
+            "give one of them",
+        )
     if require_improvement and not holdout:
         raise UsageError("`require_improvement` needs `holdout`: samples to measure it on")
     source = Path(path_in)
     target = output_path(source, path_out, ".recalibrated.onnx")
     _require_not_data(target, Path(data.path))
     request = _request("recalibrate", source, data, assume_inference=assume_inference)
-    request |= {"momentum": momentum, "holdout": holdout}
+    request |= {"momentum": momentum, "prior": prior, "holdout": holdout}
     answer, estimates = run_worker(request, data.timeout, _estimates, progress)
     before, after = answer["before"], answer["after"]
     if answer["samples"] < 2:

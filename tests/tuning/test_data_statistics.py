@@ -125,6 +125,15 @@ def test_momentum_blends_with_what_is_stored(tmp_path: Path) -> None:
     np.testing.assert_allclose(part, 0.75 * norm(4)["m"] + 0.25 * whole, rtol=1e-5)
 
 
+def test_with_a_prior_what_is_stored_counts_like_that_many_samples(tmp_path: Path) -> None:
+    source, own = saved(tmp_path), data(tmp_path)
+    whole = recalibrate(source, own, tmp_path / "a.onnx")
+    part = recalibrate(source, own, tmp_path / "b.onnx", prior=3.0 * whole.samples)
+    for name in ("m", "v"):
+        wanted = 0.75 * norm(4)[name] + 0.25 * constant(whole.model, name)
+        np.testing.assert_allclose(constant(part.model, name), wanted, rtol=1e-5)
+
+
 def test_statistics_that_two_nodes_share_are_parted(tmp_path: Path) -> None:
     model = net()
     for node in model.graph.node:
@@ -194,6 +203,8 @@ def test_what_does_not_get_better_is_not_written(tmp_path: Path) -> None:
     ("how", "message"),
     [
         ({"momentum": 1.0}, "momentum and holdout are shares"),
+        ({"prior": -1.0}, "`prior` is a number of samples"),
+        ({"prior": 8.0, "momentum": 0.5}, "give one of them"),
         ({"holdout": -0.1}, "momentum and holdout are shares"),
         ({"require_improvement": True}, "needs `holdout`"),
         ({"holdout": 0.5}, "needs labels"),

@@ -193,7 +193,8 @@ def recalibrate(job: Job) -> dict[str, Any]:
         for output in layers[level]:
             moments, old = data[nodes[output].input(0)], stored[output]
             samples = moments.samples
-            share = float(request["momentum"])
+            prior = float(request["prior"])  # (N·stored + n·estimated)/(N + n)
+            share = prior / (prior + samples) if prior else float(request["momentum"])
             new[output] = (
                 share * old.mean + (1 - share) * moments.mean,
                 share * old.variance + (1 - share) * moments.variance,

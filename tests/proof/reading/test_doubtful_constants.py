@@ -14,7 +14,8 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.reading.model import Model
 from tests.support import Array
 
-CASES = {
+Rows = list[list[float]]
+CASES: dict[str, tuple[str, Rows | None, Rows | None]] = {
     "a sum of which next to nothing is left": (
         "y = ReduceSum <keepdims = 0> (c)", [[1e8, 1, -1e8]], [[1e3, 1, -1e3]],
     ),
@@ -38,7 +39,7 @@ g () => (float y) <float[1,{n}] c = {{{c}}}, float[{n}] one = {{{ones}}},
 float nan = {{0}}> {{ {node} }}"""
 
 
-def both(text: str, values: list[list[float]]) -> tuple[Array | None, Array | None]:
+def both(text: str, values: Rows) -> tuple[Array | None, Array | None]:
     """What the engine and what the kernel makes of it."""
     (row,) = values
     filled = TEXT.format(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
@@ -45,7 +46,7 @@ def chain(between: str, truth: Callable[[Array], Array], /, shift: float = 0.0) 
     return parse(
         f"g (float[1,{C},4,4] x) => (float y) {{ [first] one = BatchNormalization (x, s1, b1, m1,"
         f" v1) {between} c = Conv (f, w) [second] y = BatchNormalization (c, s2, b2, m2, v2) }}",
-        w=w, three=np.float32(3), zero=np.float32(0), six=np.float32(6),
+        w=w, three=np.array(3, "f"), zero=np.array(0, "f"), six=np.array(6, "f"),
         **first, **parameters("2", mean, variance, 2),
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
     assert np.isnan(found["second"].worst_shift)
 
 
-def _store(model: ModelProto, **values: Array) -> ModelProto:
+def _store(model: ModelProto, **values: npt.ArrayLike) -> ModelProto:
     for tensor in model.graph.initializer:
         if tensor.name in values:
             new = np.asarray(values[tensor.name], np.float32)
@@ -212,6 +213,16 @@ def test_a_fault_is_told_and_no_failure(tmp_path: Path) -> None:
     assert result.exit_code == 0
     assert "never updated" in result.output
     assert "1 of 2 BatchNormalizations contradicted by what stands before" in result.output
+
+
+def test_the_gate_fails_on_statistics_where_it_is_told_to(tmp_path: Path) -> None:
+    model = _store(chain(*BETWEEN["Relu"]), m1=np.zeros(C), v1=np.ones(C))
+    onnx.save(model, tmp_path / "model.onnx")
+    (found,) = bnfold.check([tmp_path / "model.onnx"], fail_on="statistics")
+    assert [(fault.site, fault.sentence[:6]) for fault in found.faults] == [("first", "μ is 0")]
+    sound = SAMPLES / "digits_depthwise.onnx"
+    assert invoke("check", tmp_path / "model.onnx", "--fail-on", "statistics").exit_code == 1
+    assert invoke("check", sound, "--fail-on", "statistics").exit_code == 0
 
 
 def test_a_picture_takes_data(tmp_path: Path) -> None:
