@@ -124,6 +124,7 @@ def _skeleton(source: DataFile, storage: Storage) -> ModelProto:
         raise _no_model(source) from error
 
 
+_SEARCHED = 1 << 26  # bytes up to which searching takes less than reading
 _KINDS = {  # what is taken for a model, by what such files begin with
     b"....ORTM": ("a model in ORT format", "give the .onnx file that it was made of"),
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
@@ -323,10 +324,24 @@ def neighbours(folder: Path) -> dict[Path, list[str]]:
     return {path: data_names(path) for path in paths if path.is_file()}
 
 
+def _mentions(source: DataFile, word: bytes) -> bool:
+    try:
+        with source.opened() as file:
+            if not source.size:
+                return False
+            with _mapped(file.fileno()) as mapped:
+                return mapped.find(word) >= 0
+    except OSError:
+        return True
+
+
 def data_names(path: Path) -> list[str]:
     """By which names the model at `path` calls its data files; none where there is no model."""
     try:
-        names = locations(_skeleton(data_files.model_file(path), Storage()))
+        source = data_files.model_file(path)
+        if source.size < _SEARCHED and not _mentions(source, b"location"):
+            return []  # without having read it as a model
+        names = locations(_skeleton(source, Storage()))
     except ModelError:
         return []
     return [os.path.normpath(name) for name in names]

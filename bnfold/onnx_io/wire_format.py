@@ -127,6 +127,8 @@ class _Walk:
 
     def varint(self, at: int, end: int) -> tuple[int, int]:
         """The number that begins at `at`, and where it ends."""
+        if at < end and (first := self.data[at]) < 128:  # as nearly all are
+            return first, at + 1
         number = shift = 0
         while at < end and shift < 70:
             byte = self.data[at]

@@ -172,7 +172,7 @@ def test_a_batch_that_is_interrupted_says_what_it_has_written() -> None:
     ) as running:  # fmt: skip
         until(Path("a.folded.onnx").exists)
         running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=20)
+        _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert b"interrupted; a.folded.onnx had been written by then" in said
 

@@ -17,7 +17,7 @@ from onnx import ModelProto, TensorProto
 from onnx.external_data_helper import set_external_data
 
 import bnfold
-from bnfold.onnx_io import model_file
+from bnfold.onnx_io import atomic_output, model_file
 from tests.onnx_io.test_model_files import entries
 from tests.support import Array, bn, invoke, numbers, parse
 
@@ -728,3 +728,33 @@ def test_the_command_takes_the_option(tmp_path: Path) -> None:
     assert "not what an earlier run for this output has left" in again.output
     kept = invoke(*command[:-2])
     assert "no longer needed" in kept.output
+
+
+@pytest.mark.parametrize("behind", [False, True])
+def test_an_interrupt_at_the_last_rename_leaves_no_half(
+    behind: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: dict[str, Array]
+) -> None:
+    """Before it no data file is left behind; behind it the output is there, and counts."""
+    source = place(model(), tmp_path / "in", in_one_file)
+    target, replace = tmp_path / "out" / "f.onnx", os.replace
+    target.parent.mkdir()
+    written: list[Path] = []
+    monkeypatch.setattr(atomic_output, "WRITTEN", written)
+
+    def interrupted(old: Path, new: Path) -> None:
+        if Path(new).name != "f.onnx":
+            replace(old, new)
+            return
+        if behind:
+            replace(old, new)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        bnfold.optimize(source, target, verify="none")
+    monkeypatch.undo()
+    assert written == ([target] if behind else [])
+    if behind:
+        assert_values(target, expected)
+    else:
+        assert list(target.parent.iterdir()) == []
