@@ -168,7 +168,7 @@ def stats(
     from pathlib import Path
 
     if data is None:
-        _consistency(model, as_json=as_json, plot=plot, display=display)
+        _consistency(model, assume_inference, as_json=as_json, plot=plot, display=display)
         return
     from bnfold.cli.render.tuning import of_stats, stats_as_json
     from bnfold.tuning import data_statistics, drift_plot
@@ -189,14 +189,16 @@ def stats(
         display.print(of_stats(result))
 
 
-def _consistency(model: str, *, as_json: bool, plot: str | None, display: Display) -> None:
+def _consistency(
+    model: str, assume_inference: bool, *, as_json: bool, plot: str | None, display: Display
+) -> None:
     from bnfold.cli.render.consistency import consistency_as_json, of_consistency
     from bnfold.errors import UsageError
     from bnfold.tuning.prediction.consistency import consistency
 
     if plot is not None:
         raise UsageError("--plot draws what data shows", "add --inputs")
-    result = consistency(model)
+    result = consistency(model, assume_inference=assume_inference)
     if as_json:
         click.echo(consistency_as_json(result), nl=False)
     else:

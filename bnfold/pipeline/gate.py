@@ -84,7 +84,7 @@ def check(
 
     def faults(model: PathLike) -> Iterable[CheckFault]:
         if fail_on == "statistics":
-            return _of_consistency(consistency(model))
+            return _of_consistency(consistency(model, assume_inference=assume_inference))
         if fail_on != "drifted":
             return _foldable_faults(model, fail_on, options)
         assert data is not None

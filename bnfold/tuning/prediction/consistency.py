@@ -12,6 +12,7 @@ suffices. Behind activations z is not quite normal; there a few channels may be 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -29,9 +30,11 @@ from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import UnknownMomentsError, Values
 from bnfold.tuning.prediction.rules import carried_moments
+from bnfold.tuning.training_mode import assume_inference as put_into_inference
 
 _EXACT = 0.5  # σ that one channel may be off where nothing is assumed
 _FAR = 1.0  # σ that a few channels may be off behind activations
+_ALIKE = 64  # layers with the same statistics that are looked at
 _SHARE = 0.05  # of the channels, which is more than a few
 
 
@@ -95,25 +98,34 @@ class _Stored:
     variance: FloatArray
     epsilon: float
 
+    @property
+    def statistics(self) -> bytes:
+        """μ and σ², to be told from others by."""
+        return self.mean.tobytes() + self.variance.tobytes()
 
-def consistency(model: PathLike) -> ConsistencyResult:
+
+def consistency(model: PathLike, *, assume_inference: bool = False) -> ConsistencyResult:
     """Hold what a file's BatchNormalizations have stored against what those before them make.
 
-    Bodies and local functions are looked at as well. Nothing is run and nothing is written. Raises
-    ModelError.
+    Bodies and local functions are looked at as well; with `assume_inference`, so are those in
+    training mode. Nothing is run and nothing is written. Raises ModelError.
     """
     file = model_file.read(Path(model))
     index = Index(file.model, file.storage)
+    if assume_inference:
+        put_into_inference(index, even_dummies=True)
+        index = Index(file.model, file.storage)
     draft = Draft(index, Options())
     values = carried_moments(index, draft)
     found = [_stored(draft, node) for node in index.nodes() if node.op == BATCH_NORM]
-    stored = [entry for entry in found if isinstance(entry, _Stored)]
-    return ConsistencyResult(
-        tuple(
-            entry if isinstance(entry, LayerConsistency) else _judged(values, entry, stored)
-            for entry in found
-        )
-    )
+    alike = defaultdict(list)
+    for entry in found:
+        if isinstance(entry, _Stored):
+            alike[entry.statistics].append(entry)
+    return ConsistencyResult(tuple(
+        _judged(values, entry, alike[entry.statistics]) if isinstance(entry, _Stored) else entry
+        for entry in found
+    ))  # fmt: skip
 
 
 def _stored(draft: Draft, node: Node) -> _Stored | LayerConsistency:
@@ -137,8 +149,8 @@ def _unknown(node: Node, sentence: str, entry: _Stored | None = None) -> LayerCo
     )
 
 
-def _judged(values: Values, entry: _Stored, others: list[_Stored]) -> LayerConsistency:
-    node, against = entry.node, _without_prediction(entry, others)
+def _judged(values: Values, entry: _Stored, alike: list[_Stored]) -> LayerConsistency:
+    node, against = entry.node, _without_prediction(entry, alike)
     try:
         found = values.of(node)
         if len(found.mean) != len(entry.mean):
@@ -165,8 +177,8 @@ def _contradicting(layer: LayerConsistency, sentence: str) -> LayerConsistency:
     )  # fmt: skip
 
 
-def _without_prediction(entry: _Stored, others: list[_Stored]) -> str | None:
-    """What cannot be, whatever stands before it."""
+def _without_prediction(entry: _Stored, alike: list[_Stored]) -> str | None:
+    """What cannot be, whatever stands before it; `alike` are those with the same statistics."""
     mean, variance = entry.mean, entry.variance
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(variance))):
         return "its statistics are not finite"
@@ -176,10 +188,9 @@ def _without_prediction(entry: _Stored, others: list[_Stored]) -> str | None:
         return "μ is 0 and σ² is 1 in every channel: never updated"
     if not np.any(variance):
         return "σ² is 0 in every channel"
-    for other in others:
-        same = len(mean) > 1 and other is not entry and np.array_equal(mean, other.mean)
-        shared = all(entry.node.input(slot) == other.node.input(slot) for slot in (3, 4))
-        if same and not shared and np.array_equal(variance, other.variance):
+    names = [entry.node.input(slot) for slot in (3, 4)]
+    for other in alike[:_ALIKE] if len(mean) > 1 else ():
+        if names != [other.node.input(slot) for slot in (3, 4)]:  # else they share them on purpose
             return f"μ and σ² are those of {other.node.label}"
     return None
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Index, Node
+from bnfold.graph.index import Index, Node, Scope
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import (
     BORDERS,
@@ -20,6 +22,7 @@ from bnfold.tuning.prediction.carried import (
 )
 
 _MOST = 1 << 24  # weights that are summed up in float64 at once
+_WIDEST = 1 << 16  # channels whose values are tabulated
 
 Rule = Callable[[Values, Node], Carried]
 
@@ -27,10 +30,24 @@ Rule = Callable[[Values, Node], Carried]
 def carried_moments(index: Index, draft: Draft) -> Values:
     """The moments of all values of a model of which any are known, in one pass over its nodes."""
     values = Values(draft)
+    left: Counter[tuple[Scope, str]] = Counter()  # how many nodes have yet to read a value
+    left.update(read for node in index.nodes() for read in _read(node))
     for node in index.nodes():
         if node.output:
             values.known[node.scope, node.output] = _made(values, node)
+        for read in _read(node):
+            left[read] -= 1
+            known = values.known.get(read)
+            if not left[read] and isinstance(known, Carried):
+                values.known[read] = replace(known, table=None)  # megabytes each
     return values
+
+
+def _read(node: Node) -> Iterator[tuple[Scope, str]]:
+    for name in filter(None, node.proto.input):
+        owner = node.scope.owner(name)
+        if owner is not None:
+            yield owner, name
 
 
 def _made(values: Values, node: Node) -> Carried | str:
@@ -48,6 +65,8 @@ def _batch_norm(values: Values, node: Node) -> Carried:
     gamma, beta = values.constant(node, 1), values.constant(node, 2)
     if gamma is None or beta is None or gamma.ndim != 1 or gamma.shape != beta.shape:
         raise UnknownMomentsError(f"{node.label} has no constant γ and β")
+    if len(gamma) > _WIDEST:
+        raise UnknownMomentsError(f"{node.label} has {len(gamma)} channels")
     return Carried.normal(beta, gamma * gamma, (node.scope, node.output))
 
 
@@ -56,7 +75,7 @@ def _table(values: Values, node: Node, slot: int = 0) -> Carried:
     found = values.of(node, slot)
     if found.table is not None:
         return found
-    if not np.all(np.isfinite(found.variance)):
+    if not np.all(np.isfinite(found.variance)) or len(found.mean) > _WIDEST:
         raise UnknownMomentsError(f"the variance that {node.label} reads is not known")
     source = (node.scope, node.input(slot))
     return Carried.normal(found.mean, found.variance, source, found.assumes | {NORMAL})
@@ -261,6 +280,8 @@ def _flattened(values: Values, node: Node) -> Carried:
     if not all(isinstance(p, int) for p in pixels):
         raise UnknownMomentsError(f"{node.label} stands in between")
     count = math.prod(int(str(p)) for p in pixels)
+    if count * len(found.mean) > _MOST:
+        raise UnknownMomentsError(f"{node.label} has too many numbers")
     return found.apart(np.repeat(found.mean, count), np.repeat(found.variance, count))
 
 

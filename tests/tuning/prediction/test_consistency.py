@@ -175,6 +175,24 @@ def test_what_is_odd_is_noted(tmp_path: Path) -> None:
     )
 
 
+def test_more_channels_than_can_be_tabulated_are_left_alone(tmp_path: Path) -> None:
+    wide = 1 << 17
+    model = parse(
+        f"g (float[1,{wide},1,1] x) => (float y) {{ [a] h = BatchNormalization (x, s, b, m, v)"
+        " [b] y = BatchNormalization (h, s, b, m, v) }",
+        s=np.ones(wide, "f"), b=np.ones(wide, "f"), m=np.ones(wide, "f"), v=np.ones(wide, "f"),
+    )  # fmt: skip
+    assert layers(model, tmp_path)["b"].sentence == "a has 131072 channels"
+
+
+def test_training_mode_is_looked_at_where_it_is_taken_for_inference() -> None:
+    path = SAMPLES / "training_mode.onnx"
+    (layer,) = consistency(path).layers
+    assert layer.sentence == "it takes the statistics of each batch"
+    (layer,) = consistency(path, assume_inference=True).layers
+    assert layer.sentence == "nothing is known of the model's inputs"
+
+
 def test_a_layer_in_a_body_is_looked_at(tmp_path: Path) -> None:
     model = parse(
         f"g (bool b, float[1,{C},4,4] x) => (float y) {{ y = If (b) <then_branch = t () =>"
