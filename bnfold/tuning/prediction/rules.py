@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
+from onnx import TensorProto
 
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index, Node, Scope
@@ -22,6 +23,7 @@ from bnfold.tuning.prediction.carried import (
 )
 
 _MOST = 1 << 24  # weights that are summed up in float64 at once
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _WIDEST = 1 << 16  # channels whose values are tabulated
 
 Rule = Callable[[Values, Node], Carried]
@@ -58,6 +60,8 @@ def _made(values: Values, node: Node) -> Carried | str:
         return rule(values, node)
     except UnknownMomentsError as unknown:
         return str(unknown)
+    except (ValueError, IndexError, TypeError):  # the model is wrong here
+        return f"{node.label} does not fit what it reads"
 
 
 def _batch_norm(values: Values, node: Node) -> Carried:
@@ -155,7 +159,9 @@ def _binary(function: Callable[[FloatArray, FloatArray], FloatArray]) -> Rule:
             if values.constant(node, slot) is not None:
                 return _with_constant(values, node, slot, function)
         one, two = values.of(node, 0), values.of(node, 1)
-        if len(one.mean) != len(two.mean):
+        shapes = [values.shape(node, slot) for slot in (0, 1)]
+        ranks = {None if shape is None else len(shape) for shape in shapes}
+        if len(one.mean) != len(two.mean) or len(ranks) > 1 or None in ranks:
             raise UnknownMomentsError(f"{node.label} broadcasts channels")
         assumes = one.assumes | two.assumes
         if one.table is not None and two.table is not None and one.source == two.source:
@@ -199,7 +205,8 @@ def _conv(values: Values, node: Node) -> Carried:
     if weight is None or bias is None or weight.ndim < 3 or weight.size > _MOST:
         raise UnknownMomentsError(f"{node.label} has no constant weight")
     groups = int(node.attribute("group", 1))
-    if weight.shape[1] * groups != len(found.mean) or weight.shape[0] % groups:
+    fits = groups > 0 and weight.shape[1] * groups == len(found.mean)
+    if not fits or weight.shape[0] % groups or bias.size not in (1, weight.shape[0]):
         raise UnknownMomentsError(f"{node.label} reads other channels")
     share, assumes = _inside(values, node, weight.shape[2:])
     shared = weight * share
@@ -226,10 +233,11 @@ def _inside(
         return 1.0, ()
     shape, out = values.shape(node), values.output_shape(node)
     sizes = (*shape[2:], *out[2:]) if shape is not None and out is not None else ()
-    if auto != b"NOTSET" or len(sizes) != 2 * axes or not all(isinstance(s, int) for s in sizes):
-        return 1.0, (BORDERS,)
     strides = node.numbers("strides") or [1] * axes
     dilations = node.numbers("dilations") or [1] * axes
+    known = len(sizes) == 2 * axes and all(isinstance(s, int) and s > 0 for s in sizes)
+    if auto != b"NOTSET" or not known or len(pads) != 2 * axes:
+        return 1.0, (BORDERS,)
     share = np.ones(())
     for axis in range(axes):
         size, steps = int(str(sizes[axis])), np.arange(int(str(sizes[axes + axis])))
@@ -250,8 +258,8 @@ def _matrix(values: Values, node: Node) -> Carried:
     if (gemm and node.attribute("transA", 0)) or weight.shape[0] != len(found.mean):
         raise UnknownMomentsError(f"{node.label} reads other channels")
     alpha, beta = (float(node.attribute(a, 1.0)) if gemm else 1.0 for a in ("alpha", "beta"))
-    bias = values.constant(node, 2) if gemm and node.input(2) else np.zeros(1)
-    if bias is None or bias.size not in (1, weight.shape[1]):
+    bias, n = values.constant(node, 2) if gemm and node.input(2) else np.zeros(1), weight.shape[1]
+    if bias is None or (bias.size > 1 and bias.shape not in ((n,), (1, n))):
         raise UnknownMomentsError(f"{node.label} has a bias for more than channels")
     mean = alpha * (found.mean @ weight) + beta * bias.reshape(-1)
     return found.apart(mean, alpha**2 * (found.variance @ weight**2))
@@ -264,9 +272,17 @@ def _same(values: Values, node: Node) -> Carried:
     return values.of(node)
 
 
+def _cast(values: Values, node: Node) -> Carried:
+    if node.attribute("to", 0) not in _FLOATS:
+        raise UnknownMomentsError(f"{node.label} makes other numbers of them")
+    return values.of(node)
+
+
 def _average(values: Values, node: Node) -> Carried:
     """Means stay; how much variance is left depends on how alike neighbours are."""
     found = values.of(node)
+    if any(node.numbers("pads") or ()) and node.attribute("count_include_pad", 0):
+        raise UnknownMomentsError(f"{node.label} averages zeros of its padding")
     more = (BORDERS,) if any(node.numbers("pads") or ()) else ()
     return found.apart(found.mean, np.full_like(found.mean, np.nan), *more)
 
@@ -300,7 +316,7 @@ RULES: dict[str, Rule] = {
     "Add": _binary(np.add),
     "AveragePool": _average,
     "BatchNormalization": _batch_norm,
-    "Cast": _same,
+    "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
     "Conv": _conv,

@@ -113,6 +113,57 @@ def test_zeros_of_the_padding_are_counted(tmp_path: Path) -> None:
     assert found.worst_shift < 1e-6
 
 
+def test_channels_of_another_rank_are_other_channels(tmp_path: Path) -> None:
+    """[4, 4] is added to the pixels of [1, 4, 4, 4], and not to its channels."""
+    model = parse(
+        "g (float[1,4,4,4] x, float[4,4] z) => (float y) { a = BatchNormalization (x, s, b, m, v)"
+        " [flat] c = BatchNormalization (z, s, b, m, v) [sum] h = Add (a, c)"
+        " [last] y = BatchNormalization (h, s, b, m, v) }",
+        **bn(4),
+    )
+    assert layers(model, tmp_path)["last"].sentence == "sum broadcasts channels"
+
+
+ONES = np.ones((4, 4, 3, 3), np.float32)
+
+
+@pytest.mark.parametrize(("text", "more", "sentence"), [
+    ("[n] h = Conv (a, w, c)", {"w": ONES, "c": np.ones(3, "f")}, "n reads other channels"),
+    ("[n] h = Conv <group = 0> (a, w)", {"w": ONES}, "n reads other channels"),
+    ("[n] h = Conv <pads = [1]> (a, w)", {"w": ONES}, ""),
+    ("[n] h = Div (c, a)", {"c": np.ones(1, "f")}, "n has a constant for more than channels"),
+    ("[n] h = Add (a, c)", {"c": np.ones(4, "f")}, "n has a constant for more than channels"),
+    ("[n] k = Cast <to = 7> (a) h = Cast <to = 1> (k)", {}, "n makes other numbers of them"),
+    ("[n] h = Concat <axis = -1> (a, a)", {}, "n joins no channels"),
+    ("[n] h = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1> (a)", {},
+     "n averages zeros of its padding"),
+    ("[n] h = Flatten <axis = 2> (a)", {}, "n stands in between"),
+    ("g = GlobalAveragePool (a) [n] k = Sigmoid (g) h = Mul (a, k)", {},
+     "the variance that n reads is not known"),
+])  # fmt: skip
+def test_what_is_no_map_of_channels_is_not_followed(
+    text: str, more: dict[str, Array], sentence: str, tmp_path: Path
+) -> None:
+    model = parse(
+        f"g (float[1,4,4,4] x) => (float y) {{ a = BatchNormalization (x, s, b, m, v) {text}"
+        " [last] y = BatchNormalization (h, s, b, m, v) }",
+        **bn(4), **more,
+    )  # fmt: skip
+    assert layers(model, tmp_path)["last"].sentence.startswith(sentence)
+
+
+@pytest.mark.parametrize(("shape", "known"), [((4,), True), ((1, 4), True), ((4, 1), False)])
+def test_the_bias_of_a_gemm_is_one_for_each_channel(
+    shape: tuple[int, ...], known: bool, tmp_path: Path
+) -> None:
+    model = parse(
+        "g (float[4,4] x) => (float y) { a = BatchNormalization (x, s, b, m, v)"
+        " h = Gemm (a, w, c) [last] y = BatchNormalization (h, s, b, m, v) }",
+        **bn(4), w=np.ones((4, 4), "f"), c=np.ones(shape, "f"),
+    )  # fmt: skip
+    assert np.isfinite(layers(model, tmp_path)["last"].worst_shift) == known
+
+
 def test_an_operator_without_a_rule_is_named(tmp_path: Path) -> None:
     model = chain("[pool] f = MaxPool <kernel_shape = [1,1]> (one)", lambda z: z)
     found = layers(model, tmp_path)
