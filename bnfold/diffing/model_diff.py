@@ -26,7 +26,7 @@ from onnx import (
 from bnfold.diffing.tensor_diff import StoredTensor, differences, settled, type_of
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
-from bnfold.onnx_io.protos import bodies, is_set
+from bnfold.onnx_io.protos import bodies, is_set, without
 from bnfold.onnx_io.tensor_storage import Storage
 
 ADDED, REMOVED, CHANGED = "added", "removed", "changed"
@@ -222,13 +222,8 @@ class _Comparing:
         return bool(one == two)
 
     def _same_but(self, old: Any, new: Any, skipped: Iterable[str]) -> bool:
-        one, two = type(old)(), type(new)()
-        one.CopyFrom(old)
-        two.CopyFrom(new)
-        for field in skipped:
-            one.ClearField(field)
-            two.ClearField(field)
-        return self._same(one, two)
+        fields = tuple(skipped)
+        return self._same(without(old, fields), without(new, fields))
 
     # --- tensors ---------------------------------------------------------------------------------
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Collection, Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from google.protobuf.message import Message
 from onnx import (
     AttributeProto,
+    FunctionProto,
     GraphProto,
     ModelProto,
     NodeProto,
@@ -25,6 +27,8 @@ from onnx import (
 from bnfold.errors import ModelError
 
 _MOST_ELEMENTS = 1 << 40
+
+M = TypeVar("M", bound=Message)
 
 
 # --- what there is ------------------------------------------------------------------------------
@@ -47,6 +51,15 @@ def is_set(message: Any, field: str) -> bool:
         return True
 
 
+def without(message: M, fields: Iterable[str]) -> M:
+    """A copy of a message, without some of its fields."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    for field in fields:
+        copy.ClearField(field)
+    return copy
+
+
 def captured(graph: GraphProto) -> set[str]:
     """The names that a body reads of the graphs around it."""
     made = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
@@ -59,16 +72,25 @@ def captured(graph: GraphProto) -> set[str]:
     return {name for name in read if name} - made
 
 
-def tensors(model: ModelProto) -> Iterator[TensorProto]:
-    """Every tensor of a model: initializers and attributes, in bodies and functions too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        yield from node_tensors(function.node)
-        for attribute in function.attribute_proto:
+def tensors(
+    message: ModelProto | FunctionProto | GraphProto | AttributeProto,
+) -> Iterator[TensorProto]:
+    """Every tensor in it: initializers and those of attributes, in bodies and functions too."""
+    if isinstance(message, AttributeProto):
+        yield from _attribute_tensors(message)
+    elif isinstance(message, GraphProto):
+        yield from _graph_tensors(message)
+    elif isinstance(message, FunctionProto):
+        yield from node_tensors(message.node)
+        for attribute in message.attribute_proto:
             yield from _attribute_tensors(attribute)
-    for info in model.training_info:
-        yield from _graph_tensors(info.initialization)
-        yield from _graph_tensors(info.algorithm)
+    else:
+        yield from _graph_tensors(message.graph)
+        for function in message.functions:
+            yield from tensors(function)
+        for info in message.training_info:
+            yield from _graph_tensors(info.initialization)
+            yield from _graph_tensors(info.algorithm)
 
 
 def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:

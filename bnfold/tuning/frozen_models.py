@@ -19,6 +19,7 @@ from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.private_folder import PrivateFolder
+from bnfold.onnx_io.protos import without
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import FrozenForm, RunOptions, Verify, current_choice, require_choice
@@ -269,11 +270,9 @@ def _fitting(name: str, array: npt.NDArray[Any], tensor: TensorProto) -> npt.NDA
 
 def _with_values(tensor: TensorProto, values: npt.NDArray[Any]) -> TensorProto:
     """The tensor with other data; doc string and metadata stay."""
-    new = TensorProto()
-    new.CopyFrom(tensor)
-    for field in ("raw_data", "float_data", "int32_data", "double_data", "external_data"):
-        new.ClearField(field)
-    new.ClearField("data_location")
+    new = without(tensor, (
+        "raw_data", "float_data", "int32_data", "double_data", "external_data", "data_location",
+    ))  # fmt: skip
     new.raw_data = numpy_helper.from_array(values).raw_data
     return new
 

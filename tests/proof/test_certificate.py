@@ -23,7 +23,7 @@ from bnfold.proof.numbers.correct_rounding import Numbers, Tally, compare, half_
 from bnfold.proof.numbers.reals import Real, inverse, plus, rational, sign, times
 from bnfold.steps import from_json
 from tests.random_graphs import build
-from tests.support import Array, parse
+from tests.support import Array, bn, numbers, parse
 
 SAMPLES = Path(__file__).parents[2] / "sample_models"
 
@@ -719,3 +719,38 @@ def test_a_storage_is_not_needed_to_save(tmp_path: Path) -> None:
     model, result = pair("Conv")
     path = save(result, Storage(), tmp_path / "saved.onnx")
     assert certify(file_of(model, tmp_path / "a.onnx"), read(path)).frame.verdict is Outcome.VALID
+
+
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_a_large_constant_of_a_body_counts_by_what_it_holds(spoiled: bool, tmp_path: Path) -> None:
+    """A large γ in front of it goes with the fold, so that it is not the second one any more."""
+    channels = 3000
+    own = bn(channels)
+    model = parse(
+        f"g (bool b, float[1,{channels},1,1] x) => (float y) {{ s = Constant <value_float = 0.0> ()"
+        f" c = Conv <group = {channels}> (x, w) n = BatchNormalization (c, s, b1, m, v)"
+        " q = If (b) <then_branch = t () => (float u) { u = Constant <value_float = 0.0> () },"
+        " else_branch = e () => (float k) { k = Identity (x) }> y = Add (q, n) }",
+        w=numbers(channels, 1, 1, 1), b1=own["b"], m=own["m"], v=own["v"],
+    )  # fmt: skip
+
+    def store(node: onnx.NodeProto, values: Array) -> None:
+        made = onnx.helper.make_node(
+            "Constant", [], node.output, value=numpy_helper.from_array(values)
+        )
+        node.CopyFrom(made)
+
+    def body(proto: ModelProto) -> onnx.NodeProto:
+        (branch,) = (n for n in proto.graph.node if n.op_type == "If")
+        return next(a.g.node[0] for a in branch.attribute if a.name == "then_branch")
+
+    large = numbers(1, channels, 4, 1, seed=3)
+    store(model.graph.node[0], own["s"])
+    store(body(model), large)
+    result = bnfold.fold(model).model
+    assert [node.op_type for node in result.graph.node] == ["Conv", "If", "Add"]
+    if spoiled:
+        store(body(result), large + 1)
+    found = certify(file_of(model, tmp_path / "a.onnx"), file_of(result, tmp_path / "b.onnx"))
+    assert (found.frame.verdict is Outcome.VALID) is not spoiled
+    assert (found.certificate.verdict is Outcome.VALID) is not spoiled

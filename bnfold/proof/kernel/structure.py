@@ -8,7 +8,7 @@ from typing import Any
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto
 
 from bnfold.graph.index import Node, Scope
-from bnfold.onnx_io.protos import is_set
+from bnfold.onnx_io.protos import is_set, without
 from bnfold.proof.kernel.outcome import WHOLE, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing
 from bnfold.proof.reading.model import Model
@@ -209,20 +209,16 @@ class Skeleton:
 
     def _fields(self, a: Any, b: Any, skipped: tuple[str, ...], what: str) -> Iterator[Finding]:
         """The differences of two messages in all but some fields; unknown fields count, too."""
-        one, two = type(a)(), type(b)()
-        one.CopyFrom(a)
-        two.CopyFrom(b)
-        for name in skipped:
-            one.ClearField(name)
-            two.ClearField(name)
+        one, two = without(a, skipped), without(b, skipped)
         if with_data(self.original, one) != with_data(self.folded, two):
             yield _wrong(WHOLE, f"the {_field(one, two)} of {what} has changed")
 
     def _same_attributes(self, before: Node, after: Node) -> bool:
         """Whether all are the same but bodies, which are scopes of their own."""
-        own = zip((self.original, self.folded), (before, after), strict=True)
-        one, two = ([with_data(model, _bare_attribute(a)) for a in node.proto.attribute]
-                    for model, node in own)  # fmt: skip
+        one, two = (
+            [with_data(model, _bare_attribute(a)) for a in node.proto.attribute]
+            for model, node in ((self.original, before), (self.folded, after))
+        )
         return one == two
 
 
@@ -240,11 +236,7 @@ def _field(one: Any, two: Any) -> str:
 
 
 def _bare(node: NodeProto) -> NodeProto:
-    bare = NodeProto()
-    bare.CopyFrom(node)
-    for name in ("input", "output", "attribute"):
-        bare.ClearField(name)
-    return bare
+    return without(node, ("input", "output", "attribute"))
 
 
 def _bare_attribute(attribute: AttributeProto) -> AttributeProto:
@@ -269,8 +261,4 @@ def _trimmed(names: Any) -> list[str]:
 
 
 def _described(tensor: TensorProto) -> TensorProto:
-    bare = TensorProto()
-    bare.CopyFrom(tensor)
-    for name in _VALUES:
-        bare.ClearField(name)
-    return bare
+    return without(tensor, _VALUES)

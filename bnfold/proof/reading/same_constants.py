@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
 
-from google.protobuf.message import Message
-from onnx import TensorProto
+from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, TensorProto
 
 from bnfold.errors import ModelError
 from bnfold.graph.index import Scope
 from bnfold.onnx_io.data_files import FileRange
+from bnfold.onnx_io.protos import tensors, without
+from bnfold.onnx_io.tensor_storage import joined_bytes
 from bnfold.proof.reading.model import Model
 from bnfold.proof.values import summed_values
 from bnfold.proof.values.operands import same_array
@@ -53,27 +52,29 @@ def same_data(one: Model, a: TensorProto, two: Model, b: TensorProto) -> bool:
     return one.storage.array(a).tobytes() == two.storage.array(b).tobytes()
 
 
-def with_data(model: Model, message: Message) -> bytes:
-    """A message, byte for byte, and what is in the data files that its tensors refer to."""
-    found = [message.SerializeToString(deterministic=True)]
-    for tensor in _tensors(message):
+def with_data(
+    model: Model, message: ModelProto | FunctionProto | GraphProto | AttributeProto
+) -> bytes:
+    """A message, byte for byte, and the bytes of its tensors that are somewhere else.
+
+    That is in data files, or in the storage, which leaves tokens in the message.
+    """
+    elsewhere = []
+    for tensor in tensors(message):
         try:
             source = model.storage.source(tensor)
-            if source is not None:
-                found.append(hashlib.sha256(model.storage.array(tensor).tobytes()).digest())
         except ModelError:  # nobody knows that it is the same
-            found.append(str(id(model)).encode())
-    return b"".join(found)
-
-
-def _tensors(message: Any) -> Iterator[TensorProto]:
-    if isinstance(message, TensorProto):
-        yield message
-        return
-    for field, value in message.ListFields():
-        if field.message_type is not None:
-            for each in [value] if hasattr(value, "ListFields") else value:
-                yield from _tensors(each)
+            elsewhere.append(str(id(model)).encode())
+            continue
+        if source is not None:
+            elsewhere.append(hashlib.sha256(joined_bytes(source)).digest())
+    if not elsewhere:
+        return bytes(message.SerializeToString(deterministic=True))
+    bare = without(message, ())
+    for tensor in tensors(bare):
+        if model.storage.payload(tensor.raw_data) is not None:
+            tensor.ClearField("raw_data")  # tokens are numbered as the file comes
+    return b"".join([bare.SerializeToString(deterministic=True), *elsewhere])
 
 
 def roundings(model: Model, scope: Scope, name: str) -> int:
