@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import ModelProto, TensorProto, helper, numpy_helper, parser
+from onnx import AttributeProto, ModelProto, TensorProto, helper, numpy_helper, parser
 
 from bnfold.onnx_io.data_files import DataFolder
 from bnfold.onnx_io.tensor_storage import Storage
@@ -34,6 +34,7 @@ from bnfold.steps import (
     Then,
 )
 from tests.proving import judged
+from tests.support import invoke
 
 HEAD = '<ir_version: 8, opset_import: ["" : %s]>\n'
 INNER = "int64[2] i1={0,3}, int64[2] i2={1,2}, int64[2] r1={2,1}, int64[1] z4={4}"
@@ -428,3 +429,24 @@ def test_a_model_that_does_not_say_what_its_operators_are_is_not_equal() -> None
     proof = proposed(Model(one, Storage()), Model(other, Storage()))
     assert not judged(one, other, gone()).valid
     assert judged(one, other, proof).certificate.verdict is not Outcome.VALID
+
+
+def test_an_attribute_without_a_name_counts() -> None:
+    text = 'g () => (string y) { y = Constant <value_string = "a"> () }'
+    one, other = model(text), model(text)
+    other.graph.node[0].attribute.append(AttributeProto(type=AttributeProto.INT, i=1))
+    proof = proposed(Model(one, Storage()), Model(one, Storage()))
+    assert judged(one, one, proof).certificate.verdict is Outcome.VALID
+    assert judged(one, other, proof).certificate.verdict is not Outcome.VALID
+
+
+def test_a_proof_does_not_freeze_what_the_caller_has_not(tmp_path: Path) -> None:
+    """Inputs with defaults are constants only where whoever asks says that nobody changes them."""
+    source, folded, proof = "sample_models/overridable_weights.onnx", "f.onnx", "proof.json"
+    optimized = ("optimize", source, "-o", tmp_path / folded, "--freeze-initializers")
+    assert invoke(*optimized, "--proof", tmp_path / proof).exit_code == 0
+    asked = ("verify", source, tmp_path / folded, "--proof", tmp_path / proof, "--level", "proof")
+    refused = invoke(*asked)
+    assert refused.exit_code == 4
+    assert "takes inputs with defaults as constants" in refused.output
+    assert invoke(*asked, "--freeze-initializers").exit_code == 0

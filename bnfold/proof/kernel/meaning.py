@@ -33,8 +33,8 @@ def differences(original: Model, folded: Model) -> Iterator[WrongError | Unprove
         if old != new:
             yield UnprovenError(f"opset {old} of {domain or 'ONNX'} became {new}")
     for domain in sorted(opsets[0].keys() ^ opsets[1].keys()):
-        used = (n.proto.domain for m in (original, folded) for n in m.index.nodes())
-        if any(d == domain or {d, domain} <= {*DEFAULT_DOMAINS} for d in used):
+        nodes = (node for model in (original, folded) for node in model.index.nodes())
+        if any(_domain(node.proto.domain) == domain for node in nodes):
             yield UnprovenError(f"only one of the models imports {domain or 'ONNX'}")
     inputs = [model.declared_inputs(model.main) for model in (original, folded)]
     outputs = [list(model.graph.output) for model in (one, two)]
@@ -60,10 +60,12 @@ def differences(original: Model, folded: Model) -> Iterator[WrongError | Unprove
 
 
 def _opsets(model: ModelProto) -> dict[str, int]:
-    return {
-        "" if entry.domain in DEFAULT_DOMAINS else entry.domain: entry.version
-        for entry in model.opset_import
-    }
+    return {_domain(entry.domain): entry.version for entry in model.opset_import}
+
+
+def _domain(name: str) -> str:
+    """The name of a domain; ONNX's own has two."""
+    return "" if name in DEFAULT_DOMAINS else name
 
 
 def _alike(one: ValueInfoProto, other: ValueInfoProto) -> bool:

@@ -40,7 +40,8 @@ class NodeWalk(Ledger):
             if other is not None and not self.original.is_constant(node.scope, node.output):
                 # one without numbers, or that a call gives
                 plain = other.op == "Constant" and not any(other.proto.input)
-                if not plain or changed_between(self.original, node, self.folded, other):
+                changed = changed_between(self.original, node, self.folded, other)
+                if not plain or changed is not None:
                     self._say(WrongError("its attributes have changed"), node.label)
                 self.known[node.scope, node.output] = Known((other.scope, other.output), self.same)
             return
