@@ -275,8 +275,8 @@ def _where(call: _Call) -> Array:
     return np.where(condition, call.wide(1), call.wide(2))
 
 
-def _erf(call: _Call) -> Array:
-    x = call.wide(0)
+def erf(x: Array) -> Array:
+    """The error function of each number."""
     return np.array([math.erf(v) for v in x.reshape(-1).tolist()]).reshape(x.shape)
 
 
@@ -288,7 +288,7 @@ SUMMING: dict[str, Callable[[_Call], Array]] = {
     "BatchNormalization": _batch_norm,
     "Clip": _clip,
     "Einsum": _einsum,
-    "Erf": _erf,
+    "Erf": lambda call: erf(call.wide(0)),
     "Exp": lambda call: np.exp(call.wide(0)),
     "GroupNormalization": _group_norm,
     "InstanceNormalization": _instance_norm,

@@ -8,9 +8,11 @@ as its statistics fit. What follows changes them in a way that can be computed:
                       Var = Σ W²·Var[x], as if channels and pixels were independent
     Add, Mul          of values of one z, by z; of others, as if they were independent
 
-The mean behind linear operators is exact. That z is normal, that values are independent and that
-the borders look like the rest are assumptions, and each value says which it rests on. (Ioffe and
-Szegedy, *Batch Normalization*, 2015, §3.1; Nagel et al., *Data-Free Quantization*, 2019, §4.2.)
+A mean is exact where all pixels weigh alike, as in 1 × 1 convolutions. That z is normal, that
+factors are independent and that what lies in the padding is like the rest are assumptions, and each
+value says which it rests on; that pixels weigh alike, and what variances rest on, goes unsaid.
+(Ioffe and Szegedy, *Batch Normalization*, 2015, §3.1; Nagel et al., *Data-Free Quantization*,
+2019, §4.2.)
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Node, Scope
+from bnfold.graph.shape_inference import Shape
 from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
 
@@ -91,15 +94,13 @@ class Values:
         values = self._draft.values(node, slot)
         return values if np.all(np.isfinite(values)) else None
 
-    def shape(self, node: Node, slot: int = 0) -> tuple[object, ...] | None:
+    def shape(self, node: Node, slot: int = 0) -> Shape | None:
         """The shape of what a node reads."""
-        found = self._draft.shape(node, slot)
-        return None if found is None else tuple(found)
+        return self._draft.shape(node, slot)
 
-    def output_shape(self, node: Node) -> tuple[object, ...] | None:
+    def output_shape(self, node: Node) -> Shape | None:
         """The shape of what it makes."""
-        found = self._draft.output_shape(node)
-        return None if found is None else tuple(found)
+        return self._draft.output_shape(node)
 
     def per_channel(self, node: Node, slot: int, channels: int) -> FloatArray | None:
         """A constant as a number for each channel, None for any other."""

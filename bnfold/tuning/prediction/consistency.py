@@ -6,15 +6,15 @@ distance is told in units of what the layer divides by:
     shift = (predicted mean − μ)/√(σ² + ε)          ratio = (predicted variance + ε)/(σ² + ε)
 
 Only the mean decides: the predicted variance takes channels and pixels for independent, which they
-are not. Behind linear operators without padding the mean is exact, so that one channel that is off
-suffices. Behind activations z is not quite normal; there a few channels may be off.
+are not. Where nothing is assumed, one channel that is off suffices; z is not quite normal, so that
+behind activations a few may be. Where that is wrong is listed in docs/tuning.md.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from bnfold.options import Options
 from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import UnknownMomentsError, Values
-from bnfold.tuning.prediction.rules import carried_moments
+from bnfold.tuning.prediction.network import carried_moments
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 
 _EXACT = 0.5  # σ that one channel may be off where nothing is assumed
@@ -157,7 +157,9 @@ def _judged(values: Values, entry: _Stored, alike: list[_Stored]) -> LayerConsis
             raise UnknownMomentsError("what it reads has other channels")
     except UnknownMomentsError as unknown:
         nothing = _unknown(node, str(unknown), entry)
-        return nothing if against is None else _contradicting(nothing, against)
+        if against is None:
+            return nothing
+        return replace(nothing, verdict=Consistency.CONTRADICTS, sentence=against)
     with np.errstate(all="ignore"):
         wide = entry.variance + entry.epsilon
         shift = (found.mean - entry.mean) / np.sqrt(wide)
@@ -167,13 +169,6 @@ def _judged(values: Values, entry: _Stored, alike: list[_Stored]) -> LayerConsis
     return LayerConsistency(
         node.label, verdict, against or "", len(shift), shift, ratio,
         tuple(sorted(found.assumes)), tuple(_notes(entry)),
-    )  # fmt: skip
-
-
-def _contradicting(layer: LayerConsistency, sentence: str) -> LayerConsistency:
-    return LayerConsistency(
-        layer.node, Consistency.CONTRADICTS, sentence, layer.channels, layer.shift, layer.ratio,
-        layer.assumes, layer.notes,
     )  # fmt: skip
 
 

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Index, Node, Scope
+from bnfold.graph.index import Node
+from bnfold.graph.shape_inference import Shape
+from bnfold.graph.summed_constants import erf
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import (
     BORDERS,
@@ -29,41 +28,6 @@ _WIDEST = 1 << 16  # channels whose values are tabulated
 Rule = Callable[[Values, Node], Carried]
 
 
-def carried_moments(index: Index, draft: Draft) -> Values:
-    """The moments of all values of a model of which any are known, in one pass over its nodes."""
-    values = Values(draft)
-    left: Counter[tuple[Scope, str]] = Counter()  # how many nodes have yet to read a value
-    left.update(read for node in index.nodes() for read in _read(node))
-    for node in index.nodes():
-        if node.output:
-            values.known[node.scope, node.output] = _made(values, node)
-        for read in _read(node):
-            left[read] -= 1
-            known = values.known.get(read)
-            if not left[read] and isinstance(known, Carried):
-                values.known[read] = replace(known, table=None)  # megabytes each
-    return values
-
-
-def _read(node: Node) -> Iterator[tuple[Scope, str]]:
-    for name in filter(None, node.proto.input):
-        owner = node.scope.owner(name)
-        if owner is not None:
-            yield owner, name
-
-
-def _made(values: Values, node: Node) -> Carried | str:
-    rule = RULES.get(node.op)
-    try:
-        if rule is None or node.call_attribute():
-            return f"{node.label} stands in between"
-        return rule(values, node)
-    except UnknownMomentsError as unknown:
-        return str(unknown)
-    except (ValueError, IndexError, TypeError):  # the model is wrong here
-        return f"{node.label} does not fit what it reads"
-
-
 def _batch_norm(values: Values, node: Node) -> Carried:
     """Whatever it reads, as far as its statistics fit."""
     gamma, beta = values.constant(node, 1), values.constant(node, 2)
@@ -74,23 +38,24 @@ def _batch_norm(values: Values, node: Node) -> Carried:
     return Carried.normal(beta, gamma * gamma, (node.scope, node.output))
 
 
-def _table(values: Values, node: Node, slot: int = 0) -> Carried:
-    """What is read, as a function of some normal value."""
-    found = values.of(node, slot)
+def _table(values: Values, node: Node) -> tuple[Carried, FloatArray]:
+    """What is read, and its values as a function of some normal value."""
+    found = values.of(node)
     if found.table is not None:
-        return found
+        return found, found.table
     if not np.all(np.isfinite(found.variance)) or len(found.mean) > _WIDEST:
         raise UnknownMomentsError(f"the variance that {node.label} reads is not known")
-    source = (node.scope, node.input(slot))
-    return Carried.normal(found.mean, found.variance, source, found.assumes | {NORMAL})
+    source = (node.scope, node.input(0))
+    made = Carried.normal(found.mean, found.variance, source, found.assumes | {NORMAL})
+    assert made.table is not None
+    return made, made.table
 
 
 def _elementwise(function: Callable[[FloatArray, Node], FloatArray]) -> Rule:
     def rule(values: Values, node: Node) -> Carried:
-        found = _table(values, node)
-        assert found.table is not None
+        found, table = _table(values, node)
         with np.errstate(over="ignore"):
-            return found.mapped(np.asarray(function(found.table, node), np.float64))
+            return found.mapped(np.asarray(function(table, node), np.float64))
 
     return rule
 
@@ -99,14 +64,10 @@ def _logistic(x: FloatArray) -> FloatArray:
     return np.asarray(1 / (1 + np.exp(-x)))
 
 
-def _erf(x: FloatArray) -> FloatArray:
-    return np.array([math.erf(v) for v in x.reshape(-1).tolist()]).reshape(x.shape)
-
-
 def _gelu(x: FloatArray, node: Node) -> FloatArray:
     if node.attribute("approximate", b"none") == b"tanh":
         return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-    return np.asarray(0.5 * x * (1 + _erf(x / math.sqrt(2))))
+    return np.asarray(0.5 * x * (1 + erf(x / math.sqrt(2))))
 
 
 def _hard_sigmoid(x: FloatArray, node: Node) -> FloatArray:
@@ -128,9 +89,8 @@ def _clip(values: Values, node: Node) -> Carried:
     high: float | None = node.attribute("max", math.inf)
     if node.scope.opset >= 11:
         low, high = (_bound(values, node, slot) for slot in (1, 2))
-    found = _table(values, node)
-    assert found.table is not None
-    return found.mapped(np.clip(found.table, low, high))
+    found, table = _table(values, node)
+    return found.mapped(np.clip(table, low, high))
 
 
 def _bound(values: Values, node: Node, slot: int) -> float | None:
@@ -143,12 +103,11 @@ def _bound(values: Values, node: Node, slot: int) -> float | None:
 
 
 def _prelu(values: Values, node: Node) -> Carried:
-    found = _table(values, node)
-    assert found.table is not None
+    found, table = _table(values, node)
     slope = values.per_channel(node, 1, len(found.mean))
     if slope is None:
         raise UnknownMomentsError(f"{node.label} has a slope for more than channels")
-    return found.mapped(np.where(found.table > 0, found.table, slope[:, None] * found.table))
+    return found.mapped(np.where(table > 0, table, slope[:, None] * table))
 
 
 def _binary(function: Callable[[FloatArray, FloatArray], FloatArray]) -> Rule:
@@ -231,20 +190,26 @@ def _inside(
     auto = node.attribute("auto_pad", b"NOTSET")
     if auto in (b"NOTSET", b"VALID") and (auto == b"VALID" or not any(pads)):
         return 1.0, ()
-    shape, out = values.shape(node), values.output_shape(node)
-    sizes = (*shape[2:], *out[2:]) if shape is not None and out is not None else ()
+    sizes = [_sizes(shape, axes) for shape in (values.shape(node), values.output_shape(node))]
     strides = node.numbers("strides") or [1] * axes
     dilations = node.numbers("dilations") or [1] * axes
-    known = len(sizes) == 2 * axes and all(isinstance(s, int) and s > 0 for s in sizes)
-    if auto != b"NOTSET" or not known or len(pads) != 2 * axes:
+    before, after = sizes
+    if auto != b"NOTSET" or before is None or after is None or len(pads) != 2 * axes:
         return 1.0, (BORDERS,)
     share = np.ones(())
     for axis in range(axes):
-        size, steps = int(str(sizes[axis])), np.arange(int(str(sizes[axes + axis])))
         taps = np.arange(kernel[axis]) * dilations[axis] - pads[axis]
-        places = steps * strides[axis] + taps[:, None]
-        share = np.multiply.outer(share, ((places >= 0) & (places < size)).mean(axis=1))
+        places = np.arange(after[axis]) * strides[axis] + taps[:, None]
+        share = np.multiply.outer(share, ((places >= 0) & (places < before[axis])).mean(axis=1))
     return share, (BORDERS,)
+
+
+def _sizes(shape: Shape | None, axes: int) -> list[int] | None:
+    """The sizes of a value's pixels; None where they are not known, or there are none."""
+    if shape is None or len(shape) != 2 + axes:
+        return None
+    found = [size for size in shape[2:] if isinstance(size, int) and size > 0]
+    return found if len(found) == axes else None
 
 
 def _matrix(values: Values, node: Node) -> Carried:
@@ -258,7 +223,8 @@ def _matrix(values: Values, node: Node) -> Carried:
     if (gemm and node.attribute("transA", 0)) or weight.shape[0] != len(found.mean):
         raise UnknownMomentsError(f"{node.label} reads other channels")
     alpha, beta = (float(node.attribute(a, 1.0)) if gemm else 1.0 for a in ("alpha", "beta"))
-    bias, n = values.constant(node, 2) if gemm and node.input(2) else np.zeros(1), weight.shape[1]
+    bias = values.constant(node, 2) if gemm and node.input(2) else np.zeros(1)
+    n = weight.shape[1]
     if bias is None or (bias.size > 1 and bias.shape not in ((n,), (1, n))):
         raise UnknownMomentsError(f"{node.label} has a bias for more than channels")
     mean = alpha * (found.mean @ weight) + beta * bias.reshape(-1)
@@ -281,21 +247,21 @@ def _cast(values: Values, node: Node) -> Carried:
 def _average(values: Values, node: Node) -> Carried:
     """Means stay; how much variance is left depends on how alike neighbours are."""
     found = values.of(node)
-    if any(node.numbers("pads") or ()) and node.attribute("count_include_pad", 0):
+    padded = any(node.numbers("pads") or ())
+    if padded and node.attribute("count_include_pad", 0):
         raise UnknownMomentsError(f"{node.label} averages zeros of its padding")
-    more = (BORDERS,) if any(node.numbers("pads") or ()) else ()
+    more = (BORDERS,) if padded else ()
     return found.apart(found.mean, np.full_like(found.mean, np.nan), *more)
 
 
 def _flattened(values: Values, node: Node) -> Carried:
     """[N, C, …] to [N, C·…]: each channel as often as it has pixels."""
     found, shape, out = values.of(node), values.shape(node), values.output_shape(node)
-    if out is None or shape is None or len(out) != 2 or out[0] != shape[0]:
+    pixels = [size for size in (shape or ())[2:] if isinstance(size, int)]
+    rows = out is not None and shape is not None and len(out) == 2 and out[0] == shape[0]
+    if not rows or len(pixels) < len((shape or ())[2:]):
         raise UnknownMomentsError(f"{node.label} stands in between")
-    pixels = shape[2:]
-    if not all(isinstance(p, int) for p in pixels):
-        raise UnknownMomentsError(f"{node.label} stands in between")
-    count = math.prod(int(str(p)) for p in pixels)
+    count = math.prod(pixels)
     if count * len(found.mean) > _MOST:
         raise UnknownMomentsError(f"{node.label} has too many numbers")
     return found.apart(np.repeat(found.mean, count), np.repeat(found.variance, count))
@@ -323,7 +289,7 @@ RULES: dict[str, Rule] = {
     "Div": _binary(np.divide),
     "Dropout": _same,
     "Elu": _elementwise(_elu),
-    "Erf": _elementwise(lambda x, _: _erf(x)),
+    "Erf": _elementwise(lambda x, _: erf(x)),
     "Flatten": _flattened,
     "Gelu": _elementwise(_gelu),
     "Gemm": _matrix,

@@ -1,0 +1,47 @@
+"""What is known of each value of a model, node by node."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bnfold.folding.weights.draft import Draft
+from bnfold.graph.index import Index, Node, Scope
+from bnfold.tuning.prediction.carried import Carried, UnknownMomentsError, Values
+from bnfold.tuning.prediction.rules import RULES
+
+
+def carried_moments(index: Index, draft: Draft) -> Values:
+    """The moments of all values of a model of which any are known, in one pass over its nodes."""
+    values = Values(draft)
+    left: Counter[tuple[Scope, str]] = Counter()  # how many nodes have yet to read a value
+    left.update(read for node in index.nodes() for read in _read(node))
+    for node in index.nodes():
+        if node.output:
+            values.known[node.scope, node.output] = _made(values, node)
+        for read in _read(node):
+            left[read] -= 1
+            known = values.known.get(read)
+            if not left[read] and isinstance(known, Carried):
+                values.known[read] = replace(known, table=None)  # megabytes each
+    return values
+
+
+def _read(node: Node) -> Iterator[tuple[Scope, str]]:
+    for name in filter(None, node.proto.input):
+        owner = node.scope.owner(name)
+        if owner is not None:
+            yield owner, name
+
+
+def _made(values: Values, node: Node) -> Carried | str:
+    rule = RULES.get(node.op)
+    try:
+        if rule is None or node.call_attribute():
+            return f"{node.label} stands in between"
+        return rule(values, node)
+    except UnknownMomentsError as unknown:
+        return str(unknown)
+    except (ValueError, IndexError, TypeError):  # the model is wrong here
+        return f"{node.label} does not fit what it reads"
