@@ -57,6 +57,11 @@ def consistency_as_json(result: ConsistencyResult) -> str:
                 "notes": list(layer.notes),
                 "shift": _finite(layer.shift),
                 "ratio": _finite(layer.ratio),
+                "mean": _finite(layer.mean),
+                "variance": _finite(layer.variance),
+                "predicted_mean": _finite(layer.predicted_mean),
+                "predicted_variance": _finite(layer.predicted_variance),
+                "epsilon": layer.epsilon,
             }
             for layer in result.layers
         ]

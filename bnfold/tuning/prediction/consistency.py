@@ -5,9 +5,10 @@ distance is told in units of what the layer divides by:
 
     shift = (predicted mean − μ)/√(σ² + ε)          ratio = (predicted variance + ε)/(σ² + ε)
 
-Only the mean decides: the predicted variance takes channels and pixels for independent, which they
-are not. Where nothing is assumed, one channel that is off suffices; z is not quite normal, so that
-behind activations a few may be. Where that is wrong is listed in docs/tuning.md.
+Where nothing is assumed, one mean that is off suffices; z is not quite normal, so that behind
+activations a few may be. The predicted variance takes channels and pixels for independent, which
+they are not, so that only another order of magnitude counts. Where that is wrong is listed in
+docs/tuning.md.
 """
 
 from __future__ import annotations
@@ -22,20 +23,32 @@ import numpy as np
 
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, training
 from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import BATCH_NORM, Index, Node
+from bnfold.graph.index import BATCH_NORM, Index, Node, Scope
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.options import Options
 from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
-from bnfold.tuning.prediction.carried import UnknownMomentsError, Values
+from bnfold.tuning.prediction.carried import (
+    INDEPENDENT,
+    NORMAL,
+    POOLED,
+    STATIONARY,
+    Carried,
+    UnknownMomentsError,
+    Values,
+)
 from bnfold.tuning.prediction.network import carried_moments
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 
-_EXACT = 0.5  # σ that one channel may be off where nothing is assumed
-_FAR = 1.0  # σ that a few channels may be off behind activations
+# σ that channels may be off, and the share of them that may be further off, by what is assumed
+_LIMITS = {
+    "": (0.5, 0.0), STATIONARY: (0.5, 0.05), NORMAL: (1.0, 0.1), INDEPENDENT: (2.0, 0.1),
+    POOLED: (2.0, 0.1),
+}  # fmt: skip
+_TIMES = 64.0  # what dependent channels may make of a variance: of 95 trained layers at most 4.5
+_ENOUGH = 8  # channels of which half are that far off
 _ALIKE = 64  # layers with the same statistics that are looked at
-_SHARE = 0.05  # of the channels, which is more than a few
 
 
 class Consistency(Enum):
@@ -51,18 +64,38 @@ class LayerConsistency:
     """One BatchNormalization; arrays of C entries, NaN where nothing is predicted.
 
     `sentence` says what speaks against its statistics, or why nothing can be told; `assumes` is
-    what the prediction rests on: "normal" values, "borders" that look like the rest, "independent"
-    factors. `notes` is what is odd but no contradiction.
+    what the predicted mean rests on: "normal" values, "stationary", "independent" or
+    "pooled" ones.
+    `notes` is what is odd but no contradiction.
     """
 
     node: str
     verdict: Consistency
     sentence: str
-    channels: int
-    shift: FloatArray
-    ratio: FloatArray
-    assumes: tuple[str, ...]
-    notes: tuple[str, ...]
+    mean: FloatArray
+    variance: FloatArray
+    epsilon: float
+    predicted_mean: FloatArray
+    predicted_variance: FloatArray
+    assumes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def channels(self) -> int:
+        """How many it has; 0 where its parameters are not known."""
+        return len(self.mean)
+
+    @property
+    def shift(self) -> FloatArray:
+        """(predicted mean − μ)/√(σ² + ε)."""
+        with np.errstate(all="ignore"):
+            return (self.predicted_mean - self.mean) / np.sqrt(self.variance + self.epsilon)
+
+    @property
+    def ratio(self) -> FloatArray:
+        """(predicted variance + ε)/(σ² + ε)."""
+        with np.errstate(all="ignore"):
+            return (self.predicted_variance + self.epsilon) / (self.variance + self.epsilon)
 
     @property
     def worst_shift(self) -> float:
@@ -115,6 +148,11 @@ def consistency(model: PathLike, *, assume_inference: bool = False) -> Consisten
     if assume_inference:
         put_into_inference(index, even_dummies=True)
         index = Index(file.model, file.storage)
+    return consistency_of(index)
+
+
+def consistency_of(index: Index) -> ConsistencyResult:
+    """The same of a model that has been read."""
     draft = Draft(index, Options())
     values = carried_moments(index, draft)
     found = [_stored(draft, node) for node in index.nodes() if node.op == BATCH_NORM]
@@ -140,39 +178,44 @@ def _stored(draft: Draft, node: Node) -> _Stored | LayerConsistency:
     return _Stored(node, gamma, beta, mean, variance, epsilon)
 
 
-def _unknown(node: Node, sentence: str, entry: _Stored | None = None) -> LayerConsistency:
-    channels = 0 if entry is None else len(entry.mean)
-    nothing = np.full(channels, np.nan)
-    notes = () if entry is None else tuple(_notes(entry))
-    return LayerConsistency(
-        node.label, Consistency.UNKNOWN, sentence, channels, nothing, nothing, (), notes
-    )
+def _unknown(node: Node, sentence: str) -> LayerConsistency:
+    none = np.zeros(0)
+    return LayerConsistency(node.label, Consistency.UNKNOWN, sentence, none, none, 0.0, none, none)
 
 
 def _judged(values: Values, entry: _Stored, alike: list[_Stored]) -> LayerConsistency:
-    node, against = entry.node, _without_prediction(entry, alike)
-    try:
-        found = values.of(node)
-        if len(found.mean) != len(entry.mean):
-            raise UnknownMomentsError("what it reads has other channels")
-    except UnknownMomentsError as unknown:
-        nothing = _unknown(node, str(unknown), entry)
-        if against is None:
-            return nothing
-        return replace(nothing, verdict=Consistency.CONTRADICTS, sentence=against)
-    with np.errstate(all="ignore"):
-        wide = entry.variance + entry.epsilon
-        shift = (found.mean - entry.mean) / np.sqrt(wide)
-        ratio = (found.variance + entry.epsilon) / wide
-    against = against or _off(shift, exact=not found.assumes)
-    verdict = Consistency.CONSISTENT if against is None else Consistency.CONTRADICTS
-    return LayerConsistency(
-        node.label, verdict, against or "", len(shift), shift, ratio,
-        tuple(sorted(found.assumes)), tuple(_notes(entry)),
+    nothing = np.full(len(entry.mean), np.nan)
+    layer = LayerConsistency(
+        entry.node.label, Consistency.UNKNOWN, "", entry.mean, entry.variance, entry.epsilon,
+        nothing, nothing, notes=tuple(_notes(entry)),
     )  # fmt: skip
+    against = _without_prediction(values, entry, alike)
+    try:
+        found = _predicted(values, entry)
+        layer = replace(
+            layer, predicted_mean=found.mean, predicted_variance=found.variance,
+            assumes=tuple(sorted(found.assumes)), verdict=Consistency.CONSISTENT,
+        )  # fmt: skip
+        against = against or _off(layer, found) or _of_another_size(layer, found)
+        if against is None and _too_doubtful(layer, found):
+            raise UnknownMomentsError("how many pixels its padding reaches is not known")
+    except UnknownMomentsError as unknown:
+        layer = replace(layer, sentence=str(unknown), verdict=Consistency.UNKNOWN)
+    if against is None:
+        return layer
+    return replace(layer, verdict=Consistency.CONTRADICTS, sentence=against)
 
 
-def _without_prediction(entry: _Stored, alike: list[_Stored]) -> str | None:
+def _predicted(values: Values, entry: _Stored) -> Carried:
+    found = values.of(entry.node)
+    if found.axis != 1 or len(found.mean) != len(entry.mean):
+        raise UnknownMomentsError("what it reads has other channels")
+    if not np.any(np.isfinite(found.mean)):
+        raise UnknownMomentsError("what is predicted is not finite")
+    return found
+
+
+def _without_prediction(values: Values, entry: _Stored, alike: list[_Stored]) -> str | None:
     """What cannot be, whatever stands before it; `alike` are those with the same statistics."""
     mean, variance = entry.mean, entry.variance
     if not (np.all(np.isfinite(mean)) and np.all(np.isfinite(variance))):
@@ -183,23 +226,75 @@ def _without_prediction(entry: _Stored, alike: list[_Stored]) -> str | None:
         return "μ is 0 and σ² is 1 in every channel: never updated"
     if not np.any(variance):
         return "σ² is 0 in every channel"
-    names = [entry.node.input(slot) for slot in (3, 4)]
     for other in alike[:_ALIKE] if len(mean) > 1 else ():
-        if names != [other.node.input(slot) for slot in (3, 4)]:  # else they share them on purpose
+        if not _may_share(values, entry.node, other.node):
             return f"μ and σ² are those of {other.node.label}"
     return None
 
 
-def _off(shift: FloatArray, *, exact: bool) -> str | None:
-    limit = _EXACT if exact else _FAR
-    off = np.count_nonzero(~(np.abs(shift) <= limit))
-    if not off or (not exact and (off < 2 or off <= _SHARE * len(shift))):
+def _may_share(values: Values, one: Node, other: Node) -> bool:
+    """Whether two may well have the same statistics.
+
+    They name the same tensors; or they read the same value, or are not in one graph, as the
+    branches of an If are not.
+    """
+    names = [[node.input(slot) for slot in (3, 4)] for node in (one, other)]
+    if one.scope is not other.scope or names[0] == names[1]:
+        return True
+    read = [_origin(node.scope, node.input(0)) for node in (one, other)]
+    try:
+        alike = np.array_equal(values.of(one).mean, values.of(other).mean)
+    except UnknownMomentsError:
+        return read[0] == read[1]
+    return read[0] == read[1] or alike
+
+
+def _origin(scope: Scope, name: str) -> str:
+    """The name of the value that copies are of."""
+    node = scope.producers.get(name)
+    while node is not None and node.op in ("Identity", "Dropout", "Cast"):
+        name = node.input(0)
+        node = scope.producers.get(name)
+    return name
+
+
+def _off(layer: LayerConsistency, found: Carried) -> str | None:
+    limit, few = _limit(found)
+    shift = layer.shift
+    known = np.where(np.isfinite(shift), np.abs(shift) - _doubt(layer, found), 0.0)
+    off = np.count_nonzero(known > limit)
+    if off <= few * len(shift) or (few and off < 2):
         return None
-    worst = int(np.argmax(np.where(np.isfinite(shift), np.abs(shift), np.inf)))
+    worst = int(np.argmax(known))
     return (
         f"μ is more than {limit:g} σ off in {off} of {len(shift)} channels, "
         f"{shift[worst]:+.2f} σ in channel {worst}"
     )
+
+
+def _limit(found: Carried) -> tuple[float, float]:
+    return max(_LIMITS[a] for a in found.assumes | {""})
+
+
+def _doubt(layer: LayerConsistency, found: Carried) -> FloatArray:
+    return np.asarray(found.doubts / np.sqrt(layer.variance + layer.epsilon))
+
+
+def _too_doubtful(layer: LayerConsistency, found: Carried) -> bool:
+    """Whether more than half of the channels could be off without anybody's telling."""
+    return bool(np.mean(_doubt(layer, found) > _limit(found)[0]) > 0.5)
+
+
+def _of_another_size(layer: LayerConsistency, found: Carried) -> str | None:
+    if POOLED in found.variance_assumes:  # neighbours are alike, no one knows how much
+        return None
+    ratio = layer.ratio
+    known = ratio[np.isfinite(ratio) & (ratio > 0)]
+    median = float(np.median(known)) if len(known) >= _ENOUGH else 1.0
+    if 1 / _TIMES <= median <= _TIMES:
+        return None
+    times, than = (median, "less") if median > 1 else (1 / median, "more")
+    return f"σ² is {times:,.0f} times {than} than predicted in half of {len(known)} channels"
 
 
 def _notes(entry: _Stored) -> Iterator[str]:

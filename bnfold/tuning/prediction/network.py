@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
+
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index, Node, Scope
 from bnfold.tuning.prediction.carried import Carried, UnknownMomentsError, Values
@@ -18,13 +20,15 @@ def carried_moments(index: Index, draft: Draft) -> Values:
     left: Counter[tuple[Scope, str]] = Counter()  # how many nodes have yet to read a value
     left.update(read for node in index.nodes() for read in _read(node))
     for node in index.nodes():
-        if node.output:
-            values.known[node.scope, node.output] = _made(values, node)
+        made = _made(values, node)
+        for place, name in enumerate(node.proto.output):
+            if name:
+                values.known[node.scope, name] = _output(made, place, node)
         for read in _read(node):
             left[read] -= 1
             known = values.known.get(read)
             if not left[read] and isinstance(known, Carried):
-                values.known[read] = replace(known, table=None)  # megabytes each
+                values.known[read] = replace(known, table=None, source=None)  # megabytes
     return values
 
 
@@ -35,13 +39,22 @@ def _read(node: Node) -> Iterator[tuple[Scope, str]]:
             yield owner, name
 
 
-def _made(values: Values, node: Node) -> Carried | str:
+def _made(values: Values, node: Node) -> Carried | tuple[Carried, ...] | str:
     rule = RULES.get(node.op)
     try:
         if rule is None or node.call_attribute():
             return f"{node.label} stands in between"
-        return rule(values, node)
+        with np.errstate(all="ignore"):  # what is not finite is not judged
+            return rule(values, node)
     except UnknownMomentsError as unknown:
         return str(unknown)
-    except (ValueError, IndexError, TypeError):  # the model is wrong here
+    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError):  # the model is wrong
         return f"{node.label} does not fit what it reads"
+
+
+def _output(made: Carried | tuple[Carried, ...] | str, place: int, node: Node) -> Carried | str:
+    """What one output is: rules tell all of them, or the first."""
+    if isinstance(made, str):
+        return made
+    outputs = made if isinstance(made, tuple) else (made,)
+    return outputs[place] if place < len(outputs) else f"{node.label} stands in between"

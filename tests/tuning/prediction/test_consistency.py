@@ -109,7 +109,7 @@ def test_zeros_of_the_padding_are_counted(tmp_path: Path) -> None:
         w=w, s=np.zeros(1, "f"), b=beta, m=beta, v=beta, s2=beta, b2=beta, m2=mean, v2=beta,
     )  # fmt: skip
     found = layers(model, tmp_path)["second"]
-    assert found.assumes == ("borders",)
+    assert found.assumes == ("stationary",)
     assert found.worst_shift < 1e-6
 
 
@@ -130,16 +130,28 @@ ONES = np.ones((4, 4, 3, 3), np.float32)
 @pytest.mark.parametrize(("text", "more", "sentence"), [
     ("[n] h = Conv (a, w, c)", {"w": ONES, "c": np.ones(3, "f")}, "n reads other channels"),
     ("[n] h = Conv <group = 0> (a, w)", {"w": ONES}, "n reads other channels"),
-    ("[n] h = Conv <pads = [1]> (a, w)", {"w": ONES}, ""),
-    ("[n] h = Div (c, a)", {"c": np.ones(1, "f")}, "n has a constant for more than channels"),
+    ("[n] h = Conv <pads = [1]> (a, w)", {"w": ONES}, "n does not fit what it reads"),
+    ("[n] h = Conv <strides = [0,1]> (a, w)", {"w": ONES}, "n does not fit what it reads"),
+    ("[n] h = Div (c, a)", {"c": np.ones(1, "f")}, "n divides by what may be 0"),
+    ("[n] h = Div (a, a)", {}, "n divides by what may be 0"),
+    ("[n] h = Add (a, c)", {"c": np.ones((1, 1, 1, 1, 1), "f")},
+     "n has a constant for more than channels"),
+    ("[n] h = Reshape (a, flat)", {"flat": np.array([1, -1])},
+     "n makes channels of pixels, which may differ"),
     ("[n] h = Add (a, c)", {"c": np.ones(4, "f")}, "n has a constant for more than channels"),
     ("[n] k = Cast <to = 7> (a) h = Cast <to = 1> (k)", {}, "n makes other numbers of them"),
     ("[n] h = Concat <axis = -1> (a, a)", {}, "n joins no channels"),
     ("[n] h = AveragePool <kernel_shape = [3,3], pads = [1,1,1,1], count_include_pad = 1> (a)", {},
      "n averages zeros of its padding"),
-    ("[n] h = Flatten <axis = 2> (a)", {}, "n stands in between"),
-    ("g = GlobalAveragePool (a) [n] k = Sigmoid (g) h = Mul (a, k)", {},
-     "the variance that n reads is not known"),
+    ("[n] h = AveragePool <kernel_shape = [3,3], auto_pad = \"SAME_UPPER\", count_include_pad = 1>"
+     " (a)", {}, "n averages zeros of its padding"),
+    ("[n] h = Flatten <axis = 2> (a)", {}, "what it reads has other channels"),
+    ("k = Conv (a, i) [n] h = Mul (a, k)", {"i": np.ones((4, 4, 1, 1), "f")},
+     "n multiplies what may depend on each other"),
+    ('u = Resize <mode = "linear"> (a, , two) [n] h = Relu (u)',
+     {"two": np.array([1, 1, 2, 2], "f")}, "the variance that n reads is not known"),
+    ("k = Mul (a, i) h = Exp (k)", {"i": np.full(1, 3e38, "f")},
+     "what is predicted is not finite"),
 ])  # fmt: skip
 def test_what_is_no_map_of_channels_is_not_followed(
     text: str, more: dict[str, Array], sentence: str, tmp_path: Path
@@ -203,6 +215,36 @@ def test_two_layers_with_the_same_statistics_contradict_each_other(tmp_path: Pat
     assert found["second"].sentence == "μ and σ² are those of first"
 
 
+@pytest.mark.parametrize("reads", [
+    "a = BatchNormalization (x, s, b1, m2, v2)"
+    " i = Identity (x) b = BatchNormalization (i, s, b2, m1, v1)",
+    "a = BatchNormalization (x, s, b1, m2, v2) n = Neg (z)"
+    " k = If (flag) <then_branch = t () => (float u) { u = BatchNormalization (n, s, b2, m1, v1) },"
+    " else_branch = e () => (float w) { w = Identity (x) }> b = Relu (k)",
+    "c = Conv (z, w) d = Conv (z, w) a = BatchNormalization (c, s, b1, m1, v1)"
+    " b = BatchNormalization (d, s, b2, m2, v2)",
+])  # fmt: skip
+def test_what_reads_the_same_value_may_have_the_same_statistics(reads: str, tmp_path: Path) -> None:
+    own = {f"{k}{n}": v for n in (1, 2) for k, v in bn(C).items() if k in "mv"}
+    model = parse(
+        f"g (float[1,{C},4,4] x, bool flag) => (float y) {{ z = BatchNormalization (x, s, b1, m, v)"
+        f" {reads} y = Add (a, b) }}",
+        **own, s=np.ones(C, "f"), b1=np.ones(C, "f"), b2=np.full(C, 2, "f"),
+        m=np.full(C, 3, "f"), v=np.full(C, 2, "f"), w=np.ones((C, C, 1, 1), "f"),
+    )  # fmt: skip
+    assert not any("are those of" in found.sentence for found in layers(model, tmp_path).values())
+
+
+def test_a_variance_of_another_order_of_magnitude_contradicts(tmp_path: Path) -> None:
+    for times in (1 / 100, 1 / 32, 32, 100):
+        model = chain(*BETWEEN["nothing"])
+        stored = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}["v2"]
+        found = layers(_store(model, v2=stored * times), tmp_path)["second"]
+        sentence = {1 / 100: "100 times less", 100: "100 times more"}.get(times, "")
+        assert sentence in found.sentence
+        assert (found.verdict is Consistency.CONTRADICTS) == bool(sentence)
+
+
 def test_tensors_that_are_shared_are_no_contradiction(tmp_path: Path) -> None:
     one = bn(C)
     model = parse(
@@ -229,11 +271,11 @@ def test_what_is_odd_is_noted(tmp_path: Path) -> None:
 def test_more_channels_than_can_be_tabulated_are_left_alone(tmp_path: Path) -> None:
     wide = 1 << 17
     model = parse(
-        f"g (float[1,{wide},1,1] x) => (float y) {{ [a] h = BatchNormalization (x, s, b, m, v)"
-        " [b] y = BatchNormalization (h, s, b, m, v) }",
+        f"g (float[1,{wide},1,1] x) => (float y) {{ a = BatchNormalization (x, s, b, m, v)"
+        " [relu] h = Relu (a) [b] y = BatchNormalization (h, s, b, m, v) }",
         s=np.ones(wide, "f"), b=np.ones(wide, "f"), m=np.ones(wide, "f"), v=np.ones(wide, "f"),
     )  # fmt: skip
-    assert layers(model, tmp_path)["b"].sentence == "a has 131072 channels"
+    assert layers(model, tmp_path)["b"].sentence == "relu reads 131,072 channels"
 
 
 def test_training_mode_is_looked_at_where_it_is_taken_for_inference() -> None:
@@ -272,7 +314,7 @@ def test_the_command_needs_nothing_but_the_model() -> None:
     assert first["verdict"] == "cannot tell"
     assert first["shift"] == [None] * first["channels"]
     assert {layer["verdict"] for layer in others} == {"consistent"}
-    assert others[0]["assumes"] == ["borders", "normal"]
+    assert others[0]["assumes"] == ["normal", "stationary"]
 
 
 def test_a_fault_is_told_and_no_failure(tmp_path: Path) -> None:
