@@ -31,6 +31,7 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import on_disk, write_model
 from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
+from bnfold.tuning.prediction.consistency import LayerSummary, consistency_of
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import Comparing, compare
@@ -45,6 +46,7 @@ class Inspection:
     counts: NodeCounts
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
     flags: tuple[str, ...] = ()  # where nothing folds: fields of Options with which it would
+    statistics: tuple[LayerSummary, ...] = ()  # whether what is stored fits, see `consistency`
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class OptimizeResult(FoldResult[Path]):
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
     flags: tuple[str, ...] = ()  # where nothing folded: fields of Options with which it would
+    statistics: tuple[LayerSummary, ...] = ()  # with details=True, see `consistency`
 
 
 def fold(
@@ -115,7 +118,8 @@ def inspect(
     flags: tuple[str, ...] = ()
     if not any(verdict.folded for verdict in verdicts):
         flags = helpful_flags(index, options)
-    return Inspection(verdicts, before, drawn, flags)
+    statistics = consistency_of(Index(proto, storage)).summaries
+    return Inspection(verdicts, before, drawn, flags, statistics)
 
 
 @renamed_parameter("trial", "run_options")
@@ -178,7 +182,7 @@ def optimize(
             require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
         tell(Stage("planning what to fold"))
         result = fold_in_place(file.model, file.storage, options)
-        drawn = _drawn(original, file, result.verdicts, options) if original is not None else ()
+        drawn, statistics = _details(original, file, result.verdicts, options)
         flags: tuple[str, ...] = ()
         if not result.folded:
             flags = helpful_flags(Index(file.model, file.storage), options)
@@ -206,6 +210,7 @@ def optimize(
             target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
             size,
             written.size, written.data_files, written.left_behind, comparison, drawn, flags,
+            statistics,
         )  # fmt: skip
 
 
@@ -295,12 +300,16 @@ def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _drawn(
-    original: onnx.ModelProto, folded: model_file.ModelFile, verdicts: tuple[Verdict, ...],
+def _details(
+    original: onnx.ModelProto | None, folded: model_file.ModelFile, verdicts: tuple[Verdict, ...],
     options: Options | None,
-) -> tuple[Layer, ...]:  # fmt: skip
+) -> tuple[tuple[Layer, ...], tuple[LayerSummary, ...]]:  # fmt: skip
+    """What a report shows, of a model that was kept for it."""
+    if original is None:
+        return (), ()
     before, after = (Index(model, folded.storage) for model in (original, folded.model))
-    return layers(before, after, verdicts, options or Options())
+    drawn = layers(before, after, verdicts, options or Options())
+    return drawn, consistency_of(before).summaries
 
 
 def _storage(base_dir: PathLike | None) -> Storage:

@@ -146,7 +146,7 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
     "--plot",
     metavar="FILE",
     type=click.Path(dir_okay=False),
-    help="Draw what the data shows, as .svg or .png.",
+    help="Draw how far each layer is off, as .svg or .png.",
 )
 @display_options
 def stats(
@@ -171,18 +171,18 @@ def stats(
         _consistency(model, assume_inference, as_json=as_json, plot=plot, display=display)
         return
     from bnfold.cli.render.tuning import of_stats, stats_as_json
-    from bnfold.tuning import data_statistics, drift_plot
+    from bnfold.tuning import data_statistics, drift_plot, statistics_plot
     from bnfold.tuning.drift import DriftLimits
 
     if plot is not None:
-        drift_plot.require_drawable(Path(plot))
+        statistics_plot.require_drawable(Path(plot))
     limits = DriftLimits(shift, ratio, training_batch)
     with display.progress() as progress:
         result = data_statistics.stats(
             model, data, limits=limits, assume_inference=assume_inference, progress=progress
         )
     if plot is not None:
-        drift_plot.save(result.drifts, limits, Path(plot))
+        statistics_plot.save(drift_plot.picture(result.drifts, limits), Path(plot))
     if as_json:
         click.echo(stats_as_json(result), nl=False)
     else:
@@ -192,13 +192,18 @@ def stats(
 def _consistency(
     model: str, assume_inference: bool, *, as_json: bool, plot: str | None, display: Display
 ) -> None:
+    from pathlib import Path
+
     from bnfold.cli.render.consistency import consistency_as_json, of_consistency
-    from bnfold.errors import UsageError
+    from bnfold.tuning import statistics_plot
+    from bnfold.tuning.prediction import consistency_plot
     from bnfold.tuning.prediction.consistency import consistency
 
     if plot is not None:
-        raise UsageError("--plot draws what data shows", "add --inputs")
+        statistics_plot.require_drawable(Path(plot))
     result = consistency(model, assume_inference=assume_inference)
+    if plot is not None:
+        statistics_plot.save(consistency_plot.picture(result.summaries), Path(plot))
     if as_json:
         click.echo(consistency_as_json(result), nl=False)
     else:

@@ -20,6 +20,7 @@ from bnfold.pipeline.gate import CheckFault, CheckResult
 from bnfold.reasons import Refusal
 from bnfold.reporting.summary import closing, would_fold
 from bnfold.text.flags import as_flags
+from bnfold.tuning.prediction.consistency import LayerSummary
 from bnfold.verdict import Verdict
 from bnfold.verification.comparison import FRAME_ALONE, Comparison, NotEqualError
 from bnfold.version import __version__
@@ -96,6 +97,7 @@ class ModelReport:
     accepted: tuple[CheckFault, ...] = ()
     stale: tuple[str, ...] = ()
     comparison: Comparison | None = None
+    statistics: tuple[LayerSummary, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +148,7 @@ def of_inspect(inspection: Inspection, source: str) -> Report:
         source, PASSED, 0, would_fold(inspection),
         before=Amounts(counts.nodes, counts.batch_norms, None),
         sites=tuple(_sites(inspection.verdicts, inspection.layers)),
+        statistics=inspection.statistics,
     )  # fmt: skip
     return Report("inspect", 0, (model,))
 
@@ -192,7 +195,7 @@ def _optimized(done: ModelOutcome) -> ModelReport:
         before=_amounts(result.before, result.bytes_before),
         after=_amounts(result.after, result.bytes_after),
         sites=tuple(_sites(result.verdicts, result.layers)),
-        comparison=result.comparison,
+        comparison=result.comparison, statistics=result.statistics,
     )  # fmt: skip
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bnfold.api import Inspection, OptimizeResult
 from bnfold.graph.index import BATCH_NORM
 from bnfold.text.flags import flag
 from bnfold.text.formatting import count, plain
+from bnfold.tuning.prediction.consistency import Consistency, LayerSummary
 from bnfold.verdict import Verdict
 
 
@@ -16,6 +18,21 @@ def would_fold(inspection: Inspection) -> str:
     if not inspection.verdicts:
         return f"there is no {BATCH_NORM}{_with_flags(inspection.flags)}"
     return f"{_folded(inspection.verdicts)} would be folded{_with_flags(inspection.flags)}"
+
+
+def statistics(layers: Sequence[LayerSummary]) -> str:
+    """Whether stored statistics fit each other, in one line; nothing where there are none."""
+    if not layers:
+        return ""
+    found = Counter(layer.verdict for layer in layers)
+    told = ", ".join(
+        f"{found[verdict]} {verdict.value}" for verdict in Consistency if found[verdict]
+    )
+    wrong = [plain(layer.node) for layer in layers if layer.verdict is Consistency.CONTRADICTS]
+    if not wrong:
+        return f"stored statistics: {told}"
+    more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    return f"stored statistics: {told} ({', '.join(wrong[:3])}{more}): bnfold stats says why"
 
 
 def closing(result: OptimizeResult) -> str:

@@ -17,7 +17,7 @@ from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
 from bnfold.pipeline.batch import ModelOutcome
-from bnfold.reporting.summary import closing, would_fold
+from bnfold.reporting.summary import closing, statistics, would_fold
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain, size
 from bnfold.verdict import Verdict
@@ -77,8 +77,11 @@ def of_inspection(inspection: Inspection, source: str) -> RenderableType:
     head = (
         f"{plain(source)}: {counts.nodes} nodes, {count(counts.batch_norms, 'BatchNormalization')}"
     )
-    outcome = Text(f"{would_fold(inspection)}; nothing was written\n", style="bold")
-    return Group(Text(head), outcome, *_verdicts(inspection.verdicts, "folds into", verbose=True))
+    outcome = Text(f"{would_fold(inspection)}; nothing was written", style="bold")
+    margin = Text(f"{statistics(inspection.statistics)}\n")
+    return Group(
+        Text(head), outcome, margin, *_verdicts(inspection.verdicts, "folds into", verbose=True)
+    )
 
 
 def _before_and_after(result: OptimizeResult) -> Table:

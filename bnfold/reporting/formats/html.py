@@ -16,8 +16,10 @@ from markupsafe import Markup
 from bnfold.reporting.content import PASSED, ModelReport, Report, SiteReport
 from bnfold.reporting.formats import charts
 from bnfold.reporting.formats.charts import Share
+from bnfold.reporting.summary import statistics
 from bnfold.text.escape import shown
 from bnfold.text.formatting import count, number, size, times
+from bnfold.tuning.prediction.consistency_plot import picture
 from bnfold.verification.comparison import Comparison
 
 LARGEST = 200_000  # bytes
@@ -52,6 +54,8 @@ class _Section:
     shares: Markup | None = None
     drawn: list[tuple[SiteReport, Markup]] = field(default_factory=list)
     hidden_drawn: int = 0
+    statistics: Markup | None = None
+    statistics_line: str = ""
 
     @property
     def open(self) -> bool:
@@ -110,6 +114,10 @@ def _sections(models: Iterable[ModelReport], caps: Caps) -> Iterator[_Section]:
         if layers[:bars]:
             section.ranges = Markup(charts.ranges(layers[:bars]))  # noqa: S704
             bars -= len(layers[:bars])
+        section.statistics_line = statistics(model.statistics)
+        if model.statistics[:bars]:
+            section.statistics = Markup(picture(model.statistics[:bars]).as_svg())  # noqa: S704
+            bars -= len(model.statistics[:bars])
         shares = list(_shares(model.comparison))[:bars]
         if shares:
             section.shares = Markup(charts.shares(shares))  # noqa: S704

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bnfold.folding.layer_details import Spread
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, training
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import BATCH_NORM, Index, Node, Scope
@@ -46,7 +47,10 @@ _LIMITS = {
     "": (0.5, 0.0), STATIONARY: (0.5, 0.05), NORMAL: (1.0, 0.1), INDEPENDENT: (2.0, 0.1),
     POOLED: (2.0, 0.1),
 }  # fmt: skip
-_TIMES = 64.0  # what dependent channels may make of a variance: of 95 trained layers at most 4.5
+FARTHEST = 1.0  # σ, what is drawn as fitting
+MOST_TIMES = (
+    64.0  # what dependent channels may make of a variance: of 95 trained layers at most 4.5
+)
 _ENOUGH = 8  # channels of which half are that far off
 _ALIKE = 64  # layers with the same statistics that are looked at
 
@@ -57,6 +61,19 @@ class Consistency(Enum):
     CONSISTENT = "consistent"
     CONTRADICTS = "contradicts"
     UNKNOWN = "cannot tell"
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One BatchNormalization, as reports show it: spreads over the channels, None where unknown."""
+
+    node: str
+    verdict: Consistency
+    sentence: str
+    assumes: tuple[str, ...]
+    notes: tuple[str, ...]
+    shift: Spread | None
+    ratio: Spread | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +115,14 @@ class LayerConsistency:
             return (self.predicted_variance + self.epsilon) / (self.variance + self.epsilon)
 
     @property
+    def summary(self) -> LayerSummary:
+        """The same without every channel."""
+        return LayerSummary(
+            self.node, self.verdict, self.sentence, self.assumes, self.notes,
+            Spread.of(self.shift), Spread.of(self.ratio),
+        )  # fmt: skip
+
+    @property
     def worst_shift(self) -> float:
         """The largest shift of a channel, NaN where there is none."""
         known = self.shift[np.isfinite(self.shift)]
@@ -120,6 +145,11 @@ class ConsistencyResult:
     def contradicting(self) -> tuple[LayerConsistency, ...]:
         """Those whose statistics cannot be those of the data that the others were trained on."""
         return tuple(x for x in self.layers if x.verdict is Consistency.CONTRADICTS)
+
+    @property
+    def summaries(self) -> tuple[LayerSummary, ...]:
+        """All layers without every channel."""
+        return tuple(layer.summary for layer in self.layers)
 
 
 @dataclass(frozen=True)
@@ -291,7 +321,7 @@ def _of_another_size(layer: LayerConsistency, found: Carried) -> str | None:
     ratio = layer.ratio
     known = ratio[np.isfinite(ratio) & (ratio > 0)]
     median = float(np.median(known)) if len(known) >= _ENOUGH else 1.0
-    if 1 / _TIMES <= median <= _TIMES:
+    if 1 / MOST_TIMES <= median <= MOST_TIMES:
         return None
     times, than = (median, "less") if median > 1 else (1 / median, "more")
     return f"σ² is {times:,.0f} times {than} than predicted in half of {len(known)} channels"

@@ -336,10 +336,13 @@ def test_the_gate_fails_on_statistics_where_it_is_told_to(tmp_path: Path) -> Non
     assert invoke("check", sound, "--fail-on", "statistics").exit_code == 0
 
 
-def test_a_picture_takes_data(tmp_path: Path) -> None:
-    result = invoke("stats", SAMPLES / "digits_mlp.onnx", "--plot", tmp_path / "a.svg")
-    assert result.exit_code == 2
-    assert "add --inputs" in result.output
+def test_a_picture_has_a_row_for_each_layer(tmp_path: Path) -> None:
+    picture = tmp_path / "a.svg"
+    result = invoke("stats", SAMPLES / "digits_mlp.onnx", "--plot", picture)
+    assert result.exit_code == 0
+    text = picture.read_text()
+    assert "Do the stored statistics fit each other?" in text
+    assert all(layer.node in text for layer in consistency(SAMPLES / "digits_mlp.onnx").layers)
 
 
 @pytest.mark.parametrize("fault", ["default", "of another layer", "zeros"])
@@ -367,3 +370,21 @@ def test_faults_put_into_a_trained_model_are_found_where_they_are(
         model.CopyFrom(original)
         spoiled = layers(_store(model, **dict(zip(node.input[3:5], wrong, strict=True))), tmp_path)
         assert spoiled[node.name].verdict is Consistency.CONTRADICTS
+
+
+def test_the_margin_of_inspect_and_of_its_report_tells_it_as_well(tmp_path: Path) -> None:
+    model = chain(*BETWEEN["nothing"], shift=3.0)
+    path, page, report = (tmp_path / name for name in ("m.onnx", "r.html", "r.json"))
+    onnx.save(model, path)
+    result = invoke("inspect", path, "--report", page, "--report", report)
+    told = "stored statistics: 1 contradicts, 1 cannot tell (second): bnfold stats says why"
+    assert told in " ".join(result.output.split())
+    assert told in page.read_text() and "predicted less stored mean" in page.read_text()
+    (first, second) = json.loads(report.read_text())["models"][0]["statistics"]
+    assert (first["verdict"], first["shift"]) == ("cannot tell", None)
+    assert (second["verdict"], second["assumes"]) == ("contradicts", [])
+    assert abs(second["shift"]["low"] + 3) < 0.1  # what is predicted lies below what is stored
+    assert second["ratio"]["low"] > 0.9
+    assert bnfold.optimize(path, tmp_path / "o.onnx", verify="none").statistics == ()
+    detailed = bnfold.optimize(path, tmp_path / "o2.onnx", verify="none", details=True)
+    assert [layer.verdict.value for layer in detailed.statistics] == ["cannot tell", "contradicts"]
