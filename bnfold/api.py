@@ -32,6 +32,8 @@ from bnfold.onnx_io.write_model import on_disk, write_model
 from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.prediction.consistency import LayerSummary, consistency_of
+from bnfold.tuning.tensor_moments import files as moment_files
+from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import Comparing, compare
@@ -134,6 +136,7 @@ def optimize(
     run_options: RunOptions | None = None,
     details: bool = False,
     proof_file: PathLike | None = None,
+    moments_file: PathLike | None = None,
     progress: Progress | None = None,
 ) -> OptimizeResult:
     """Fold a file, verify the result against the original, and write it.
@@ -147,8 +150,9 @@ def optimize(
     `external_data` is "keep" (tensors stay in the model or in as many data files as before),
     "inline" (everything in the model) or the name of one data file beside the output. `details`
     adds what a report draws: the maps of all layers and the ranges of their weights. `proof_file`
-    is where to write the proof, which `verify` can check again. `progress` is called with each
-    Stage of the work.
+    is where to write the proof, which `verify` can check again, and `moments_file` what the folded
+    BatchNormalizations said of the tensors that are left, as .json, .csv or .overrides.json (for
+    onnxruntime's quantiser). `progress` is called with each Stage of the work.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (neither proven nor runnable), WorkerError (the worker crashed).
@@ -180,8 +184,11 @@ def optimize(
         before = proof_files.resources(source) if proof_file is not None else ()
         if proof_file is not None:
             require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
+        if moments_file is not None:
+            moment_files.require_writable(moments_file, [source, target])
+        watch = Watch() if moments_file is not None else None
         tell(Stage("planning what to fold"))
-        result = fold_in_place(file.model, file.storage, options)
+        result = fold_in_place(file.model, file.storage, options, watch=watch)
         drawn, statistics = _details(original, file, result.verdicts, options)
         flags: tuple[str, ...] = ()
         if not result.folded:
@@ -206,6 +213,8 @@ def optimize(
             proof_files.write(
                 proof_file, before, target, result.proof, options or Options(), certificate
             )
+        if moments_file is not None and watch is not None:
+            moment_files.save(watch.tensors, moments_file, target.name)
         return OptimizeResult(
             target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
             size,

@@ -15,6 +15,7 @@ from bnfold.cli.options import (
     command,
     display_options,
     fold_options,
+    moments_option,
     option,
     recursive_option,
     run_options,
@@ -67,6 +68,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="Also write the proof, an in-toto statement that bnfold verify can check again.",
 )
+@moments_option
 @verify_option(
     "How to verify before anything is written: not at all (none), from the two files (proof), by "
     "running both models as well (run), or with every fold run by itself and float64 too (full)."
@@ -87,8 +89,8 @@ if TYPE_CHECKING:
 @click.pass_context
 def optimize(
     ctx: click.Context, /, models: tuple[str, ...], output: str | None, out_dir: str | None,
-    in_place: bool, external_data: str, proof_file: str | None, verify: str, options: Options,
-    run_options: RunOptions,
+    in_place: bool, external_data: str, proof_file: str | None, moments_file: str | None,
+    verify: str, options: Options, run_options: RunOptions,
     reports: ReportRequest, recursive: bool, jobs: int, display: Display,
 ) -> None:  # fmt: skip
     """Fold, verify against the original, and write.
@@ -111,20 +113,25 @@ def optimize(
     streamed = stdio.STREAM in models
     found = [] if streamed else jobs_of(models, out_dir=out_dir, recursive=recursive)
     files = _files(found, output, external_data, run_options.inputs)
-    reporting = Reporting("optimize", reports, [*files, proof_file])
+    reporting = Reporting("optimize", reports, [*files, proof_file, moments_file])
     _require_one_place(many=many, streamed=streamed, output=output, out_dir=out_dir,
                        in_place=in_place)  # fmt: skip
     given: dict[str, Any] = {
         "options": options, "in_place": in_place, "verify": verify,
         "external_data": external_data, "run_options": run_options, "details": reporting.details,
     }  # fmt: skip
-    if proof_file is not None and (many or streamed or output == stdio.STREAM):
-        raise UsageError(
-            "--proof names the proof of one model, from a file to a file", "fold them one by one"
-        )
+    for flag, what, file in (
+        ("--proof", "proof", proof_file), ("--moments", "moments", moments_file),
+    ):  # fmt: skip
+        if file is not None and (many or streamed or output == stdio.STREAM):
+            raise UsageError(
+                f"{flag} names the {what} of one model, from a file to a file",
+                "fold them one by one",
+            )
     if many:
         ctx.exit(_optimize_many(found, given, reporting, jobs, display))
-    _optimize_one(models[0], output, given | {"proof_file": proof_file}, reporting, display)
+    given |= {"proof_file": proof_file, "moments_file": moments_file}
+    _optimize_one(models[0], output, given, reporting, display)
     ctx.exit(reporting.exit_code())
 
 
@@ -209,15 +216,17 @@ def _optimize_many(
 @command()
 @click.argument("model", type=click.Path(allow_dash=True))
 @fold_options
+@moments_option
 @report_options
 @display_options
 @click.pass_context
 def inspect(
-    ctx: click.Context, /, model: str, options: Options, reports: ReportRequest, display: Display
-) -> None:
+    ctx: click.Context, /, model: str, options: Options, moments_file: str | None,
+    reports: ReportRequest, display: Display,
+) -> None:  # fmt: skip
     """Show what would be folded, and why the rest would not.
 
-    Nothing is written. MODEL is a file, or - for standard input.
+    No model is written. MODEL is a file, or - for standard input.
 
     \b
     Examples:
@@ -228,9 +237,16 @@ def inspect(
     from bnfold.cli.render.folds import of_inspection
     from bnfold.reporting import content
 
-    reporting = Reporting("inspect", reports, (model,))
+    reporting = Reporting("inspect", reports, (model, moments_file))
+    if moments_file is not None:
+        from bnfold.tuning.tensor_moments import files
+
+        files.require_writable(moments_file, [model])
     with reporting.on_error(model), stdio.source(model) as source:
         inspection = bnfold.inspect(source, options=options, details=reporting.details)
+        if moments_file is not None:
+            tensors = bnfold.moments(source, options=options)
+            files.save(tensors, moments_file, Path(model).name)
     reporting.write(lambda: content.of_inspect(inspection, model))
     display.print(of_inspection(inspection, model))
     ctx.exit(reporting.exit_code())

@@ -292,6 +292,13 @@ def json_option(help_text: str) -> Callable[[F], F]:
     return option(sections.REPORTS, "--json", "as_json", is_flag=True, help=help_text)
 
 
+moments_option = option(
+    sections.OUTPUT, "--moments", "moments_file", metavar="FILE", type=click.Path(dir_okay=False),
+    help="Also write what the BatchNormalizations said of the tensors that are left: mean, "
+    "deviation and range, as .json, .csv or .overrides.json (for onnxruntime's quantiser).",
+)  # fmt: skip
+
+
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta["bnfold.debug"] = True

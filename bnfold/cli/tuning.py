@@ -14,6 +14,7 @@ from bnfold.cli.options import (
     data_options,
     display_options,
     json_option,
+    moments_option,
     option,
     run_options,
     verify_option,
@@ -50,14 +51,16 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Make γ′ and β′ graph inputs with their values as defaults, for a training loop to feed.",
 )
+@moments_option
 @assume_inference_option
 @verify_option("How to verify before anything is written, as for optimize.")
 @run_options()
 @json_option("Print the result as JSON.")
 @display_options
 def freeze(
-    model: str, output: str | None, form: FrozenForm, learnable: bool, assume_inference: bool,
-    verify: Verify, run_options: RunOptions, as_json: bool, display: Display,
+    model: str, output: str | None, form: FrozenForm, learnable: bool, moments_file: str | None,
+    assume_inference: bool, verify: Verify, run_options: RunOptions, as_json: bool,
+    display: Display,
 ) -> None:  # fmt: skip
     """Write BatchNormalizations as their affine maps γ′x + β′.
 
@@ -70,12 +73,12 @@ def freeze(
       bnfold freeze model.onnx --learnable -o frozen.onnx
     """
     from bnfold.cli.render.tuning import of_freeze
-    from bnfold.tuning import frozen_models
+    from bnfold.tuning.freezing import frozen_models
 
     with display.progress() as progress:
         result = frozen_models.freeze(
             model, output, form=form, learnable=learnable, assume_inference=assume_inference,
-            verify=verify, run_options=run_options, progress=progress,
+            verify=verify, run_options=run_options, moments_file=moments_file, progress=progress,
         )  # fmt: skip
     if as_json:
         click.echo(frozen_models.as_json(result), nl=False)
@@ -107,7 +110,7 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
       bnfold assign frozen.onnx params.npz -o tuned.onnx
     """
     from bnfold.cli.render.tuning import of_assign
-    from bnfold.tuning import frozen_models
+    from bnfold.tuning.freezing import frozen_models
 
     display.print(of_assign(frozen_models.assign(model, params, output)))
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import onnx
 from msgspec import structs
 
 from bnfold.folding.apply import apply
 from bnfold.folding.inlining import inlined
-from bnfold.folding.plan import plan
+from bnfold.folding.plan import Plan, plan
 from bnfold.folding.selection import require_sites
 from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.graph.node_counts import NodeCounts
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.options import Options
-from bnfold.steps import from_json, to_json
+from bnfold.steps import Proof, from_json, to_json
 from bnfold.verdict import Verdict
 
 Model = TypeVar("Model")
@@ -45,10 +45,21 @@ class FoldResult(Generic[Model]):
         return tuple(verdict for verdict in self.verdicts if not verdict.folded)
 
 
+class Watch(Protocol):
+    """Somebody who looks at a model before and after it is folded."""
+
+    def planned(self, index: Index, plan: Plan) -> None:
+        """The model as it was, and what is about to be done to it."""
+
+    def applied(self, index: Index, proof: Proof) -> None:
+        """The model as it is now, and what was done."""
+
+
 def fold_in_place(
-    model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True
-) -> FoldResult[onnx.ModelProto]:
-    """Fold a model in place, with its proof.
+    model: onnx.ModelProto, storage: Storage, options: Options | None, *, may_inline: bool = True,
+    watch: Watch | None = None,
+) -> FoldResult[onnx.ModelProto]:  # fmt: skip
+    """Fold a model in place, with its proof; whoever watches sees the model that is folded.
 
     Raises ModelError for a model that is not valid, UsageError for names that it does not have.
     """
@@ -58,18 +69,23 @@ def fold_in_place(
     may_inline &= options is None or not (options.skip or options.only)  # which changes names
     if may_inline and (found := inlined(model, planned.verdicts)) is not None:
         copy, names = found
-        inner = fold_in_place(copy, storage, options, may_inline=False)
+        inner = fold_in_place(copy, storage, options, may_inline=False, watch=watch)
         kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             model.CopyFrom(copy)
             proof = structs.replace(from_json(inner.proof.encode()), inlined=names)
             text = to_json(proof).decode()
             return dataclasses.replace(inner, model=model, before=before, proof=text)
+    if watch is not None:
+        watch.planned(index, planned)
     applied = apply(index, planned)
     proof = structs.replace(
         applied.proof, freeze=options is not None and options.freeze_initializers
     )
+    after = Index(model, storage)
+    if watch is not None:
+        watch.applied(after, applied.proof)
     return FoldResult(
-        model, planned.verdicts, before, NodeCounts.of(Index(model)), applied.copied,
+        model, planned.verdicts, before, NodeCounts.of(after), applied.copied,
         to_json(proof).decode(),
     )  # fmt: skip

@@ -41,6 +41,9 @@ class Kind(Enum):
     PROOF = "a proof of bnfold", rb'\s*\{\s*"_type":\s*"https://in-toto.io/Statement/v1"'
     BASELINE = "a baseline of bnfold", rb'\s*\{\s*"accepted"'
     PARAMETERS = "a list of parameters of bnfold", rb'\s*\{\s*"model".*"parameters"'
+    MOMENTS = "a file of moments of bnfold", rb'\s*\{\s*"moments": \d'
+    MOMENTS_TABLE = "a table of moments of bnfold", rb"tensor,scope,batch_norm,channel,"
+    OVERRIDES = "ranges for a quantiser", rb'\s*\{(\s*\}|.*"rmin")'
     SVG = "a picture of bnfold", rb"<svg .*stored statistics"
     PNG = "a picture of bnfold", rb"\x89PNG\r\n.*bnfold"
 

@@ -16,7 +16,7 @@ from bnfold.text.formatting import count, plain
 from bnfold.text.json_encoding import dumps
 from bnfold.tuning.data_statistics import RecalibrateResult, SkippedNode, StatsResult
 from bnfold.tuning.drift import ChannelDrift, Fit
-from bnfold.tuning.frozen_models import AssignResult, FreezeResult
+from bnfold.tuning.freezing.frozen_models import AssignResult, FreezeResult
 
 _STYLES = {Fit.FITS: "green", Fit.DRIFTED: "red", Fit.TOO_LITTLE: "yellow"}
 

@@ -40,7 +40,8 @@ POOLED = "pooled"
 NOTHING: frozenset[str] = frozenset()
 _WIDEST = 1 << 16  # channels whose values are tabulated
 _BROADCASTS = 7  # the opset from which on shapes broadcast as in numpy
-_Z = np.linspace(-6.0, 6.0, 241)
+REACH = 6.0  # deviations of z that tables reach to
+_Z = np.linspace(-REACH, REACH, 241)
 _SHARES = np.exp(-_Z * _Z / 2) / np.exp(-_Z * _Z / 2).sum()
 
 
@@ -66,6 +67,21 @@ class Carried:
     doubt: FloatArray | float = 0.0
     source: Hashable = None
     table: FloatArray | None = field(default=None, repr=False)
+    known_ends: tuple[FloatArray, FloatArray] | None = None  # where the table is gone
+
+    @property
+    def ends(self) -> tuple[FloatArray, FloatArray]:
+        """The least and the largest that values of z within 6 deviations make."""
+        if self.known_ends is not None:
+            return self.known_ends
+        if self.table is not None:
+            return self.table.min(axis=1), self.table.max(axis=1)
+        deviation = REACH * np.sqrt(self.variance)
+        return self.mean - deviation, self.mean + deviation
+
+    def without_table(self) -> Carried:
+        """What stays when nobody reads the value any more: tables take megabytes."""
+        return replace(self, table=None, source=None, known_ends=self.ends)
 
     @property
     def doubts(self) -> FloatArray:
@@ -125,6 +141,7 @@ class Carried:
             self, mean=self.mean[at], variance=self.variance[at], axis=axis,
             table=None if self.table is None else self.table[at], doubt=self.doubts[at],
             source=self.source if every else (self.source, str(kept)),
+            known_ends=None,
         )  # fmt: skip
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
@@ -28,7 +27,7 @@ def carried_moments(index: Index, draft: Draft) -> Values:
             left[read] -= 1
             known = values.known.get(read)
             if not left[read] and isinstance(known, Carried):
-                values.known[read] = replace(known, table=None, source=None)  # megabytes
+                values.known[read] = known.without_table()
     return values
 
 

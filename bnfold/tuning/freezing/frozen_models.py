@@ -26,7 +26,9 @@ from bnfold.options import FrozenForm, RunOptions, Verify, current_choice, requi
 from bnfold.progress import Progress
 from bnfold.steps import to_json
 from bnfold.text.json_encoding import dumps
-from bnfold.tuning.affine_form import FrozenNode, frozen, plan_freezing
+from bnfold.tuning.freezing.affine_form import FrozenNode, frozen, plan_freezing
+from bnfold.tuning.tensor_moments import files as moment_files
+from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 from bnfold.verdict import Verdict
 from bnfold.verification.client import compare
@@ -70,6 +72,7 @@ def freeze(
     assume_inference: bool = False,
     verify: Verify = "run",
     run_options: RunOptions | None = None,
+    moments_file: PathLike | None = None,
     progress: Progress | None = None,
 ) -> FreezeResult:
     """Write every inference BatchNormalization of a file as its affine map γ′x + β′.
@@ -79,7 +82,7 @@ def freeze(
     mean 0, variance 1 and ε 0. `learnable` makes γ′ and β′ graph inputs with their values as
     defaults, and lists them in metadata_props and in a JSON file beside the output.
     `assume_inference` treats BatchNormalizations in training mode as inference with their running
-    statistics. `verify`, `run_options` and `progress` are those of `optimize`.
+    statistics. `verify`, `run_options`, `moments_file` and `progress` are those of `optimize`.
 
     Raises ModelError, UsageError (paths; IR below 4 with `learnable`), NotEqualError (nothing is
     written), UndecidedError and WorkerError.
@@ -99,7 +102,10 @@ def freeze(
     listed = target.with_suffix(".learnable.json") if learnable else None
     if listed is not None:
         require_replaceable(listed, Kind.PARAMETERS, [source, target])
+    if moments_file is not None:
+        moment_files.require_writable(moments_file, [source, target])
     comparison: Comparison | None = None
+    watch = Watch()
     with PrivateFolder() as folder:
         reference, refused = source, {}
         if assume_inference:
@@ -107,7 +113,12 @@ def freeze(
             reference = model_file.save(file.model, file.storage, Path(folder, source.name))
         index = Index(file.model, file.storage)
         plan = plan_freezing(index, form)
-        proof = to_json(apply(index, plan).proof).decode()
+        if moments_file is not None:
+            watch.planned(index, plan)
+        steps = apply(index, plan).proof
+        proof = to_json(steps).decode()
+        if moments_file is not None:
+            watch.applied(Index(file.model, file.storage), steps)
         done = tuple(frozen(plan))
         plain = model_file.save(file.model, file.storage, Path(folder, "frozen.onnx"))
         if learnable:
@@ -129,6 +140,8 @@ def freeze(
     )
     if listed is not None:
         _list(file.model, done, target, listed)
+    if moments_file is not None:
+        moment_files.save(watch.tensors, moments_file, target.name)
     return FreezeResult(target, done, verdicts, comparison, listed)
 
 

@@ -16,7 +16,7 @@ import bnfold
 from bnfold import Reason
 from bnfold.cli.main import main
 from bnfold.runtime.sessions import SessionFactory, run
-from bnfold.tuning.frozen_models import LEARNABLE, assign, freeze
+from bnfold.tuning.freezing.frozen_models import LEARNABLE, assign, freeze
 from tests.proof.test_certificate import norm, real
 from tests.support import Array, parse
 

@@ -1,0 +1,1 @@
+"""Writing BatchNormalizations as their affine maps, to be trained further."""

@@ -1,0 +1,1 @@
+"""What folding is about to forget: the moments of the tensors of a folded model."""

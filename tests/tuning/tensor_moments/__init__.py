@@ -1,0 +1,1 @@
+"""Moments of the tensors of folded models."""
