@@ -66,6 +66,9 @@ from .tuning.freezing.frozen_models import AssignResult as AssignResult
 from .tuning.freezing.frozen_models import FreezeResult as FreezeResult
 from .tuning.freezing.frozen_models import assign as assign
 from .tuning.freezing.frozen_models import freeze as freeze
+from .tuning.freezing.recover import RecoverResult as RecoverResult
+from .tuning.freezing.recover import recover as recover
+from .tuning.freezing.recovery import Recovered as Recovered
 from .tuning.prediction.consistency import Consistency as Consistency
 from .tuning.prediction.consistency import ConsistencyResult as ConsistencyResult
 from .tuning.prediction.consistency import LayerConsistency as LayerConsistency

@@ -15,7 +15,7 @@ from bnfold.cli.bench import bench
 from bnfold.cli.check import check
 from bnfold.cli.optimize import inspect, optimize
 from bnfold.cli.options import debug_option
-from bnfold.cli.tuning import assign, freeze, recalibrate, stats
+from bnfold.cli.tuning import assign, freeze, recalibrate, recover, stats
 from bnfold.cli.verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
 from bnfold.text.escape import escape_commands
@@ -124,5 +124,7 @@ def main() -> None:
         signal.signal(number, lambda received, _: sys.exit(128 + received))
 
 
-for command in (optimize, inspect, verify, diff, bench, check, freeze, assign, stats, recalibrate):
+for command in (
+    optimize, inspect, verify, diff, bench, check, freeze, assign, recover, stats, recalibrate,
+):  # fmt: skip
     main.add_command(command)

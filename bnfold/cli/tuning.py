@@ -118,6 +118,58 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
 @command()
 @click.argument("model", type=click.Path())
 @option(
+    sections.OUTPUT,
+    "-o",
+    "--output",
+    metavar="PATH",
+    type=click.Path(),
+    help="Where to write.  [default: MODEL.recovered.onnx beside it]",
+)
+@option(
+    sections.STATISTICS,
+    "--moments",
+    "moments_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="The .json file that optimize or freeze wrote with --moments: where BatchNormalizations "
+    "stood, and with which statistics.",
+)
+@verify_option("How to verify before anything is written, as for optimize.")
+@run_options()
+@json_option("Print the result as JSON.")
+@display_options
+def recover(
+    model: str, output: str | None, moments_file: str | None, verify: Verify,
+    run_options: RunOptions, as_json: bool, display: Display,
+) -> None:  # fmt: skip
+    """Put BatchNormalizations back: the model stays what it was.
+
+    A Mul and an Add of constants become one. With --moments, so does what had been folded into
+    convolutions, with the statistics that fine-tuning and quantisers want.
+
+    \b
+    Examples:
+      bnfold optimize model.onnx --moments moments.json
+      bnfold recover model.folded.onnx --moments moments.json
+    """
+    from bnfold.cli.render.tuning import of_recover
+    from bnfold.text.json_encoding import dumps, jsonable
+    from bnfold.tuning.freezing.recover import recover as recovered
+
+    with display.progress() as progress:
+        result = recovered(
+            model, output, moments_file=moments_file, verify=verify, run_options=run_options,
+            progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(dumps(jsonable(result)), nl=False)
+    else:
+        display.print(of_recover(result, model, verbose=display.verbose))
+
+
+@command()
+@click.argument("model", type=click.Path())
+@option(
     sections.STATISTICS,
     "--shift",
     default=0.25,

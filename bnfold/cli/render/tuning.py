@@ -17,8 +17,37 @@ from bnfold.text.json_encoding import dumps
 from bnfold.tuning.data_statistics import RecalibrateResult, SkippedNode, StatsResult
 from bnfold.tuning.drift import ChannelDrift, Fit
 from bnfold.tuning.freezing.frozen_models import AssignResult, FreezeResult
+from bnfold.tuning.freezing.recover import RecoverResult
+from bnfold.tuning.freezing.recovery import Recovered
 
 _STYLES = {Fit.FITS: "green", Fit.DRIFTED: "red", Fit.TOO_LITTLE: "yellow"}
+
+
+def of_recover(result: RecoverResult, source: str, *, verbose: bool = False) -> RenderableType:
+    """What was put back, and with which statistics."""
+    verified = " and verified" if result.comparison is not None else ""
+    total = count(len(result.recovered), BATCH_NORM)
+    done = f"{total} put back{verified}" if result.recovered else "there is nothing to put back"
+    parts: list[RenderableType] = [
+        Text(f"{plain(source)} → {plain(str(result.model))}"),
+        Text(f"{done}\n", style="bold"),
+    ]
+    rows = table(BATCH_NORM, "makes", "statistics")
+    for one in result.recovered:
+        rows.add_row(Text(plain(one.node)), Text(plain(one.tensor)), Text(_statistics(one)))
+    if result.recovered:
+        parts.append(rows)
+    if result.comparison is not None and verbose:
+        parts.append(of_comparison(result.comparison))
+    return Group(*parts)
+
+
+def _statistics(one: Recovered) -> str:
+    if not one.known:
+        return "unknown: μ is 0 and σ² is 1"
+    if one.guessed:
+        return f"from the file, but for μ of {count(one.guessed, 'channel')}, which is 0"
+    return "from the file"
 
 
 def of_freeze(result: FreezeResult, source: str, *, verbose: bool = False) -> RenderableType:
