@@ -62,8 +62,8 @@ class Reason(Enum):
     OTHER_GRAPH = (
         "other-graph",
         "{node} stands in {detail}, where no values are measured",
-        "inline the local functions first: onnx.inliner.inline_local_functions; what stands in the "
-        "body of an If, Loop or Scan is left alone",
+        "what stands in a branch within a Loop or Scan, or in the body of another operator, is "
+        "left alone: check these statistics in training",
     )
     LEFT_OUT = (
         "left-out",

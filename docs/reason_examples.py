@@ -285,10 +285,12 @@ EXAMPLES: dict[Reason, Example] = {
         ]),
     ),
     Reason.OTHER_GRAPH: Example(
-        "g (float[1,4,6,6] x, bool yes) => (float[1,4,6,6] y) {\n  y = If (yes) <\n"
-        "    then_branch = t () => (float[1,4,6,6] p) {\n"
-        "      [norm] p = BatchNormalization (x, s, b, m, v)\n    },\n"
-        "    else_branch = e () => (float[1,4,6,6] r) { r = Relu (x) }\n  >\n}",
+        "g (float[1,4,6,6] x, int64 count, bool yes) => (float[1,4,6,6] y) {\n"
+        "  y = Loop (count, yes, x) <body = b (int64 i, bool c, float[1,4,6,6] h) =>"
+        " (bool d, float[1,4,6,6] k) {\n    d = Identity (c)\n    k = If (c) <\n"
+        "      then_branch = t () => (float[1,4,6,6] p) {\n"
+        "        [norm] p = BatchNormalization (h, s, b, m, v)\n      },\n"
+        "      else_branch = e () => (float[1,4,6,6] r) { r = Relu (h) }\n    >\n  }>\n}",
         words="In bnfold stats.", measured=True,
     ),
     Reason.ROUNDING: Example(

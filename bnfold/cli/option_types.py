@@ -152,3 +152,14 @@ class CurrentChoice(click.Choice[str]):
             old, value = RENAMED_CHOICE
             click.echo(f"note: {old} is now called {value}", err=True)
         return super().convert(value, param, ctx)
+
+
+class Prior(click.FloatRange):
+    """A number of samples, or `auto`."""
+
+    def __init__(self) -> None:
+        super().__init__(min=0)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number, or the word."""
+        return value if value == "auto" else super().convert(value, param, ctx)

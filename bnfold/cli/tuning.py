@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 from bnfold.cli import sections
 from bnfold.cli.display import Display
+from bnfold.cli.option_types import Prior
 from bnfold.cli.options import (
     assume_inference_option,
     command,
@@ -287,11 +288,12 @@ def _consistency(
 @option(
     sections.STATISTICS,
     "--prior",
-    default=0.0,
+    default="0",
     show_default=True,
-    metavar="N",
-    type=click.FloatRange(min=0),
-    help="For few samples: let what is stored count like N of them.",
+    metavar="N|auto",
+    type=Prior(),
+    help="For few samples: let what is stored count like N of them; auto holds out a quarter of "
+    "the data to choose N.",
 )
 @option(
     sections.STATISTICS,
@@ -312,7 +314,7 @@ def _consistency(
 @data_options()
 @display_options
 def recalibrate(
-    model: str, output: str | None, momentum: float, prior: float, holdout: float,
+    model: str, output: str | None, momentum: float, prior: Any, holdout: float,
     require_improvement: bool, assume_inference: bool, data: Dataset, display: Display,
 ) -> None:  # fmt: skip
     """Estimate μ and σ² anew on data, layer after layer.
@@ -322,7 +324,7 @@ def recalibrate(
     \b
     Examples:
       bnfold recalibrate model.onnx --inputs data.npz -o better.onnx
-      bnfold recalibrate model.onnx --inputs few.npz --prior 64
+      bnfold recalibrate model.onnx --inputs few.npz --prior auto
       bnfold recalibrate model.onnx --inputs data.npz --holdout 0.2 --require-improvement
     """
     from bnfold.cli.render.tuning import of_recalibrate

@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
@@ -27,6 +27,8 @@ from bnfold.runtime.process import run_worker
 from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
 from bnfold.tuning.stored_statistics import assign_statistics
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
+
+_HELD_OUT = 0.25  # the share of samples that choose a prior
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class RecalibrateResult:
     """A file with new statistics.
 
     `layers` is how many BatchNormalizations stand in a row at most, which is how often the data was
-    read; `before` and `after` are the accuracies on what was held out, None without.
+    read; `before` and `after` are the accuracies on what was held out, None without. `prior` is as
+    how many samples the stored statistics counted.
     """
 
     model: Path
@@ -86,6 +89,7 @@ class RecalibrateResult:
     left: tuple[SkippedNode, ...]
     before: float | None = None
     after: float | None = None
+    prior: float = 0.0
 
 
 def stats(
@@ -114,7 +118,7 @@ def _stats(answer: dict[str, Any], folder: Path) -> StatsResult:
 
 def recalibrate(
     path_in: PathLike, data: Dataset, path_out: PathLike | None = None, *, momentum: float = 0.0,
-    prior: float = 0.0, holdout: float = 0.0, require_improvement: bool = False,
+    prior: float | Literal["auto"] = 0.0, holdout: float = 0.0, require_improvement: bool = False,
     assume_inference: bool = False, progress: Progress | None = None,
 ) -> RecalibrateResult:  # fmt: skip
     """Estimate μ and σ² of every BatchNormalization anew over all of the data, and write the model.
@@ -125,7 +129,10 @@ def recalibrate(
     estimate. Nothing else of the model changes. With `momentum` m, what is written is m·stored +
     (1 − m)·estimated. With a `prior` of N, for few samples, what is stored counts like N of them:
     (N·stored + n·estimated)/(N + n) of n samples (Schneider et al., *Improving Robustness Against
-    Common Corruptions by Covariate Shift Adaptation*, 2020, arXiv:2006.16971, §3).
+    Common Corruptions by Covariate Shift Adaptation*, 2020, arXiv:2006.16971, §3). "auto" takes the
+    N under which samples that are held out (a quarter, where `holdout` says no other share) are the
+    likeliest, and writes nothing where these are the stored statistics themselves, or where the
+    accuracy on them falls.
 
     `holdout` is the share of samples, evenly spread, that are not used for it, and on which the
     accuracy is measured against the labels `y` before and after;
@@ -135,7 +142,11 @@ def recalibrate(
     """
     if not 0 <= momentum < 1 or not 0 <= holdout < 1:
         raise UsageError("momentum and holdout are shares: at least 0, and below 1")
-    if not (0 <= prior < math.inf) or (prior and momentum):
+    if prior == "auto":
+        holdout = holdout or _HELD_OUT
+    elif isinstance(prior, str) or not 0 <= prior < math.inf:
+        raise UsageError("`prior` is a number of samples", "give one, or auto")
+    if prior and momentum:
         raise UsageError(
             "`prior` is a number of samples, which decides what `momentum` would",
             "give one of them",
@@ -154,7 +165,13 @@ def recalibrate(
             "there is one sample, and one sample has no spread",
             "give as many as the model would see in a batch, at least",
         )
-    if require_improvement and not after > before:
+    if answer["prior"] is None:
+        raise NotBetterError(
+            "under the stored statistics what is held out is the likeliest",
+            "nothing was written; the data does not call for others",
+        )
+    falls = before is not None and after < before
+    if (prior == "auto" and falls) or (require_improvement and not after > before):
         raise NotBetterError(
             f"the accuracy was {before:.4f} and would be {after:.4f}",
             "nothing was written; the stored statistics fit the held-out data as well",
@@ -166,7 +183,14 @@ def recalibrate(
         raise UndecidedError(refusal.sentence, refusal.reason.remedy)
     write_model(file, target)
     return RecalibrateResult(
-        target, len(estimates), answer["layers"], answer["samples"], _skipped(answer), before, after
+        target,
+        len(estimates),
+        answer["layers"],
+        answer["samples"],
+        _skipped(answer),
+        before,
+        after,
+        answer["prior"],
     )
 
 
@@ -182,8 +206,11 @@ def _require_not_data(target: Path, data: Path) -> None:
 def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
     with np.load(folder / "result.npz", allow_pickle=False) as archive:
         flat = {name: archive[f"a{i}"] for i, name in enumerate(answer["names"])}
-    outputs = dict.fromkeys(name.rpartition("/")[0] for name in flat)
-    return answer, {o: (flat[f"{o}/mean"], flat[f"{o}/variance"]) for o in outputs}
+    found = {}
+    for place in dict.fromkeys(name.rpartition("/")[0] for name in flat):
+        scope, _, output = place.partition("/")
+        found[int(scope), output] = (flat[f"{place}/mean"], flat[f"{place}/variance"])
+    return answer, found
 
 
 def _skipped(answer: dict[str, Any]) -> tuple[SkippedNode, ...]:

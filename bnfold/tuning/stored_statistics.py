@@ -11,6 +11,7 @@ from bnfold.folding.plan import Plan
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, batch_norm
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit, Rescale, Supply
+from bnfold.graph.holders import Holders
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
@@ -19,15 +20,21 @@ from bnfold.tuning.moments import FloatArray
 
 _MOMENTUM = 0.9  # the default of ONNX
 
-Estimates = Mapping[str, tuple[FloatArray, FloatArray]]  # mean and variance by the node's output
+Place = tuple[int, str]  # a BatchNormalization: the number of its scope, and its output
+Estimates = Mapping[Place, tuple[FloatArray, FloatArray]]  # mean and variance
 
 
-def norms(index: Index) -> tuple[list[tuple[Node, int, StoredStatistics]], list[Refusal]]:
-    """The inference BatchNormalizations of the main graph with the rank of what they read.
+def place_of(node: Node) -> Place:
+    """What stays the same of a node when its model is read again."""
+    return node.scope.number, node.output
+
+
+def norms(index: Index) -> tuple[list[tuple[Node, StoredStatistics]], list[Refusal]]:
+    """The inference BatchNormalizations with constant statistics, in bodies and functions too.
 
     And why others are left alone.
     """
-    draft = Draft(index, Options())
+    draft, holders = Draft(index, Options()), Holders(index)
     found, refused = [], []
     for node in index.nodes():
         if node.op != BATCH_NORM:
@@ -35,24 +42,21 @@ def norms(index: Index) -> tuple[list[tuple[Node, int, StoredStatistics]], list[
         entry = _norm(draft, node)
         if isinstance(entry, Refusal):
             refused.append(entry)
+        elif not holders.can_be_lifted(node.scope):
+            refused.append(Refusal(Reason.OTHER_GRAPH, node.label, node.scope.label))
         else:
-            found.append(entry)
+            found.append((node, entry))
     return found, refused
 
 
-def _norm(draft: Draft, node: Node) -> tuple[Node, int, StoredStatistics] | Refusal:
+def _norm(draft: Draft, node: Node) -> StoredStatistics | Refusal:
     own = batch_norm(draft, node)
     if isinstance(own, Refusal):
         return own
-    if not node.scope.is_main:
-        return Refusal(Reason.OTHER_GRAPH, node.label, node.scope.label)
-    shape = draft.shape(node, 0)
-    if shape is None or len(shape) < 2:
-        return Refusal(Reason.UNKNOWN_RANK, node.label)
     gamma, _, mean, variance = (draft.values(node, slot) for slot in range(1, 5))
     epsilon = float(node.attribute("epsilon", DEFAULT_EPSILON))
     momentum = float(node.attribute("momentum", _MOMENTUM))
-    return node, len(shape), StoredStatistics(node.label, gamma, mean, variance, epsilon, momentum)
+    return StoredStatistics(node.label, gamma, mean, variance, epsilon, momentum)
 
 
 def assign_statistics(index: Index, estimates: Estimates) -> list[Refusal]:
@@ -64,8 +68,8 @@ def assign_statistics(index: Index, estimates: Estimates) -> list[Refusal]:
     edits: list[Edit] = []
     refused = []
     for node in index.nodes():
-        if node.op == BATCH_NORM and node.scope.is_main and node.output in estimates:
-            own = list(_edits(draft, node, *estimates[node.output]))
+        if node.op == BATCH_NORM and place_of(node) in estimates:
+            own = list(_edits(draft, node, *estimates[place_of(node)]))
             objection = next(filter(None, map(draft.refusal_of, own)), None)
             if objection is not None:
                 refused.append(objection)

@@ -106,13 +106,18 @@ def test_what_is_only_like_an_instance_normalization(model: ModelProto) -> None:
     assert reason(model) == "training-mode"
 
 
-def test_statistics_of_a_body_are_not_measured() -> None:
+def test_statistics_of_a_branch_in_a_loop_are_not_measured() -> None:
     text = """
-    g (float[1,3,4,4] x, bool yes) => (float[1,3,4,4] y) {
-      y = If (yes) <
-        then_branch = t () => (float[1,3,4,4] p) { [norm] p = BatchNormalization (x, s, b, m, v) },
-        else_branch = e () => (float[1,3,4,4] r) { r = Relu (x) }
-      >
+    g (float[1,3,4,4] x, int64 n, bool yes) => (float[1,3,4,4] y) {
+      y = Loop (n, yes, x) <body = l (int64 i, bool c, float[1,3,4,4] h) =>
+        (bool d, float[1,3,4,4] k) {
+          d = Identity (c)
+          k = If (c) <
+            then_branch = t () => (float[1,3,4,4] p) {
+              [norm] p = BatchNormalization (h, s, b, m, v) },
+            else_branch = e () => (float[1,3,4,4] r) { r = Relu (h) }
+          >
+        }>
     }"""
     (refusal,) = norms(Index(parse(text, **bn(3))))[1]
     assert refusal.reason.code == "other-graph"

@@ -204,6 +204,8 @@ def test_what_does_not_get_better_is_not_written(tmp_path: Path) -> None:
     [
         ({"momentum": 1.0}, "momentum and holdout are shares"),
         ({"prior": -1.0}, "`prior` is a number of samples"),
+        ({"prior": "some"}, "`prior` is a number of samples"),
+        ({"prior": "auto", "momentum": 0.5}, "decides what `momentum` would"),
         ({"prior": 8.0, "momentum": 0.5}, "give one of them"),
         ({"holdout": -0.1}, "momentum and holdout are shares"),
         ({"require_improvement": True}, "needs `holdout`"),
@@ -252,21 +254,6 @@ def test_several_rows_of_a_value_may_belong_to_one_sample(tmp_path: Path) -> Non
     np.testing.assert_allclose(constant(result.model, "m"), flat.mean(0), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(constant(result.model, "v"), flat.var(0), rtol=1e-5)
     assert stats(result.model, Dataset(tmp_path / "data.npz", 8)).drifts[0].samples == 20
-
-
-def test_a_batch_norm_in_a_body_is_left_alone_and_said(tmp_path: Path) -> None:
-    text = """g (float[2,4,3,3] x, bool cond) => (float[2,4,3,3] y) {
-      [outer] z = BatchNormalization (x, s, b, m, v)
-      y = If (cond) <
-        then_branch = t () => (float[2,4,3,3] p) { [inner] p = BatchNormalization (z, s, b, m, v) },
-        else_branch = e () => (float[2,4,3,3] p) { p = Sigmoid (z) }
-      > }"""
-    np.savez(tmp_path / "data.npz", x=real(4, 4, 3, 3), cond=np.array([True] * 4))
-    model = parse(text, **norm(4))
-    model.graph.input[1].type.tensor_type.shape.dim.add().dim_param = "N"
-    result = stats(saved(tmp_path, model), Dataset(tmp_path / "data.npz"))
-    assert [drift.node for drift in result.drifts] == ["outer"]
-    assert [left.node for left in result.left] == ["inner"]
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
@@ -480,20 +467,6 @@ def test_a_model_without_a_batch_norm(tmp_path: Path) -> None:
     done = invoke("stats", saved(tmp_path, parse(text)), "--inputs", data(tmp_path).path)
     assert done.exit_code == 2
     assert "the model has no BatchNormalization" in done.stderr
-
-
-def test_batch_norms_in_a_body_alone_are_said_to_be_there(tmp_path: Path) -> None:
-    text = """
-    g (float[N,3,6,6] x, bool yes) => (float[N,3,6,6] y) {
-      y = If (yes) <
-        then_branch = t () => (float[N,3,6,6] p) { [norm] p = BatchNormalization (x, s, b, m, v) },
-        else_branch = e () => (float[N,3,6,6] r) { r = Relu (x) }
-      >
-    }"""
-    done = invoke("stats", saved(tmp_path, parse(text, **bn(3))), "--inputs", data(tmp_path).path)
-    assert done.exit_code == 2
-    assert "norm stands in" in done.stderr
-    assert "where no values are measured" in done.stderr
 
 
 def test_a_sample_that_is_not_finite_is_named_by_its_number_in_the_file(tmp_path: Path) -> None:

@@ -119,6 +119,8 @@ def of_recalibrate(result: RecalibrateResult, source: str) -> RenderableType:
         Text(f"{norms} in {count(result.layers, 'layer')}, on {count(result.samples, 'sample')}"),
         *_skipped(result.left),
     ]
+    if result.prior:
+        parts.append(Text(f"what was stored counted like {result.prior:g} samples"))
     if result.before is not None and result.after is not None:
         parts.append(
             Text(f"held out: accuracy {result.before:.4f} before, {result.after:.4f} after")

@@ -6,59 +6,77 @@ feature map is ever kept.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from bnfold.graph.index import Index
+from bnfold.graph.holders import Holders
+from bnfold.graph.index import Index, Node, Scope
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.protos import Array, bodies, delete_named
 from bnfold.tuning.moments import SampleMoments
+from bnfold.tuning.worker.lifting import Exported, Lifter
 
 _AXES_AS_INPUT = 18  # the opset from which on ReduceMean has them so
+_SHAPE_AS_INPUT = 5  # likewise of Reshape
 
 
-def probed(index: Index, values: dict[str, int], folder: Path, number: int) -> Path:
-    """The part of the model that makes these values (name → rank); their moments are outputs."""
+@dataclass(frozen=True)
+class Value:
+    """A value that a node of a scope reads; scopes are numbered as in `Index.scopes`."""
+
+    scope: int
+    name: str
+
+    @classmethod
+    def read_by(cls, node: Node) -> Value:
+        """What a BatchNormalization normalises."""
+        return cls(node.scope.number, node.input(0))
+
+
+def probed(
+    index: Index, values: Iterable[Value], folder: Path, number: int
+) -> tuple[Path, dict[Value, list[Exported]]]:
+    """The part of the model that makes these values, and where their moments come out."""
     model = ModelProto()
     model.CopyFrom(index.model)
+    del model.graph.output[:]
+    del model.graph.value_info[:]
+    there = Index(model, index.storage)
+    lifter = Lifter(there)
+    found = {}
+    for value in values:
+        scope = there.scopes[value.scope]
+        names = _add_moments(there, scope, value.name)
+        found[value] = list(lifter.exported(scope, names))
+    _prune(model)
+    return model_file.save(model, index.storage, folder / f"probe{number}.onnx"), found
+
+
+def _prune(model: ModelProto) -> None:
+    """Drop the nodes and initializers of the main graph that no output depends on."""
     graph = model.graph
-    needed = _needed(index, values)
-    for place in reversed(range(len(graph.node))):
-        if place not in needed:
-            del graph.node[place]
-    read = _read(graph.node)
-    read.update(values)
-    delete_named(graph.initializer, {t.name for t in graph.initializer} - read)
-    listed = {tensor.name for tensor in graph.initializer}
-    known = {tensor.name for tensor in index.model.graph.initializer}
-    for place in reversed(range(len(graph.input))):
-        if graph.input[place].name in known - listed:
-            del graph.input[place]
-    del graph.output[:]
-    del graph.value_info[:]
-    opset = index.scopes[0].opset
-    for name, rank in values.items():
-        graph.node.extend(_moments(graph, name, rank, opset))
-        graph.output.extend(ValueInfoProto(name=n) for n in _outputs(name, rank))
-    return model_file.save(model, index.storage, folder / f"probe{number}.onnx")
-
-
-def _needed(index: Index, values: Iterable[str]) -> set[int]:
-    """The places of the main graph's nodes that values depend on."""
-    main = index.scopes[0]
-    position = {id(node.proto): place for place, node in enumerate(main.nodes)}
-    needed: set[int] = set()
-    pending = list(values)
+    makers = {name: node for node in graph.node for name in node.output if name}
+    pending, needed = [output.name for output in graph.output], set()
     while pending:
-        node = main.producers.get(pending.pop())
-        if node is not None and position[id(node.proto)] not in needed:
-            needed.add(position[id(node.proto)])
-            pending.extend(_read([node.proto]))
-    return needed
+        node = makers.get(pending.pop())
+        if node is not None and id(node) not in needed:
+            needed.add(id(node))
+            pending.extend(_read([node]))
+    kept = [node for node in graph.node if id(node) in needed]
+    for place in reversed(range(len(graph.node))):
+        if id(graph.node[place]) not in needed:
+            del graph.node[place]
+    read = _read(kept) | {output.name for output in graph.output}
+    known = {tensor.name for tensor in graph.initializer}
+    delete_named(graph.initializer, known - read)
+    for place in reversed(range(len(graph.input))):
+        if graph.input[place].name in known - read:
+            del graph.input[place]
 
 
 def _read(nodes: Iterable[NodeProto]) -> set[str]:
@@ -72,57 +90,56 @@ def _read(nodes: Iterable[NodeProto]) -> set[str]:
     return found
 
 
-def _named(name: str, what: str) -> str:
-    """What a value is called that is computed of another: by no name that exporters give."""
-    return f"bnfold:{what}:{name}"
+def _add_moments(index: Index, scope: Scope, name: str) -> list[str]:
+    """Mean over the positions of each sample, mean squared deviation from it, and the shape.
 
+    Whatever axes there are, [N, C, …] becomes [N, C, positions] first.
+    """
 
-def _outputs(name: str, rank: int) -> Sequence[str]:
-    return [_named(name, what) for what in ("mean", "spread", "shape")[: 3 if rank > 2 else 1]]
+    def named(what: str) -> str:
+        return index.fresh_name(f"bnfold:{what}:{name}")  # which no exporter uses
 
+    nodes: list[NodeProto] = []
 
-def _moments(graph: Any, name: str, rank: int, opset: int) -> list[NodeProto]:
-    """Mean over the positions of each sample, and mean squared deviation from it."""
-    wide = _named(name, "wide")
-    nodes = [helper.make_node("Cast", [name], [wide], to=TensorProto.DOUBLE)]
-    if rank == 2:
-        return [*nodes, helper.make_node("Identity", [wide], [_named(name, "mean")])]
-    axes = list(range(2, rank))
+    def made(op: str, inputs: list[str], what: str, **attributes: Any) -> str:
+        nodes.append(helper.make_node(op, inputs, [named(what)], **attributes))
+        return str(nodes[-1].output[0])
 
-    def mean(source: str, result: str) -> NodeProto:
-        if opset < _AXES_AS_INPUT:
-            return helper.make_node("ReduceMean", [source], [result], axes=axes, keepdims=1)
-        along = f"{result}:axes"
-        graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), along))
-        return helper.make_node("ReduceMean", [source, along], [result], keepdims=1)
+    def constant(values: list[int], what: str) -> str:
+        return made("Constant", [], what, value=numpy_helper.from_array(np.array(values, np.int64)))
 
-    return [
-        *nodes,
-        mean(wide, _named(name, "mean")),
-        helper.make_node("Sub", [wide, _named(name, "mean")], [_named(name, "off")]),
-        helper.make_node(
-            "Mul", [_named(name, "off"), _named(name, "off")], [_named(name, "square")]
-        ),
-        mean(_named(name, "square"), _named(name, "spread")),
-        helper.make_node("Shape", [name], [_named(name, "shape")]),
-    ]
+    def mean(of: str, what: str) -> str:
+        if scope.opset < _AXES_AS_INPUT:
+            return made("ReduceMean", [of], what, axes=[2], keepdims=1)
+        return made("ReduceMean", [of, constant([2], f"{what}:axes")], what, keepdims=1)
+
+    wide = made("Cast", [name], "wide", to=TensorProto.DOUBLE)
+    if scope.opset < _SHAPE_AS_INPUT:
+        flat = made("Reshape", [wide], "flat", shape=[0, 0, -1])
+    else:
+        flat = made("Reshape", [wide, constant([0, 0, -1], "flat:shape")], "flat")
+    centre = mean(flat, "mean")
+    off = made("Sub", [flat, centre], "off")
+    spread = mean(made("Mul", [off, off], "square"), "spread")
+    shape = made("Shape", [flat], "shape")
+    scope.container.node.extend(nodes)
+    return [centre, spread, shape]
 
 
 def sample_moments(
-    results: dict[str, Array], name: str, rank: int, size: int, rows: int
-) -> SampleMoments | None:  # fmt: skip
+    results: dict[str, Array], exported: Exported, size: int, rows: int
+) -> SampleMoments | None:
     """The moments of the first `rows` of `size` samples.
 
-    Where the model has made several rows of each sample, they are put together. None where its rows
-    are no samples, and some must be left out.
+    Where the model has made several rows of each sample, in loops or otherwise, they are put
+    together; where it has made none, there are no samples. None where its rows are no samples, and
+    some must be left out.
     """
-    means = results[_named(name, "mean")]
-    means = means.reshape(means.shape[0], -1)
-    if rank == 2:
-        spreads, positions = np.zeros_like(means), 1
-    else:
-        spreads = results[_named(name, "spread")].reshape(means.shape)
-        positions = int(np.prod(results[_named(name, "shape")][2:]))
+    means, spreads, shape = (results[name] for name in exported.names)
+    if not means.size:
+        return SampleMoments(np.zeros((0, 1)), np.zeros((0, 1)), 1)
+    means, spreads = (_rows(array, exported.stacked) for array in (means, spreads))
+    positions = int(shape.reshape(-1)[2])
     several, rest = divmod(len(means), size)
     if rest or not several:
         return SampleMoments(means, spreads, positions) if rows == size else None
@@ -135,25 +152,66 @@ def sample_moments(
     return SampleMoments(means[:rows], spreads[:rows], positions)
 
 
-def levels(index: Index, norms: Collection[str]) -> dict[int, list[str]]:
-    """BatchNormalizations of the main graph, by their outputs: how many stand before each."""
-    main = index.scopes[0]
-    height: dict[str, int] = {}
-    found: dict[int, list[str]] = {}
-    waiting = list(main.nodes)
-    while waiting:
-        later = []
-        for node in waiting:
-            names = [name for name in _read([node.proto]) if name in main.producers]
-            if any(name not in height for name in names):
-                later.append(node)
-                continue
-            level = max((height[name] for name in names), default=0)
-            if node.output in norms:
-                found.setdefault(level, []).append(node.output)
-                level += 1
-            height.update(dict.fromkeys(node.proto.output, level))
-        if len(later) == len(waiting):
-            break  # a circle, which onnxruntime refuses
-        waiting = later
+def _rows(array: Array, stacked: int) -> Array:
+    """[iterations…, N, C, 1] as [N·iterations, C]: what belongs to one sample side by side."""
+    rows, channels = array.shape[stacked], array.shape[stacked + 1]
+    return np.swapaxes(array.reshape(-1, rows, channels), 0, 1).reshape(-1, channels)
+
+
+def levels(index: Index, norms: Collection[Node]) -> dict[int, list[Node]]:
+    """BatchNormalizations by how many of them stand before each, at most."""
+    walk = _Levels(index, norms)
+    walk.scope(index.scopes[0], 0)
+    found: dict[int, list[Node]] = {}
+    for node in norms:
+        found.setdefault(walk.level.get(node, 0), []).append(node)
     return found
+
+
+class _Levels:
+    """Counts along the values of a model, through bodies and calls."""
+
+    def __init__(self, index: Index, norms: Collection[Node]) -> None:
+        self._holders, self._norms = Holders(index), norms
+        self._height: dict[tuple[Scope, str], int] = {}
+        self.level: dict[Node, int] = {}
+
+    def scope(self, scope: Scope, given: int) -> int:
+        """All values of a scope whose inputs have this height; gives the largest."""
+        self._height.update(((scope, name), given) for name in scope.inputs)
+        waiting, largest = list(scope.nodes), given
+        for node in scope.nodes:  # they may have other heights from another call
+            for name in node.proto.output:
+                self._height.pop((scope, name), None)
+        while waiting:
+            later = []
+            for node in waiting:
+                if any(self._is_missing(scope, name) for name in _read([node.proto])):
+                    later.append(node)
+                else:
+                    largest = max(largest, self._node(node, given))
+            if len(later) == len(waiting):
+                break  # a circle, which onnxruntime refuses
+            waiting = later
+        return largest
+
+    def _is_missing(self, scope: Scope, name: str) -> bool:
+        return name in scope.producers and (scope, name) not in self._height
+
+    def _node(self, node: Node, given: int) -> int:
+        reads = [self._of(node.scope, name) for name in _read([node.proto]) if name]
+        level = max([*reads, 0 if node.scope.is_main else given])
+        inner = self._holders.inside(node)
+        called = self._holders.called(node)
+        level = max(
+            [level, *(self.scope(s, level) for s in (*inner, *([called] if called else ())))]
+        )
+        if node in self._norms:
+            self.level[node] = max(level, self.level.get(node, 0))
+            level += 1
+        self._height.update(((node.scope, name), level) for name in node.proto.output)
+        return level
+
+    def _of(self, scope: Scope, name: str) -> int:
+        owner = scope.owner(name)
+        return 0 if owner is None else self._height.get((owner, name), 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from bnfold.reasons import Refusal
 from bnfold.runtime import synthetic_inputs as model_inputs
 from bnfold.runtime.job import Job
 from bnfold.runtime.sessions import SessionFactory, check_memory, load_error, run
-from bnfold.tuning.drift import DriftLimits, drift, severity
-from bnfold.tuning.moments import FloatArray, Moments
-from bnfold.tuning.stored_statistics import assign_statistics, norms
+from bnfold.tuning.drift import DriftLimits, StoredStatistics, drift, severity
+from bnfold.tuning.moments import FloatArray, Moments, SampleMoments
+from bnfold.tuning.prior import likeliest_prior
+from bnfold.tuning.stored_statistics import Place, assign_statistics, norms, place_of
 from bnfold.tuning.training_mode import assume_inference
 from bnfold.tuning.worker.dataset import Batch, DatasetReader, Pictures
-from bnfold.tuning.worker.moment_probes import levels, probed, sample_moments
+from bnfold.tuning.worker.lifting import Exported
+from bnfold.tuning.worker.moment_probes import Value, levels, probed, sample_moments
 
 
 class _Runner:
@@ -44,6 +46,7 @@ class _Runner:
         self.data = DatasetReader(Path(request["inputs"]), self.input_specs, pictures)
         self.sessions = SessionFactory.of(request["providers"])
         self.size = self._batch_size()
+        self.unreached: list[str] = []
         self.name = ""
         self.done = 0
         self.total = 0
@@ -92,34 +95,45 @@ class _Runner:
                 "the data has other sizes than the model wants",
             ) from error
 
-    def moments(self, wanted: Sequence[tuple[Node, int]]) -> dict[str, Moments]:
-        """Of what these nodes read, over all samples that are not held out; by the value's name."""
-        ranks = {node.input(0): rank for node, rank in wanted}
-        found = {name: Moments() for name in ranks}
+    def moments(self, wanted: Iterable[Node], *, held_out: bool = False) -> dict[Value, Moments]:
+        """Of what these nodes read, over all samples that are not held out; or over those."""
+        values = dict.fromkeys(map(Value.read_by, wanted))
+        found = {value: Moments() for value in values}
         index = Index(self.file.model, self.file.storage)
-        session = self.session(probed(index, ranks, self.folder, self.done))
+        path, exported = probed(index, values, self.folder, self.done)
+        session = self.session(path)
         for batch, held in self.batches():
             results = self.results(session, batch)
-            size = len(next(iter(batch.feed.values())))
-            for name, rank in ranks.items():
-                part = sample_moments(results, name, rank, size, batch.rows)
-                if part is None:
-                    raise UsageError(
-                        f"{name} has no row for each sample: the last batch cannot be filled up",
-                        f"give a number of samples that {size} divides",
-                    )
-                if len(part.means) == len(held):
-                    keep = ~held
-                    part = type(part)(part.means[keep], part.spreads[keep], part.positions)
-                elif np.any(held):
-                    raise UsageError(
-                        f"{name} has no row for each sample, so that none can be held out",
-                        "omit `holdout`",
-                    )
-                found[name].add(part)
+            for value, places in exported.items():
+                for place in places:
+                    left = ~held if held_out else held
+                    found[value].add(self._part(results, value, place, batch, left))
             self.step()
-        (self.folder / f"probe{self.done}.onnx").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return found
+
+    def _part(
+        self, results: dict[str, Array], value: Value, place: Exported, batch: Batch, left: Array
+    ) -> SampleMoments:
+        size = len(next(iter(batch.feed.values())))
+        part = sample_moments(results, place, size, batch.rows)
+        if part is None:
+            raise UsageError(
+                f"{value.name} has no row for each sample: the last batch cannot be filled up",
+                f"give a number of samples that {size} divides",
+            )
+        if len(part.means) == len(left):
+            return SampleMoments(part.means[~left], part.spreads[~left], part.positions)
+        if np.any(left) and len(part.means):
+            raise UsageError(
+                f"{value.name} has no row for each sample, so that none can be held out",
+                "omit `holdout`",
+            )
+        return part
+
+    def has_labels(self) -> bool:
+        """Whether the data says what should come out."""
+        return next(self.batches())[0].labels is not None
 
     def accuracy(self) -> float:
         """The share of the held-out samples whose label is the largest of the first output."""
@@ -149,6 +163,8 @@ class _Runner:
         """What every task tells."""
         refusals = [*self.refused.values(), *norms(Index(self.file.model, self.file.storage))[1]]
         told = {r.node: {"node": r.node, "sentence": r.sentence} for r in reversed(refusals)}
+        for node in self.unreached:
+            told[node] = {"node": node, "sentence": f"{node} is in a branch that no sample takes"}
         return {"left": list(told.values())} | more
 
 
@@ -159,9 +175,11 @@ def stats(job: Job) -> dict[str, Any]:
     runner.stage("running the data through the model")
     found, refused = norms(Index(runner.file.model, runner.file.storage))
     _require_some(found, refused)
-    data = runner.moments([(node, rank) for node, rank, _ in found])
+    data = runner.moments(node for node, _ in found)
     limits = DriftLimits(**request["limits"])
-    drifts = [drift(stored, data[node.input(0)], limits) for node, _, stored in found]
+    seen = [(node, stored) for node, stored in found if data[Value.read_by(node)].samples]
+    runner.unreached = [node.label for node, _ in found if not data[Value.read_by(node)].samples]
+    drifts = [drift(stored, data[Value.read_by(node)], limits) for node, stored in seen]
     drifts.sort(key=severity, reverse=True)
     arrays = {f"{i}/{k}": v for i, d in enumerate(drifts) for k, v in asdict(d).items()
               if isinstance(v, np.ndarray)}  # fmt: skip
@@ -176,26 +194,36 @@ def recalibrate(job: Job) -> dict[str, Any]:
     """Estimate μ and σ² anew, layer after layer; each sees what those before it give then."""
     request = job.request
     runner = _Runner(job)
-    found, refused = norms(Index(runner.file.model, runner.file.storage))
+    index = Index(runner.file.model, runner.file.storage)
+    found, refused = norms(index)
     _require_some(found, refused)
+    prior: float | None = _prior(runner, found)
     before = _accuracy_sentence(runner)
-    ranks = {node.output: rank for node, rank, _ in found}
-    layers = levels(Index(runner.file.model, runner.file.storage), ranks.keys())
-    estimates: dict[str, tuple[FloatArray, FloatArray]] = {}
+    layers = {
+        level: [place_of(node) for node in nodes]
+        for level, nodes in levels(index, [node for node, _ in found]).items()
+    }
+    estimates: dict[Place, tuple[FloatArray, FloatArray]] = {}
     samples = 0
     for number, level in enumerate(sorted(layers), start=1):
         runner.stage(f"estimating layer {number} of {len(layers)}")
         index = Index(runner.file.model, runner.file.storage)
-        nodes = {n.output: n for n in index.nodes() if n.scope.is_main and n.output in ranks}
-        stored = {node.output: own for node, _, own in norms(index)[0]}
-        data = runner.moments([(nodes[output], ranks[output]) for output in layers[level]])
+        now = {place_of(node): (node, stored) for node, stored in norms(index)[0]}
+        data = runner.moments(now[place][0] for place in layers[level])
         new = {}
-        for output in layers[level]:
-            moments, old = data[nodes[output].input(0)], stored[output]
-            samples = moments.samples
-            prior = float(request["prior"])  # (N·stored + n·estimated)/(N + n)
-            share = prior / (prior + samples) if prior else float(request["momentum"])
-            new[output] = (
+        for place in layers[level]:
+            node, old = now[place]
+            moments = data[Value.read_by(node)]
+            if not moments.samples:
+                runner.unreached.append(node.label)
+                continue
+            samples = max(samples, moments.samples)
+            share = float(request["momentum"])
+            if prior is None:
+                share = 1.0
+            elif prior:  # (N·stored + n·estimated)/(N + n)
+                share = prior / (prior + moments.samples)
+            new[place] = (
                 share * old.mean + (1 - share) * moments.mean,
                 share * old.variance + (1 - share) * moments.variance,
             )
@@ -207,12 +235,25 @@ def recalibrate(job: Job) -> dict[str, Any]:
             passes = len(layers) + (2 if before is not None else 0)
             runner.total = done * passes
     after = _accuracy_sentence(runner)
-    flat = {f"{name}/{what}": value for name, both in estimates.items()
+    flat = {f"{scope}/{name}/{what}": value for (scope, name), both in estimates.items()
             for what, value in zip(("mean", "variance"), both, strict=True)}  # fmt: skip
     _save(job.folder, {f"a{i}": v for i, v in enumerate(flat.values())})
     return runner.answer(
-        names=list(flat), layers=len(layers), samples=samples, before=before, after=after
-    )
+        names=list(flat), layers=len(layers), samples=samples, before=before, after=after,
+        prior=prior,
+    )  # fmt: skip
+
+
+def _prior(runner: _Runner, found: list[tuple[Node, StoredStatistics]]) -> float | None:
+    """As how many samples the stored statistics count; None where nothing else should."""
+    if runner.request["prior"] != "auto":
+        return float(runner.request["prior"])
+    runner.stage("choosing a prior")
+    nodes = [node for node, _ in found]
+    kept, held = runner.moments(nodes), runner.moments(nodes, held_out=True)
+    both = [(old, kept[Value.read_by(node)], held[Value.read_by(node)]) for node, old in found]
+    known = [entry for entry in both if entry[1].samples and entry[2].samples]
+    return likeliest_prior(known)
 
 
 def _save(folder: Path, arrays: dict[str, Any]) -> None:
@@ -220,7 +261,8 @@ def _save(folder: Path, arrays: dict[str, Any]) -> None:
 
 
 def _accuracy_sentence(runner: _Runner) -> float | None:
-    if not runner.request["holdout"]:
+    chosen = runner.request["prior"] == "auto"
+    if not runner.request["holdout"] or (chosen and not runner.has_labels()):
         return None
     runner.stage("measuring the accuracy")
     return runner.accuracy()
@@ -234,7 +276,7 @@ def _require_some(found: list[Any], refused: list[Refusal]) -> None:
         raise UsageError("the model has no BatchNormalization", "there is nothing to estimate")
     more = f", and {len(refused) - 1} more like it" if len(refused) > 1 else ""
     raise UsageError(
-        "the model has no inference BatchNormalization with constant statistics in its main graph: "
+        "the model has no inference BatchNormalization with constant statistics: "
         f"{refused[0].sentence}{more}",
         refused[0].reason.remedy,
     )

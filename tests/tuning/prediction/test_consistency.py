@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -389,3 +392,19 @@ def test_the_margin_of_inspect_and_of_its_report_tells_it_as_well(tmp_path: Path
     assert bnfold.optimize(path, tmp_path / "o.onnx", verify="none").statistics == ()
     detailed = bnfold.optimize(path, tmp_path / "o2.onnx", verify="none", details=True)
     assert [layer.verdict.value for layer in detailed.statistics] == ["cannot tell", "contradicts"]
+
+
+def test_the_table_of_faults_counts_what_is_found() -> None:
+    spec = importlib.util.spec_from_file_location("fault_table", Path("docs/fault_table.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    sys.modules["fault_table"] = table  # where dataclasses look
+    spec.loader.exec_module(table)
+    tally: dict[str, Any] = {}
+    table.in_one_layer(table.loaded(SAMPLES / "digits_depthwise.onnx"), tally)
+    count = len(consistency(SAMPLES / "digits_depthwise.onnx").layers)
+    for fault in ("never updated: μ = 0, σ² = 1", "zeros: μ = 0, σ² = 0"):
+        found = tally[fault]
+        assert (found.tried, found.found, found.right) == (count,) * 3
+    assert (tally["ε = 0.001"].tried, tally["ε = 0.001"].found) == (count, 0)
