@@ -36,6 +36,7 @@ from .options import ImageLayout as ImageLayout
 from .options import Level as Level
 from .options import Options as Options
 from .options import RunOptions as RunOptions
+from .options import Scales as Scales
 from .options import Verify as Verify
 from .pipeline.batch import ModelOutcome as ModelOutcome
 from .pipeline.batch import optimize_many as optimize_many
@@ -50,6 +51,10 @@ from .proof.kernel.outcome import CertifiedFold as CertifiedFold
 from .proof.kernel.outcome import Finding as Finding
 from .proof.kernel.outcome import Frame as Frame
 from .proof.kernel.outcome import Outcome as Outcome
+from .quantization.equalize import EqualizedLayer as EqualizedLayer
+from .quantization.equalize import EqualizedRegion as EqualizedRegion
+from .quantization.equalize import EqualizeResult as EqualizeResult
+from .quantization.equalize import equalize as equalize
 from .reasons import Reason as Reason
 from .reasons import Refusal as Refusal
 from .tuning.data_statistics import Dataset as Dataset

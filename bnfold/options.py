@@ -14,6 +14,7 @@ Verify: TypeAlias = Literal["none", "proof", "run", "full"]
 Level: TypeAlias = Literal["frame", "proof", "folds", "run", "full"]
 Fill: TypeAlias = Literal["mixed", "normal", "uniform", "zeros", "ones", "arange"]
 FrozenForm: TypeAlias = Literal["mul-add", "batchnorm"]
+Scales: TypeAlias = Literal["power-of-two", "free"]
 FailOn: TypeAlias = Literal["foldable", "any", "drifted", "statistics"]
 ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
 

@@ -125,9 +125,17 @@ class Response(msgspec.Struct, frozen=True, tag=True):
     axis: int
 
 
+class Factors(msgspec.Struct, frozen=True, tag=True):
+    """s·x with these s along an axis: a map that no node makes, put between two that undo it."""
+
+    values: tuple[float, ...]
+    axis: int
+
+
 Map: TypeAlias = (
     Identity | NodeMap | Then | Scale | Shift | First | Negated | Inverse | Along | Take | Response
-)
+    | Factors
+)  # fmt: skip
 
 IDENTITY = Identity()
 
@@ -160,7 +168,8 @@ def _taken_back(parts: Sequence[Map], part: Map) -> int | None:
 
 
 def _only_scales(a: Map) -> bool:
-    return isinstance(a, Scale) or (isinstance(a, Inverse) and isinstance(a.of, Scale))
+    of = a.of if isinstance(a, Inverse) else a
+    return isinstance(of, Scale | Factors)
 
 
 def _parts(a: Map) -> tuple[Map, ...]:
@@ -184,7 +193,7 @@ def _behind_each_other(maps: Iterable[Map]) -> Map:
 
 def scale(of: Map) -> Map:
     """s·x of a map."""
-    if isinstance(of, Identity | Scale):
+    if isinstance(of, Identity | Scale | Factors):
         return of
     if isinstance(of, Shift | First):
         return IDENTITY
@@ -197,12 +206,12 @@ def shift(of: Map) -> Map:
     """X + t of a map."""
     if isinstance(of, Identity | Shift | First):
         return of
-    return IDENTITY if isinstance(of, Scale) else Shift(of)
+    return IDENTITY if isinstance(of, Scale | Factors) else Shift(of)
 
 
 def negated(of: Map) -> Map:
     """s·x − t of a map."""
-    if isinstance(of, Identity | Scale):
+    if isinstance(of, Identity | Scale | Factors):
         return of
     if isinstance(of, Then | Inverse):
         return _in_each(negated, of)
@@ -219,6 +228,8 @@ def along(of: Map, axis: int) -> Map:
         return type(of)(along(of.of, axis))
     if isinstance(of, Take):
         return Take(of.of, axis, of.indices)
+    if isinstance(of, Factors):
+        return Factors(of.values, axis)
     return Along(of.of if isinstance(of, Along) else of, axis)
 
 

@@ -29,6 +29,7 @@ ORDER = (
     "runtime",       # onnxruntime in a process of its own
     "verification",  # comparing by running
     "tuning",        # freeze, assign, stats, recalibrate
+    "quantization",  # what quantisers want of a model
     "diffing",       # what differs between two files
     "benchmark",     # how fast two models run
     "api",           # the public functions

@@ -5,8 +5,8 @@ from __future__ import annotations
 import click
 
 from bnfold.cli import sections
-from bnfold.cli.display import Display
 from bnfold.cli.options import command, display_options, json_option, option, run_options
+from bnfold.cli.terminal.display import Display
 from bnfold.options import RunOptions
 
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, get_args
 import click
 
 from bnfold.cli import sections
-from bnfold.cli.display import Display
 from bnfold.cli.options import (
     assume_inference_option,
     command,
@@ -18,6 +17,7 @@ from bnfold.cli.options import (
     recursive_option,
 )
 from bnfold.cli.reporting import Reporting, ReportRequest, report_options
+from bnfold.cli.terminal.display import Display
 from bnfold.options import FailOn, Options
 
 if TYPE_CHECKING:

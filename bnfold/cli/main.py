@@ -15,6 +15,7 @@ from bnfold.cli.bench import bench
 from bnfold.cli.check import check
 from bnfold.cli.optimize import inspect, optimize
 from bnfold.cli.options import debug_option
+from bnfold.cli.quantization import equalize
 from bnfold.cli.tuning import assign, freeze, recalibrate, recover, stats
 from bnfold.cli.verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
@@ -126,5 +127,6 @@ def main() -> None:
 
 for command in (
     optimize, inspect, verify, diff, bench, check, freeze, assign, recover, stats, recalibrate,
+    equalize,
 ):  # fmt: skip
     main.add_command(command)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bnfold.cli import sections, stdio
-from bnfold.cli.display import Display
+from bnfold.cli import sections
 from bnfold.cli.options import (
     command,
     display_options,
@@ -22,6 +21,8 @@ from bnfold.cli.options import (
     verify_option,
 )
 from bnfold.cli.reporting import Reporting, ReportRequest, report_options
+from bnfold.cli.terminal import stdio
+from bnfold.cli.terminal.display import Display
 from bnfold.errors import UsageError
 from bnfold.options import Options, RunOptions
 

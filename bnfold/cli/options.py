@@ -311,7 +311,7 @@ debug_option = option(
 
 
 def _display(*, quiet: bool, verbose: bool) -> Any:
-    from bnfold.cli.display import Display
+    from bnfold.cli.terminal.display import Display
 
     return Display(quiet=quiet, verbose=verbose)
 

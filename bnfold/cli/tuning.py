@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from bnfold.cli import sections
-from bnfold.cli.display import Display
 from bnfold.cli.option_types import Prior
 from bnfold.cli.options import (
     assume_inference_option,
@@ -20,6 +19,7 @@ from bnfold.cli.options import (
     run_options,
     verify_option,
 )
+from bnfold.cli.terminal.display import Display
 from bnfold.options import FrozenForm, RunOptions, Verify
 
 if TYPE_CHECKING:

@@ -8,7 +8,6 @@ from typing import get_args
 import click
 
 from bnfold.cli import sections
-from bnfold.cli.display import Display
 from bnfold.cli.option_types import CurrentChoice
 from bnfold.cli.options import (
     command,
@@ -19,6 +18,7 @@ from bnfold.cli.options import (
     run_options,
 )
 from bnfold.cli.reporting import Reporting, ReportRequest, report_options
+from bnfold.cli.terminal.display import Display
 from bnfold.options import Level, RunOptions
 
 _NOT_EQUAL = 1

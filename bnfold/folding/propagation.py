@@ -52,6 +52,26 @@ class Propagation:
         operand = self.draft.operand(edit.node, edit.slot)
         return isinstance(operand, Operand) and operand.quantized
 
+    # --- one node --------------------------------------------------------------------------------
+
+    def make(self, node: Node, output: int, a: Affine) -> Refusal | None:
+        """Have a node make a(value) at an output; whoever asks answers for its readers."""
+        rule = UP.get(self.draft.op(node))
+        if rule is None:
+            return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
+        if (refusal := self._count_step(node)) is not None:
+            return refusal
+        return self._apply_rule(node, rule(self.draft, node, output, a), up=True)
+
+    def make_up_for(self, node: Node, slot: int, a: Affine) -> Refusal | None:
+        """Have a node that reads f where it read a(f) make what it did."""
+        rule = DOWN.get(self.draft.op(node))
+        if rule is None:
+            return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
+        if (refusal := self._count_step(node)) is not None:
+            return refusal
+        return self._apply_rule(node, rule(self.draft, node, slot, a), up=False)
+
     # --- up --------------------------------------------------------------------------------------
 
     def push_up(self, reader: Node, slot: int, a: Affine) -> Refusal | None:

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import bnfold
-from bnfold.cli.display import PlainLines
+from bnfold.cli.terminal.display import PlainLines
 from bnfold.progress import Stage
 from bnfold.reporting.content import ModelReport, Report
 from bnfold.reporting.github import announce

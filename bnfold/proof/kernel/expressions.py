@@ -10,6 +10,7 @@ from bnfold.proof.laws.sites import TRAINS, site, trains
 from bnfold.proof.laws.weights import response_of, weight_of
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
+from bnfold.proof.numbers.reals import Real
 from bnfold.proof.reading.model import Model
 
 _DEEPEST = 200  # expressions within each other
@@ -66,6 +67,8 @@ class Expressions:
             return self._one_behind_the_other([self.map(part, depth) for part in a.maps])
         if isinstance(a, steps.Response):
             return self._response(a, depth)
+        if isinstance(a, steps.Factors):
+            return self._factors(a)
         assert not isinstance(a, steps.Identity)
         of = self.map(a.of, depth)
         if isinstance(a, steps.Scale):
@@ -89,6 +92,12 @@ class Expressions:
         picked = of.ids[np.zeros_like(places) if len(of) == 1 else np.maximum(places, 0)]
         ids = np.where(places < 0, 0, picked)
         return Map(functions, a.axis, ids)
+
+    def _factors(self, a: steps.Factors) -> Map:
+        values = np.array(a.values, np.float64)
+        if not len(values) or a.axis < 0 or not np.all(np.isfinite(values) & (values != 0)):
+            raise WrongError("factors that are no map that can be undone")
+        return Map(self.functions, a.axis, self.functions.scales(Real.of(values)))
 
     def _one_behind_the_other(self, maps: list[Map]) -> Map:
         """In any order that works: those along one axis may leave nothing that varies along it."""

@@ -331,6 +331,6 @@ class Ledger:
                     found[node.label] = None
             elif isinstance(a, steps.Then):
                 pending.extend(a.maps)
-            elif not isinstance(a, steps.Identity):
+            elif not isinstance(a, steps.Identity | steps.Factors):
                 pending.append(a.of)  # type: ignore[attr-defined]
         return tuple(found)

@@ -133,6 +133,8 @@ class _Numbers:
             return total
         if isinstance(of, steps.Response):
             return None
+        if isinstance(of, steps.Factors):
+            return Affine(of.axis, np.array(of.values), np.zeros(len(of.values)), of)
         inner = self._of(of.of)
         return None if inner is None else _changed(inner, of)
 

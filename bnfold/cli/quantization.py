@@ -1,0 +1,88 @@
+"""`bnfold equalize`: a folded model made ready for quantisation."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from bnfold.cli import sections
+from bnfold.cli.options import (
+    command,
+    display_options,
+    json_option,
+    option,
+    run_options,
+    verify_option,
+)
+from bnfold.cli.terminal.display import Display
+from bnfold.options import RunOptions, Scales, Verify
+
+
+@command()
+@click.argument("model", type=click.Path())
+@option(
+    sections.OUTPUT,
+    "-o",
+    "--output",
+    metavar="PATH",
+    type=click.Path(),
+    help="Where to write.  [default: MODEL.equalized.onnx beside it]",
+)
+@option(
+    sections.STATISTICS,
+    "--scales",
+    type=click.Choice(get_args(Scales)),
+    default="power-of-two",
+    show_default=True,
+    help="Powers of two leave the model the same function bit for bit; free ones make ranges more "
+    "alike, and are equal up to rounding.",
+)
+@option(
+    sections.STATISTICS,
+    "--moments",
+    "moments_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="The .json file that optimize wrote with --moments: how large activations become.",
+)
+@option(
+    sections.STATISTICS,
+    "--growth",
+    default=2.0,
+    show_default=True,
+    type=click.FloatRange(min=1),
+    help="No channel of an activation may grow beyond so many times its largest one; without "
+    "--moments none more than 16 times.",
+)
+@verify_option("How to verify before anything is written, as for optimize.")
+@run_options()
+@json_option("Print the result as JSON.")
+@display_options
+def equalize(
+    model: str, output: str | None, scales: Scales, moments_file: str | None, growth: float,
+    verify: Verify, run_options: RunOptions, as_json: bool, display: Display,
+) -> None:  # fmt: skip
+    """Make the ranges of weights alike, for quantisation per tensor.
+
+    Scales move between layers, so that no channel has few steps left; the model stays the same
+    function. Fold it first.
+
+    \b
+    Examples:
+      bnfold optimize model.onnx --moments moments.json
+      bnfold equalize model.folded.onnx --moments moments.json
+    """
+    from bnfold.cli.render.quantization import of_equalize
+    from bnfold.quantization.equalize import equalize as equalized
+    from bnfold.text.json_encoding import dumps, jsonable
+
+    with display.progress() as progress:
+        result = equalized(
+            model, output, scales=scales, growth=growth, moments_file=moments_file, verify=verify,
+            run_options=run_options, progress=progress,
+        )  # fmt: skip
+    if as_json:
+        click.echo(dumps(jsonable(result)), nl=False)
+    else:
+        display.print(of_equalize(result, model, verbose=display.verbose))

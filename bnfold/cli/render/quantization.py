@@ -1,0 +1,41 @@
+"""What was done for quantisation, to be read by people. Pure."""
+
+from __future__ import annotations
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from bnfold.cli.render.comparison import of_comparison
+from bnfold.cli.render.console import table
+from bnfold.quantization.equalize import EqualizeResult
+from bnfold.text.flags import as_flags
+from bnfold.text.formatting import count, plain
+
+
+def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -> RenderableType:
+    """The range of each layer before and after, and what stood in the way."""
+    moved = [region for region in result.regions if region.least != region.largest]
+    verified = " and verified" if result.comparison is not None else ""
+    done = f"scales moved in {count(len(moved), 'region')}{verified}"
+    parts: list[RenderableType] = [
+        Text(f"{plain(source)} → {plain(str(result.model))}"),
+        Text(f"{done if moved else 'nothing to move: the model is a copy'}\n", style="bold"),
+    ]
+    figures = ("before", "after")
+    rows = table("largest range / median", *figures, right=figures)
+    for layer in result.layers:
+        rows.add_row(Text(plain(layer.node)), f"{layer.before:.2f}", f"{layer.after:.2f}")
+    parts.append(rows)
+    kept = [region for region in result.regions if region.refusal is not None]
+    if kept:
+        rows = table("not equalised", "because")
+        for region in kept:
+            assert region.refusal is not None
+            text = Text(plain(region.refusal.sentence), style="yellow")
+            if verbose:
+                text.append(f"\n{as_flags(region.refusal.reason.remedy)}", style="dim")
+            rows.add_row(Text(plain(region.node)), text)
+        parts += [Text(""), rows]
+    if result.comparison is not None and verbose:
+        parts.append(of_comparison(result.comparison))
+    return Group(*parts)

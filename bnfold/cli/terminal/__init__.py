@@ -1,0 +1,1 @@
+"""The terminal, and standard input and output as models."""

@@ -1,0 +1,1 @@
+"""What quantisation asks of a folded model."""

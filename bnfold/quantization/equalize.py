@@ -1,0 +1,174 @@
+"""The function behind `bnfold equalize`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+
+from bnfold.errors import UsageError
+from bnfold.folding.apply import apply
+from bnfold.folding.plan import Plan
+from bnfold.folding.weights.draft import Draft
+from bnfold.graph.index import Index, Node
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.output_paths import PathLike, output_path
+from bnfold.onnx_io.write_model import write_model
+from bnfold.options import Level, Options, RunOptions, Scales, Verify, require_choice
+from bnfold.progress import Progress
+from bnfold.quantization.regions import LINEAR, Region, regions
+from bnfold.quantization.weight_ranges import Borders, borders, equalised, range_ratio
+from bnfold.reasons import Refusal
+from bnfold.steps import to_json
+from bnfold.tuning.moments import FloatArray
+from bnfold.tuning.tensor_moments import files
+from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments
+from bnfold.verification.client import compare
+from bnfold.verification.comparison import Comparison, require_equal
+
+_LEAST = 1 / 16  # of the scales where nothing is known of activations
+_FLOOR = 2.0**-10
+
+
+@dataclass(frozen=True)
+class EqualizedLayer:
+    """A linear node: the largest range of its output channels by the median one, before and now."""
+
+    node: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class EqualizedRegion:
+    """Values that took scales together, by the first node that makes one; or why they did not.
+
+    `least` and `largest` are the scales that its values were divided by.
+    """
+
+    node: str
+    values: int
+    least: float = 1.0
+    largest: float = 1.0
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True)
+class EqualizeResult:
+    """A model whose weights have ranges that are more alike. `comparison` is None without one."""
+
+    model: Path
+    layers: tuple[EqualizedLayer, ...]
+    regions: tuple[EqualizedRegion, ...]
+    comparison: Comparison | None = None
+
+
+def equalize(
+    path_in: PathLike,
+    path_out: PathLike | None = None,
+    *,
+    scales: Scales = "power-of-two",
+    growth: float = 2.0,
+    moments_file: PathLike | None = None,
+    verify: Verify = "run",
+    run_options: RunOptions | None = None,
+    progress: Progress | None = None,
+) -> EqualizeResult:
+    """Move scales between layers of a file, so that the channels of each weight have like ranges.
+
+    Quantised with one step for a whole tensor, a channel of a small range has few steps left. A
+    channel can be made s times smaller and read s times larger, through whatever a scale passes,
+    and the model stays the same function: with "power-of-two" scales bit for bit, as long as
+    nothing overflows or becomes subnormal; with "free" ones up to rounding, proven as folds are. In
+    return activations change their ranges: none of a tensor's channels may grow beyond `growth`
+    times the largest one, by a `moments_file` of `optimize`; without it, none more than 16 times.
+
+    `verify`, `run_options` and `progress` are those of `optimize`; `path_out` defaults to
+    `model.equalized.onnx`. Raises ModelError, UsageError, NotEqualError (nothing is written),
+    UndecidedError and WorkerError.
+    """
+    require_choice("verify", verify, Verify)
+    require_choice("scales", scales, Scales)
+    if not growth >= 1:
+        raise UsageError("`growth` is a factor of at least 1")
+    moments = files.read(moments_file) if moments_file is not None else ()
+    source = Path(path_in)
+    file = model_file.read(source)
+    target = output_path(source, path_out, ".equalized.onnx")
+    index = Index(file.model, file.storage)
+    linear = [node for node in index.scopes[0].nodes if node.op in LINEAR]
+    before = _ratios(Draft(index, Options()), linear)
+    draft = Draft(index, Options())
+    told = _plan(index, draft, moments, growth, powers_of_two=scales == "power-of-two")
+    after = _ratios(draft, linear)
+    proof = to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()
+    changed = bool(draft.edits)
+    comparison: Comparison | None = None
+
+    def check(candidate: Path) -> None:
+        nonlocal comparison
+        comparison = compare(
+            source, candidate, run_options or RunOptions(), level=cast(Level, verify),
+            progress=progress, proofs=(proof,), proven=True,
+        )  # fmt: skip
+        require_equal(comparison)
+
+    write_model(
+        file, target, unchanged=not changed,
+        check=check if changed and verify != "none" else None,
+    )  # fmt: skip
+    layers = tuple(EqualizedLayer(label, before[label], after[label]) for label in before)
+    return EqualizeResult(target, layers, told, comparison)
+
+
+def _ratios(draft: Draft, nodes: Iterable[Node]) -> dict[str, float]:
+    found = {node.label: range_ratio(draft, node) for node in nodes}
+    return {label: ratio for label, ratio in found.items() if ratio is not None}
+
+
+def _plan(
+    index: Index, draft: Draft, moments: Sequence[TensorMoments], growth: float, *,
+    powers_of_two: bool,
+) -> tuple[EqualizedRegion, ...]:  # fmt: skip
+    """Add the edits to the draft, and tell what became of each region."""
+    known = {m.name: m for m in moments if not m.scope}
+    found: dict[str, Borders | Refusal] = {}
+    values: dict[str, int] = {}
+    for node, region in list(regions(draft, index)):
+        values[node.label] = 0 if isinstance(region, Refusal) else len(region.values)
+        found[node.label] = (
+            region if isinstance(region, Refusal)
+            else borders(draft, region, _least(region, known, growth))
+        )  # fmt: skip
+    movable = [b for b in found.values() if isinstance(b, Borders) and b.makers and b.takers]
+    equalised(draft, movable, powers_of_two=powers_of_two)
+    return tuple(_told(draft, label, values[label], border) for label, border in found.items())
+
+
+def _told(draft: Draft, label: str, values: int, border: Borders | Refusal) -> EqualizedRegion:
+    """Move the scales of a region, and tell it."""
+    if isinstance(border, Refusal):
+        return EqualizedRegion(label, values, refusal=border)
+    s = border.total
+    refusal = None if np.all(s == 1) else border.region.rescale(draft, s)
+    if refusal is not None:
+        return EqualizedRegion(label, values, refusal=refusal)
+    return EqualizedRegion(label, values, float(s.min()), float(s.max()))
+
+
+def _least(region: Region, known: Mapping[str, TensorMoments], growth: float) -> FloatArray:
+    """What the scales may not fall below, by how far activations may grow."""
+    least = np.full(region.channels, _FLOOR)
+    some = False
+    for node, output in region.values:
+        m = known.get(node.proto.output[output])
+        if m is None or len(m.mean) != region.channels or m.axis != region.axis:
+            continue
+        reach = np.maximum(np.abs(m.low), np.abs(m.high))
+        if np.all(np.isfinite(reach)) and reach.max() > 0:
+            some = True
+            least = np.maximum(least, reach / (growth * reach.max()))
+    return least if some else np.full(region.channels, _LEAST)

@@ -1,0 +1,1 @@
+"""What quantisers want of a model."""
