@@ -160,6 +160,10 @@ def recalibrate(
     request |= {"momentum": momentum, "prior": prior, "holdout": holdout}
     answer, estimates = run_worker(request, data.timeout, _estimates, progress)
     before, after = answer["before"], answer["after"]
+    if not answer["samples"]:
+        raise UsageError(
+            "no sample reaches a BatchNormalization", "the data takes other branches than these"
+        )
     if answer["samples"] < 2:
         raise UsageError(
             "there is one sample, and one sample has no spread",

@@ -34,7 +34,7 @@ from bnfold.steps import (
     Then,
 )
 from tests.proving import judged
-from tests.support import invoke
+from tests.support import invoke, parse
 
 HEAD = '<ir_version: 8, opset_import: ["" : %s]>\n'
 INNER = "int64[2] i1={0,3}, int64[2] i2={1,2}, int64[2] r1={2,1}, int64[1] z4={4}"
@@ -450,3 +450,25 @@ def test_a_proof_does_not_freeze_what_the_caller_has_not(tmp_path: Path) -> None
     assert refused.exit_code == 4
     assert "takes inputs with defaults as constants" in refused.output
     assert invoke(*asked, "--freeze-initializers").exit_code == 0
+
+
+@pytest.mark.parametrize(("kind", "large"), [("float", 1e30), ("float16", 3e4)])
+def test_a_weight_that_has_overflowed_is_no_rounding(kind: str, large: float) -> None:
+    """Rounded, 10⁶⁰ is infinite in float32; the original may well make finite numbers of it."""
+    dtype = {"float": np.float32, "float16": np.float16}[kind]
+    text = (
+        f"g ({kind}[1,2,3,3] x) => ({kind}[1,2,3,3] y)"
+        " {{ {nodes} }}"
+    )  # fmt: skip
+    w = np.full((2, 2, 1, 1), large, dtype)
+    flat = {"b": np.zeros(2, dtype), "m": np.zeros(2, dtype), "v": np.ones(2, dtype)}
+    original = parse(
+        text.format(nodes="c = Conv (x, w) y = BatchNormalization (c, s, b, m, v)"),
+        w=w, s=np.full(2, large, dtype), **flat,
+    )  # fmt: skip
+    infinite = np.full((2, 2, 1, 1), np.inf, dtype)
+    folded = parse(text.format(nodes="y = Conv (x, w, b)"), w=infinite, b=flat["b"])
+    one, other = (Model(model, Storage()) for model in (original, folded))
+    assert not judge(one, other, proposed(one, other)).valid
+    said = Proof(gone=(Ref(0, 1),), carried=(Carried(Ref(0, 0), q=NodeMap(Ref(0, 1))),))
+    assert judged(original, folded, said).certificate.verdict is not Outcome.VALID

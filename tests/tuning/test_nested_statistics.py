@@ -101,6 +101,27 @@ def test_iterations_of_a_loop_are_so_many_rows_of_a_sample(tmp_path: Path) -> No
     assert done.samples == 24
 
 
+def test_iterations_count_by_how_much_they_have_read(tmp_path: Path) -> None:
+    """The first iteration reads one row of pixels, the second two, and so on."""
+    text = (
+        HEADER
+        + """ { count = Constant <value_int = 4> () on = Constant <value_ints = [1]> ()
+      flag = Cast <to = 9> (on) yes = Squeeze (flag)
+      y = Loop (count, yes, x) <body = b (int64 i, bool c, float[N,3,4,4] h) =>
+        (bool d, float[N,3,4,4] k) { d = Identity (c) k = Identity (h)
+        one = Constant <value_ints = [1]> () zero = Constant <value_ints = [0]> ()
+        two = Constant <value_ints = [2]> () j = Reshape (i, one) end = Add (j, one)
+        part = Slice (h, zero, end, two) [inner] u = BatchNormalization (part, s, b, m, v) }> }"""
+    )
+    done = again(parse(text, **bn(3)), tmp_path)
+    parts = [np.moveaxis(X[:, :, : n + 1], 1, 0).reshape(3, -1) for n in range(4)]
+    seen = np.concatenate(parts, axis=1).astype(np.float64)
+    for found, wanted in zip(
+        new_statistics(done.model, "inner"), (seen.mean(1), seen.var(1)), strict=True
+    ):  # fmt: skip
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_a_scan_that_stacks_is_measured(tmp_path: Path) -> None:
     text = """g (float[N,3,4,4] x) => (float[5,N,3,4,4] z) {
       y, z = Scan <num_scan_inputs = 1, scan_output_axes = [0], body = b (float[N,3,4,4] h,

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from bnfold import Dataset, NotBetterError, recalibrate
+from bnfold import Dataset, NotBetterError, UsageError, recalibrate
 from bnfold.tuning.drift import StoredStatistics
 from bnfold.tuning.moments import Moments, SampleMoments
 from bnfold.tuning.prior import likeliest_prior
@@ -74,6 +74,12 @@ def test_stored_statistics_that_are_as_good_are_kept(tmp_path: Path) -> None:
     with pytest.raises(NotBetterError, match="under the stored statistics"):
         recalibrate(model, own, out, prior="auto")
     assert not out.exists()
+
+
+def test_too_few_samples_to_hold_any_out_are_said_to_be(tmp_path: Path) -> None:
+    model, own = data(tmp_path, 50.0, samples=3)
+    with pytest.raises(UsageError, match="too few samples to hold any of them out"):
+        recalibrate(model, own, tmp_path / "o.onnx", prior="auto")
 
 
 def test_an_accuracy_that_falls_is_not_written(tmp_path: Path) -> None:

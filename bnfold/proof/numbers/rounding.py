@@ -35,7 +35,7 @@ def check(
     value = numbers.value
     with np.errstate(all="ignore"):
         nearest = _rounded(value, stored.dtype)
-        same = nearest == stored
+        same = (nearest == stored) & np.isfinite(stored)  # what overflows is no rounding
     least = limits(stored.dtype)[1]
     small = np.abs(stored) < least
     if np.all(same) and not np.any(small) and np.all(np.isfinite(numbers.magnitude)):

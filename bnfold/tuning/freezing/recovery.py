@@ -30,6 +30,8 @@ from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments
 
 EPSILON = 2.0**-17  # about 10⁻⁵, and exact in every type
 _BITS = 12  # of a deviation, whose square is then exact in float32
+_LARGEST = 2.0**60
+_DEAD = 2.0**-8  # the deviation that a constant channel gets where there is no ε
 _TRIES = 4096  # means around the one that is known, up to σ/8 off
 _WITH_STATISTICS_ALONE = 9  # the opset from which on a BatchNormalization has no is_test or spatial
 _TYPES: dict[int, Any] = {TensorProto.FLOAT: np.float32, TensorProto.DOUBLE: np.float64}
@@ -105,7 +107,9 @@ def supported(index: Index) -> bool:
 
 
 def _complete(m: TensorMoments) -> bool:
-    return m.axis == 1 and bool(np.all(np.isfinite(m.mean + m.deviation)) and len(m.mean))
+    """Whether float32 holds its means and variances."""
+    held = (np.abs(m.mean) < _LARGEST) & (m.deviation < _LARGEST)
+    return m.axis == 1 and bool(np.all(held) and len(m.mean))
 
 
 def _type(draft: Draft, node: Node, place: int, m: TensorMoments) -> Any:
@@ -122,13 +126,17 @@ def _type(draft: Draft, node: Node, place: int, m: TensorMoments) -> Any:
 def identity(mean: FloatArray, deviation: FloatArray) -> Parameters:
     """γ = √(σ² + ε), β = μ: y = x, exactly, with σ to 12 bits and μ in float32.
 
-    ε grows with the largest deviation, so that σ² = γ² − ε stays exact in float32's 24 bits.
+    σ² = γ² − ε is exact in float32's 24 bits up to a deviation of 16. Where one is larger ε is 0,
+    and constant channels get a small σ.
     """
-    largest = np.log2(max(float(deviation.max()), EPSILON))
-    epsilon = max(EPSILON, 2.0 ** (2 * np.floor(largest) - 22))
-    gamma = _rounded(np.maximum(deviation, np.sqrt(epsilon)))
+    if deviation.max(initial=0.0) < 16:
+        epsilon, least = EPSILON, np.sqrt(EPSILON)
+    else:
+        epsilon, least = 0.0, 0.0
+        deviation = np.where(deviation == 0, _DEAD, deviation)
+    gamma = _rounded(np.maximum(deviation, least))
     beta = mean.astype(np.float32).astype(np.float64)
-    return Parameters(gamma, beta, beta, gamma**2 - epsilon, float(epsilon))
+    return Parameters(gamma, beta, beta, gamma**2 - epsilon, epsilon)
 
 
 def _rounded(values: FloatArray) -> FloatArray:
@@ -176,11 +184,17 @@ def _of_pair(editor: _Editor, pair: _Pair, m: TensorMoments | None) -> Recovered
     zeros, guessed = np.zeros_like(s), 0
     parameters = Parameters(s, t, zeros, zeros + 1, 0.0)
     known = m is not None and len(m.mean) == len(s) and pair.type is np.float32
-    if known and m is not None and np.all(s):
+    if known and m is not None:
         # y = s·x + t has mean m and deviation d: then x has (m − t)/s and d/|s|
-        parameters, guessed = with_statistics(s, t, (m.mean - t) / s, m.deviation / np.abs(s))
+        alive = s != 0  # of the others nothing is known
+        mean = np.divide(m.mean - t, s, out=np.zeros_like(s), where=alive)
+        deviation = np.divide(m.deviation, np.abs(s), out=np.ones_like(s), where=alive)
+        known = bool(np.all((np.abs(mean) < _LARGEST) & (deviation < _LARGEST)))
+        if known:
+            parameters, guessed = with_statistics(s, t, mean, deviation)
+            guessed += int(np.count_nonzero(~alive))
     editor.replace(pair, label, parameters)
-    return Recovered(label, pair.add.output, known and bool(np.all(s)), guessed)
+    return Recovered(label, pair.add.output, known, guessed)
 
 
 def with_statistics(
@@ -193,14 +207,16 @@ def with_statistics(
     """
     f32 = np.float32
     chosen = identity(mean, deviation)
-    root, gamma = chosen.gamma.copy(), (scale * chosen.gamma).astype(f32).astype(np.float64)
-    for _ in range(1 << (_BITS - 7)):  # the next deviation of 12 bits, until s comes out
-        off = (gamma / root).astype(f32) != scale.astype(f32)
-        if not np.any(off):
+    root, gamma = chosen.gamma.copy(), np.full_like(scale, np.nan)
+    for place in range(1 << (_BITS - 6)):  # deviations of 12 bits, the closest first
+        step = (place + 1) // 2 * (1 if place % 2 else -1)
+        left = ~np.isfinite(gamma)
+        at = _rounded(np.maximum(chosen.gamma * (1 + step * 2.0**-_BITS), np.sqrt(chosen.epsilon)))
+        made = (scale * at).astype(f32).astype(np.float64)
+        right = left & ((made / at).astype(f32) == scale.astype(f32))
+        root[right], gamma[right] = at[right], made[right]
+        if not np.any(left & ~right):
             break
-        root[off] = _rounded(root[off] * (1 + 2.0 ** -(_BITS + 1)))
-        gamma[off] = (scale[off] * root[off]).astype(f32)
-    gamma[(gamma / root).astype(f32) != scale.astype(f32)] = np.nan
     ratio = gamma / root
     best, beta = np.zeros_like(mean), shift.copy()
     left = np.isfinite(ratio)
@@ -214,7 +230,7 @@ def with_statistics(
         if not np.any(left):
             break
     lost = ~np.isfinite(ratio)
-    root[lost] = 2.0 ** np.ceil(np.log2(max(1.0, np.sqrt(chosen.epsilon))) + 1)  # s·2ᵏ is exact
+    root[lost] = 1.0  # s·1 is exact
     gamma[lost] = scale[lost] * root[lost]
     found = Parameters(gamma, beta, best, root**2 - chosen.epsilon, chosen.epsilon)
     return found, int(np.count_nonzero(left | lost))

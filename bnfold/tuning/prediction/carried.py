@@ -16,6 +16,7 @@ operators needs no variance:
                       less often, those that strides leave out
     independent       channels, pixels and branches do not depend on each other
     pooled            of n pixels that were averaged, 1/n of the variance is left
+    filtered          so it is of neighbours that a depthwise kernel sums up; for variances only
 
 (Ioffe and Szegedy, *Batch Normalization*, 2015, §3.1; Nagel et al., *Data-Free Quantization*,
 2019, §4.2.)
@@ -37,7 +38,9 @@ from bnfold.tuning.moments import FloatArray
 
 NORMAL, STATIONARY, INDEPENDENT = "normal", "stationary", "independent"
 POOLED = "pooled"
+FILTERED = "filtered"
 NOTHING: frozenset[str] = frozenset()
+LEAN = 0.2  # of a deviation, what E[f(z)] is off for uniform, exponential or two-peaked z
 _WIDEST = 1 << 16  # channels whose values are tabulated
 _BROADCASTS = 7  # the opset from which on shapes broadcast as in numpy
 REACH = 6.0  # deviations of z that tables reach to
@@ -53,7 +56,9 @@ class UnknownMomentsError(Exception):
 class Carried:
     """Means and variances of a value's channels, on `axis`, arrays of C; NaN where not known.
 
-    The means are known to ±`doubt`, which is 0 but where nobody says how many pixels there are.
+    The means are known to ±`doubt`, which is 0 but where nobody says how many pixels there are, and
+    may be off by about `lean`, since values are not quite normal: by a share of their deviation, of
+    one sign, so that it adds up where weights are all of one sign and where pixels are averaged.
     `assumes` is what the means rest on, `variance_assumes` what the variances do. `source` is the
     normal value z that this one is a function of, itself where `table` is None, else by `table`:
     what it is for each z of the grid, [C, z].
@@ -65,6 +70,7 @@ class Carried:
     assumes: frozenset[str] = NOTHING
     variance_assumes: frozenset[str] = NOTHING
     doubt: FloatArray | float = 0.0
+    lean: FloatArray | float = 0.0
     source: Hashable = None
     table: FloatArray | None = field(default=None, repr=False)
     known_ends: tuple[FloatArray, FloatArray] | None = None  # where the table is gone
@@ -74,6 +80,9 @@ class Carried:
         """The least and the largest that values of z within 6 deviations make."""
         if self.known_ends is not None:
             return self.known_ends
+        if POOLED in self.variance_assumes:  # who knows how alike neighbours are
+            nothing = np.full_like(self.mean, np.nan)
+            return nothing, nothing
         if self.table is not None:
             return self.table.min(axis=1), self.table.max(axis=1)
         deviation = REACH * np.sqrt(self.variance)
@@ -87,6 +96,11 @@ class Carried:
     def doubts(self) -> FloatArray:
         """The doubt of each channel."""
         return np.broadcast_to(np.asarray(self.doubt, np.float64), self.mean.shape)
+
+    @property
+    def leans(self) -> FloatArray:
+        """The lean of each channel."""
+        return np.broadcast_to(np.asarray(self.lean, np.float64), self.mean.shape)
 
     @property
     def can_be_tabulated(self) -> bool:
@@ -108,29 +122,33 @@ class Carried:
         """What another function of the same z is."""
         mean = table @ _SHARES
         variance = np.maximum((table - mean[:, None]) ** 2 @ _SHARES, 0.0)
-        made = replace(self, mean=mean, variance=variance, table=table)
+        made = replace(self, mean=mean, variance=variance, table=table, known_ends=None)
         if linear:
             return made
         both = self.assumes | self.variance_assumes | {NORMAL}
-        return replace(made, assumes=both, variance_assumes=both, doubt=self._after(table))
+        steepest = self._steepest(table)
+        return replace(
+            made, assumes=both, variance_assumes=both, doubt=self.doubts * steepest,
+            lean=np.abs(self.leans) * steepest + LEAN * np.sqrt(variance),
+        )  # fmt: skip
 
-    def _after(self, table: FloatArray) -> FloatArray:
-        """The doubt behind a function of z: by its steepest slope, as z may be shifted."""
-        if self.table is None or not np.any(self.doubt):
-            return self.doubts
+    def _steepest(self, table: FloatArray) -> FloatArray:
+        """The steepest slope of a function of this value, which may be shifted; at least 1."""
+        if self.table is None or not (np.any(self.doubt) or np.any(self.lean)):
+            return np.ones(len(self.mean))
         steps = np.abs(np.diff(self.table, axis=1))
         changes = np.abs(np.diff(table, axis=1))
         slopes = np.divide(changes, steps, out=np.zeros_like(steps), where=steps > 0)
-        return np.asarray(self.doubts * np.maximum(slopes.max(axis=1), 1.0))
+        return np.asarray(np.maximum(slopes.max(axis=1), 1.0))
 
     def apart(
         self, mean: FloatArray, variance: FloatArray, *more: str, of_variance: frozenset[str],
-        doubt: FloatArray | float,
+        doubt: FloatArray | float, lean: FloatArray | float,
     ) -> Carried:  # fmt: skip
         """Other moments, of a value that is no function of z any more; it assumes `more`."""
         assumes = self.assumes | {*more}
         spread = assumes | self.variance_assumes | of_variance
-        return Carried(mean, variance, self.axis, assumes, spread, doubt)
+        return Carried(mean, variance, self.axis, assumes, spread, doubt, lean)
 
     def selected(self, channels: FloatArray | slice, axis: int) -> Carried:
         """Those of some channels, which now lie on `axis`."""
@@ -139,7 +157,8 @@ class Carried:
         every = not isinstance(at, slice) and np.array_equal(at, np.arange(len(self.mean)))
         return replace(
             self, mean=self.mean[at], variance=self.variance[at], axis=axis,
-            table=None if self.table is None else self.table[at], doubt=self.doubts[at],
+            table=None if self.table is None else self.table[at],
+            doubt=self.doubts[at], lean=self.leans[at],
             source=self.source if every else (self.source, str(kept)),
             known_ends=None,
         )  # fmt: skip

@@ -31,6 +31,7 @@ from bnfold.options import Options
 from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import (
+    FILTERED,
     INDEPENDENT,
     NORMAL,
     POOLED,
@@ -51,6 +52,7 @@ FARTHEST = 1.0  # σ, what is drawn as fitting
 MOST_TIMES = (
     64.0  # what dependent channels may make of a variance: of 95 trained layers at most 4.5
 )
+_COPIES = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _ENOUGH = 8  # channels of which half are that far off
 _ALIKE = 64  # layers with the same statistics that are looked at
 
@@ -228,7 +230,7 @@ def _judged(values: Values, entry: _Stored, alike: list[_Stored]) -> LayerConsis
         )  # fmt: skip
         against = against or _off(layer, found) or _of_another_size(layer, found)
         if against is None and _too_doubtful(layer, found):
-            raise UnknownMomentsError("how many pixels its padding reaches is not known")
+            raise UnknownMomentsError(_doubtful(found))
     except UnknownMomentsError as unknown:
         layer = replace(layer, sentence=str(unknown), verdict=Consistency.UNKNOWN)
     if against is None:
@@ -252,18 +254,22 @@ def _without_prediction(values: Values, entry: _Stored, alike: list[_Stored]) ->
         return "its statistics are not finite"
     if np.any(variance < 0):
         return f"σ² is negative in {np.count_nonzero(variance < 0)} of {len(variance)} channels"
-    if len(mean) > 1 and not np.any(mean) and np.all(variance == 1):
+    if not (np.isfinite(entry.epsilon) and entry.epsilon >= 0):
+        return f"ε is {entry.epsilon:g}"
+    affine = entry.epsilon == 0  # the form that `freeze` writes, which has no statistics
+    if len(mean) > 1 and not np.any(mean) and np.all(variance == 1) and not affine:
         return "μ is 0 and σ² is 1 in every channel: never updated"
     if not np.any(variance):
         return "σ² is 0 in every channel"
-    for other in alike[:_ALIKE] if len(mean) > 1 else ():
-        if not _may_share(values, entry.node, other.node):
+    for other in alike[:_ALIKE] if len(mean) > 1 and not affine else ():
+        same = np.array_equal(entry.gamma, other.gamma) and np.array_equal(entry.beta, other.beta)
+        if not (same or _may_share(values, entry.node, other.node)):
             return f"μ and σ² are those of {other.node.label}"
     return None
 
 
 def _may_share(values: Values, one: Node, other: Node) -> bool:
-    """Whether two may well have the same statistics.
+    """Whether two with other γ or β may well have the same statistics.
 
     They name the same tensors; or they read the same value, or are not in one graph, as the
     branches of an If are not.
@@ -282,7 +288,7 @@ def _may_share(values: Values, one: Node, other: Node) -> bool:
 def _origin(scope: Scope, name: str) -> str:
     """The name of the value that copies are of."""
     node = scope.producers.get(name)
-    while node is not None and node.op in ("Identity", "Dropout", "Cast"):
+    while node is not None and node.op in _COPIES:
         name = node.input(0)
         node = scope.producers.get(name)
     return name
@@ -291,7 +297,7 @@ def _origin(scope: Scope, name: str) -> str:
 def _off(layer: LayerConsistency, found: Carried) -> str | None:
     limit, few = _limit(found)
     shift = layer.shift
-    known = np.where(np.isfinite(shift), np.abs(shift) - _doubt(layer, found), 0.0)
+    known = np.where(np.isfinite(shift), _apart(layer, found), 0.0)
     off = np.count_nonzero(known > limit)
     if off <= few * len(shift) or (few and off < 2):
         return None
@@ -306,8 +312,25 @@ def _limit(found: Carried) -> tuple[float, float]:
     return max(_LIMITS[a] for a in found.assumes | {""})
 
 
+def _apart(layer: LayerConsistency, found: Carried) -> FloatArray:
+    """How many σ the mean is off at least: in units of the larger of stored and predicted ones."""
+    with np.errstate(all="ignore"):
+        wide = np.fmax(layer.variance, layer.predicted_variance) + layer.epsilon
+        off = np.abs(layer.predicted_mean - layer.mean) - found.doubts - np.abs(found.leans)
+        return np.asarray(np.nan_to_num(off / np.sqrt(wide), nan=0.0))
+
+
 def _doubt(layer: LayerConsistency, found: Carried) -> FloatArray:
-    return np.asarray(found.doubts / np.sqrt(layer.variance + layer.epsilon))
+    """How many σ nobody could tell."""
+    with np.errstate(all="ignore"):
+        known = found.doubts + np.abs(found.leans)
+        return np.asarray(known / np.sqrt(layer.variance + layer.epsilon))
+
+
+def _doubtful(found: Carried) -> str:
+    if np.any(found.doubts):
+        return "how many pixels its padding reaches is not known"
+    return "that values are not quite normal adds up"
 
 
 def _too_doubtful(layer: LayerConsistency, found: Carried) -> bool:
@@ -316,10 +339,11 @@ def _too_doubtful(layer: LayerConsistency, found: Carried) -> bool:
 
 
 def _of_another_size(layer: LayerConsistency, found: Carried) -> str | None:
-    if POOLED in found.variance_assumes:  # neighbours are alike, no one knows how much
+    if found.variance_assumes & {POOLED, FILTERED}:  # neighbours are alike, who knows how much
         return None
     ratio = layer.ratio
-    known = ratio[np.isfinite(ratio) & (ratio > 0)]
+    alive = layer.variance > layer.epsilon
+    known = ratio[np.isfinite(ratio) & (ratio > 0) & alive]
     median = float(np.median(known)) if len(known) >= _ENOUGH else 1.0
     if 1 / MOST_TIMES <= median <= MOST_TIMES:
         return None

@@ -141,13 +141,14 @@ def _with_constant(values: Values, node: Node, slot: int, function: Binary) -> C
     if node.op == "Div" and not slot:
         return _quotient(found.tabulated(node), c[:, None], node)
     scale = applied(np.ones_like(c), c) - applied(np.zeros_like(c), c)
-    doubt = np.abs(scale) * found.doubt
+    doubt, lean = np.abs(scale) * found.doubt, scale * found.lean
     if found.can_be_tabulated:
         found = found.tabulated(node)
         made = found.mapped(applied(_table(found), c[:, None]), linear=True)
-        return replace(made, doubt=doubt)
+        return replace(made, doubt=doubt, lean=lean)
     variance = scale * scale * found.variance
-    return found.apart(applied(found.mean, c), variance, of_variance=NOTHING, doubt=doubt)
+    mean = applied(found.mean, c)
+    return found.apart(mean, variance, of_variance=NOTHING, doubt=doubt, lean=lean)
 
 
 def _quotient(found: Carried, c: FloatArray, node: Node) -> Carried:
@@ -159,11 +160,11 @@ def _quotient(found: Carried, c: FloatArray, node: Node) -> Carried:
 
 def _of_one_source(one: Carried, two: Carried, node: Node, function: Binary) -> Carried:
     """f(z) and g(z), such as x·Sigmoid(x) and x + Relu(x), are taken together."""
-    doubt = one.doubts + two.doubts
+    doubt, lean = one.doubts + two.doubts, function(one.leans, two.leans)
     if not one.can_be_tabulated and node.op in ("Add", "Sub"):  # means need no z
         mean = function(one.mean, two.mean)
         nothing = np.full_like(mean, np.nan)
-        return one.apart(mean, nothing, *two.assumes, of_variance=NOTHING, doubt=doubt)
+        return one.apart(mean, nothing, *two.assumes, of_variance=NOTHING, doubt=doubt, lean=lean)
     first, second = one.tabulated(node), two.tabulated(node)
     if node.op == "Div":
         return _quotient(second, _table(first), node)
@@ -186,10 +187,11 @@ def _product(one: Carried, two: Carried, shapes: list[Shape | None], node: Node)
         raise UnknownMomentsError(f"{node.label} multiplies what may depend on each other")
     second = (one.variance + one.mean**2) * (two.variance + two.mean**2)
     mean = one.mean * two.mean
+    lean = one.mean * two.leans + two.mean * one.leans
     doubt = (np.abs(one.mean) + one.doubt) * (np.abs(two.mean) + two.doubt) - np.abs(mean)
     return one.apart(
         mean, second - mean**2, INDEPENDENT, *two.assumes,
-        of_variance=two.variance_assumes, doubt=doubt,
+        of_variance=two.variance_assumes, doubt=doubt, lean=lean,
     )  # fmt: skip
 
 
@@ -204,4 +206,5 @@ def _sum(one: Carried, two: Carried, node: Node, function: Binary) -> Carried:
     return one.apart(
         function(one.mean, two.mean), one.variance + two.variance, *two.assumes,
         of_variance=two.variance_assumes | {INDEPENDENT}, doubt=one.doubts + two.doubts,
+        lean=function(one.leans, two.leans),
     )  # fmt: skip

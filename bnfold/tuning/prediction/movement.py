@@ -20,6 +20,7 @@ from bnfold.reasons import Refusal
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import (
     INDEPENDENT,
+    NORMAL,
     NOTHING,
     POOLED,
     STATIONARY,
@@ -32,6 +33,7 @@ from bnfold.tuning.prediction.linear import Window
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 _CHOOSE = ("Slice", "Gather", "Split", "SpaceToDepth")  # not all pixels, where not by channels
 _SPREAD = frozenset({INDEPENDENT})
+_IN_PLACE = ("Identity", "Dropout", "Cast")
 _POOLED = frozenset({POOLED})
 
 
@@ -55,6 +57,8 @@ def _at(found: Carried, channels: np.ndarray, axis: int, node: Node) -> Carried:
     some = found.selected(channels, axis)
     if len(channels) > len(found.mean) and node.op not in ("Gather", "SpaceToDepth"):
         raise UnknownMomentsError(f"{node.label} makes channels of pixels, which may differ")
+    if node.op not in _IN_PLACE:  # x and its Transpose are no functions of one z
+        some = replace(some, source=None)
     if node.op in _CHOOSE and len(channels) >= len(found.mean):
         return _stationary(some, some.variance)
     return some
@@ -62,7 +66,9 @@ def _at(found: Carried, channels: np.ndarray, axis: int, node: Node) -> Carried:
 
 def _stationary(found: Carried, variance: FloatArray) -> Carried:
     """The same means, of other pixels."""
-    return found.apart(found.mean, variance, STATIONARY, of_variance=NOTHING, doubt=found.doubt)
+    return found.apart(
+        found.mean, variance, STATIONARY, of_variance=NOTHING, doubt=found.doubt, lean=found.lean
+    )
 
 
 def cast(values: Values, node: Node) -> tuple[Carried, ...]:
@@ -100,7 +106,12 @@ def averaged(values: Values, node: Node) -> Carried:
     else:
         count = _ratio(values.shape(node), values.output_shape(node))
     variance = found.variance / count if count else np.zeros_like(found.variance)
-    return found.apart(found.mean, variance, *assumes, of_variance=_POOLED, doubt=found.doubt)
+    if NORMAL in found.assumes:  # what is left of the deviation is small beside what it is off
+        assumes += (POOLED,)
+    made = found.apart(
+        found.mean, variance, *assumes, of_variance=_POOLED, doubt=found.doubt, lean=found.lean
+    )  # fmt: skip
+    return replace(made, known_ends=found.ends)  # no average lies beyond them
 
 
 def _ratio(before: Shape | None, after: Shape | None) -> int | None:
@@ -137,7 +148,7 @@ def padded(values: Values, node: Node) -> Carried:
     return found.apart(
         share * found.mean + (1 - share) * value,
         share * (found.variance + (1 - share) * off), STATIONARY, of_variance=NOTHING,
-        doubt=share * found.doubts,
+        doubt=share * found.doubts + (1 - share) * np.abs(found.mean - value), lean=found.lean,
     )  # fmt: skip
 
 
@@ -156,6 +167,8 @@ def concat(values: Values, node: Node) -> Carried:
         assumes=NOTHING.union(*(p.assumes for p in parts)),
         variance_assumes=NOTHING.union(*(p.variance_assumes for p in parts)),
         doubt=np.concatenate([p.doubts for p in parts]),
+        lean=np.concatenate([p.leans for p in parts]),
+        known_ends=None,
     )
 
 
@@ -174,5 +187,7 @@ def added(values: Values, node: Node) -> Carried:
     mean = np.sum([p.mean for p in parts], axis=0)
     assumes = NOTHING.union(*(p.assumes for p in parts))
     spread = NOTHING.union(*(p.variance_assumes for p in parts))
-    doubt = np.sum([p.doubts for p in parts], axis=0)
-    return parts[0].apart(mean, variance, *assumes, of_variance=spread | _SPREAD, doubt=doubt)
+    doubt, lean = (np.sum([getattr(p, n) for p in parts], axis=0) for n in ("doubts", "leans"))
+    return parts[0].apart(
+        mean, variance, *assumes, of_variance=spread | _SPREAD, doubt=doubt, lean=lean
+    )  # fmt: skip

@@ -47,7 +47,14 @@ def _made(values: Values, node: Node) -> Carried | tuple[Carried, ...] | str:
             return rule(values, node)
     except UnknownMomentsError as unknown:
         return str(unknown)
-    except (ValueError, IndexError, TypeError, KeyError, ArithmeticError):  # the model is wrong
+    except (
+        ValueError,
+        IndexError,
+        TypeError,
+        KeyError,
+        ArithmeticError,
+        MemoryError,
+    ):  # it is wrong
         return f"{node.label} does not fit what it reads"
 
 

@@ -17,7 +17,7 @@ from bnfold.folding.plan import Plan
 from bnfold.folding.rules.affine_nodes import affine_map
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Index, Node, Scope
+from bnfold.graph.index import Index, Node, Role, Scope
 from bnfold.options import Options
 from bnfold.steps import Proof, Ref
 
@@ -26,9 +26,13 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Place:
-    """An output or input of a node, and what is there in the folded model: `map`(what was)."""
+    """Where the folded model holds `map`(the value `name` of the original).
 
-    node: Ref  # as proofs name it
+    That is an output or input of a node that stays, by its place in the original; without a node it
+    is a value that keeps its name, since others rely on it.
+    """
+
+    node: Ref | None
     output: bool
     number: int
     scope: Scope  # whose value it is, in the original
@@ -37,13 +41,18 @@ class Place:
 
 
 def places(index: Index, planned: Plan) -> Iterator[Place]:
-    """All of a model that is about to be folded; those of nodes that will go are void."""
+    """All of a model that is about to be folded."""
     draft = Draft(index, Options())
     for edit in planned.edits:
         draft.add(edit)
     sums = {merge.into: merge.root for merge in planned.merges if merge.into is not None}
     draft.merged.update(sums.values())
     numbers = _Numbers(index)
+    for scope in index.scopes:
+        for name, uses in scope.uses.items():
+            relied_on = any(use.role in (Role.OUTPUT, Role.CAPTURE) for use in uses)
+            if relied_on and name in scope.producers:
+                yield Place(None, True, 0, scope, name, Affine.identity())
     for node in index.nodes():
         if draft.is_removed(node):
             continue
@@ -65,20 +74,25 @@ def places(index: Index, planned: Plan) -> Iterator[Place]:
 def named(index: Index, proof: Proof, found: Iterable[tuple[Place, T]]) -> Iterator[tuple[T, str]]:
     """What is known of each place, with the tensor of the folded model that is there, once."""
     now = _where(index, proof)
-    seen: set[tuple[Scope, str]] = set()
+    seen: set[tuple[int, str]] = set()
     for place, known in sorted(found, key=_rank):
-        node = now(place.node)
-        names = () if node is None else node.proto.output if place.output else node.proto.input
-        name = names[place.number] if place.number < len(names) else ""
-        if node is not None and name and (node.scope, name) not in seen:
-            seen.add((node.scope, name))
+        name = place.name if place.node is None else _name_at(now(place.node), place)
+        scopes = index.scopes[place.scope.number : place.scope.number + 1]
+        there = any(name in scope.producers for scope in scopes)
+        if there and (place.scope.number, name) not in seen:
+            seen.add((place.scope.number, name))
             yield known, name
 
 
-def _rank(each: tuple[Place, object]) -> tuple[bool, bool]:
-    """What is as it was first, then what nodes make."""
+def _name_at(node: Node | None, place: Place) -> str:
+    names = () if node is None else node.proto.output if place.output else node.proto.input
+    return names[place.number] if place.number < len(names) else ""
+
+
+def _rank(each: tuple[Place, object]) -> tuple[bool, bool, bool]:
+    """What is as it was first, by its own name, then what nodes make."""
     place = each[0]
-    return not place.map.is_identity, not place.output
+    return not place.map.is_identity, place.node is not None, not place.output
 
 
 def _where(index: Index, proof: Proof) -> Callable[[Ref], Node | None]:

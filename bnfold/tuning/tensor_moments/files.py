@@ -102,7 +102,8 @@ def read(path: str | PathLike[str]) -> tuple[TensorMoments, ...]:
         raise UsageError(f"{fspath(path)} cannot be read: {error}", "name a file") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{fspath(path)} is no file of moments", "write one with `moments_file`"
+            f"{fspath(path)} is no file of moments",
+            '`bnfold.optimize(moments_file="out.json")` writes one',
         ) from error
 
 
@@ -111,6 +112,8 @@ def _tensors(entries: Sequence[dict[str, Any]]) -> Iterator[TensorMoments]:
         arrays = {name: _array(entry[name]) for name in _ARRAYS}
         if len({len(array) for array in arrays.values()}) > 1:
             raise ValueError("lengths")
+        if np.any(arrays["deviation"] < 0):
+            raise ValueError("deviations")
         yield TensorMoments(
             str(entry["name"]), str(entry["scope"]), str(entry["batch_norm"]), int(entry["axis"]),
             assumes=tuple(map(str, entry["assumes"])), **arrays,

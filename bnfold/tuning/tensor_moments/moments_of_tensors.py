@@ -23,7 +23,7 @@ from bnfold.onnx_io.output_paths import PathLike
 from bnfold.options import Options
 from bnfold.steps import Proof
 from bnfold.tuning.moments import FloatArray
-from bnfold.tuning.prediction.carried import Carried, Values
+from bnfold.tuning.prediction.carried import NORMAL, POOLED, STATIONARY, Carried, Values
 from bnfold.tuning.prediction.network import carried_moments
 from bnfold.tuning.tensor_moments.correspondence import Place, named, places
 
@@ -85,24 +85,34 @@ def _known(index: Index, values: Values) -> dict[tuple[Scope, str], TensorMoment
     for node in norms:
         owner = node.scope.owner(node.input(0)) if node.input(0) else None
         if owner is not None and (stored := _stored(values, node)) is not None:
-            known = found.get((owner, node.input(0)))
-            if known is not None and np.all(np.isfinite(known.low + known.high)):
-                stored = replace(stored, low=known.low, high=known.high)
-            found[owner, node.input(0)] = stored
+            place = owner, node.input(0)
+            before = values.known.get(place)
+            found[place] = _with_ends(stored, before if isinstance(before, Carried) else None)
     for node in norms:
-        made = values.known.get((node.scope, node.output))
-        if isinstance(made, Carried):
+        own = values.known.get((node.scope, node.output))
+        if isinstance(own, Carried):
             label = node.proto.name or node.output
-            found[node.scope, node.output] = replace(_of_carried(made), batch_norm=label)
+            found[node.scope, node.output] = replace(_of_carried(own), batch_norm=label)
     return found
 
 
 def _of_carried(carried: Carried) -> TensorMoments:
     low, high = carried.ends
+    deviation = np.sqrt(carried.variance)
+    if POOLED in carried.variance_assumes:  # who knows how alike neighbours are
+        deviation = np.full_like(deviation, np.nan)
     return TensorMoments(
-        "", "", "", carried.axis, carried.mean, np.sqrt(carried.variance), low, high,
+        "", "", "", carried.axis, carried.mean, deviation, low, high,
         tuple(sorted(carried.assumes | carried.variance_assumes)),
     )  # fmt: skip
+
+
+def _with_ends(stored: TensorMoments, carried: Carried | None) -> TensorMoments:
+    """The ends that an activation has, such as 0; where these are no guess, else 6 deviations."""
+    if carried is None or not carried.assumes | carried.variance_assumes <= {NORMAL, STATIONARY}:
+        return stored
+    low, high = carried.ends
+    return replace(stored, low=low, high=high)
 
 
 def _stored(values: Values, node: Node) -> TensorMoments | None:

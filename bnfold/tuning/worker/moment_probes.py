@@ -138,8 +138,7 @@ def sample_moments(
     means, spreads, shape = (results[name] for name in exported.names)
     if not means.size:
         return SampleMoments(np.zeros((0, 1)), np.zeros((0, 1)), 1)
-    means, spreads = (_rows(array, exported.stacked) for array in (means, spreads))
-    positions = int(shape.reshape(-1)[2])
+    means, spreads, positions = _joined(means, spreads, shape, exported.stacked)
     several, rest = divmod(len(means), size)
     if rest or not several:
         return SampleMoments(means, spreads, positions) if rows == size else None
@@ -152,10 +151,15 @@ def sample_moments(
     return SampleMoments(means[:rows], spreads[:rows], positions)
 
 
-def _rows(array: Array, stacked: int) -> Array:
-    """[iterations…, N, C, 1] as [N·iterations, C]: what belongs to one sample side by side."""
-    rows, channels = array.shape[stacked], array.shape[stacked + 1]
-    return np.swapaxes(array.reshape(-1, rows, channels), 0, 1).reshape(-1, channels)
+def _joined(means: Array, spreads: Array, shape: Array, stacked: int) -> tuple[Array, Array, int]:
+    """[iterations…, N, C, 1] as [N, C], each iteration by how many positions it has had."""
+    rows, channels = means.shape[stacked : stacked + 2]
+    means, spreads = (array.reshape(-1, rows, channels) for array in (means, spreads))
+    counts = shape.reshape(-1, 3)[:, 2]
+    weights = (counts / counts.sum())[:, None, None]
+    mean = (weights * means).sum(axis=0)
+    spread = (weights * (spreads + (means - mean) ** 2)).sum(axis=0)
+    return mean, spread, int(counts.sum())
 
 
 def levels(index: Index, norms: Collection[Node]) -> dict[int, list[Node]]:

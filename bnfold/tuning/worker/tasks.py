@@ -253,6 +253,10 @@ def _prior(runner: _Runner, found: list[tuple[Node, StoredStatistics]]) -> float
     kept, held = runner.moments(nodes), runner.moments(nodes, held_out=True)
     both = [(old, kept[Value.read_by(node)], held[Value.read_by(node)]) for node, old in found]
     known = [entry for entry in both if entry[1].samples and entry[2].samples]
+    if not known and any(entry[1].samples for entry in both):
+        raise UsageError(
+            "there are too few samples to hold any of them out", "give a number for the prior"
+        )
     return likeliest_prior(known)
 
 

@@ -156,6 +156,42 @@ def test_the_command_says_where_statistics_come_from(tmp_path: Path) -> None:
     assert "there is nothing to put back" in result.output
 
 
+def frozen_and_back(tmp_path: Path, **parameters: Array) -> tuple[RecoverResult, list[Array]]:
+    count = len(parameters["m"])
+    source, frozen, moments, back = (tmp_path / n for n in ("a.onnx", "f.onnx", "m.json", "b.onnx"))
+    text = "{ n = BatchNormalization (x, s, b, m, v) y = Relu (n) }"
+    head = f"g (float[N,{count}] x) => (float y) "
+    onnx.save(parse(head + text, **{k: v.astype("f") for k, v in parameters.items()}), source)
+    bnfold.freeze(source, frozen, moments_file=moments, verify="none")
+    result = bnfold.recover(frozen, back, moments_file=moments)
+    (node,) = layers(back)
+    return result, stored(back, node)
+
+
+def test_deviations_of_all_sizes_come_back(tmp_path: Path) -> None:
+    """Columns of a table, as they are."""
+    variance = np.array([1.1e10, 0.87, 0.22, 418, 1e-4])
+    result, (_, _, mean, found) = frozen_and_back(
+        tmp_path, s=np.ones(5), b=np.zeros(5), m=np.array([5e4, 1, -2, 30, 0.01]), v=variance
+    )
+    np.testing.assert_allclose(found, variance, rtol=0.02, atol=2e-5)
+    assert result.recovered[0].known
+    assert np.count_nonzero(mean) >= 4
+
+
+def test_a_dead_channel_costs_no_other_its_statistics(tmp_path: Path) -> None:
+    result, (gamma, beta, mean, variance) = frozen_and_back(
+        tmp_path, s=np.array([1, 1, 0, 1]), b=np.array([0, 1, 2, 3]), m=np.array([1, 5, 3, 4]),
+        v=np.full(4, 4),
+    )  # fmt: skip
+    (one,) = result.recovered
+    assert one.known
+    assert one.guessed >= 1
+    assert (gamma[2], beta[2]) == (0, 2)
+    np.testing.assert_allclose(np.delete(variance, 2), 4, rtol=0.02)
+    np.testing.assert_allclose(np.delete(mean, 2), [1, 5, 4], atol=0.26)
+
+
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3, 1e6])
 def test_an_identity_is_exact(scale: float) -> None:
     rng = np.random.default_rng(0)

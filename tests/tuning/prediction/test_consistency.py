@@ -248,6 +248,38 @@ def test_a_variance_of_another_order_of_magnitude_contradicts(tmp_path: Path) ->
         assert (found.verdict is Consistency.CONTRADICTS) == bool(sentence)
 
 
+def test_channels_that_are_hardly_alive_are_measured_by_what_is_predicted(tmp_path: Path) -> None:
+    """Of data that ends at 3 deviations a Relu far below lets nothing pass: 0, without spread."""
+    model = chain(*BETWEEN["Relu"])
+    _store(model, b1=np.full(C, -2.0), s1=np.ones(C), m2=np.zeros(C), v2=np.full(C, 1e-12))
+    assert layers(model, tmp_path)["second"].verdict is not Consistency.CONTRADICTS
+
+
+def test_the_form_that_freezing_writes_has_no_statistics(tmp_path: Path) -> None:
+    frozen = tmp_path / "f.onnx"
+    bnfold.freeze(SAMPLES / "digits_mlp.onnx", frozen, form="batchnorm", verify="none")
+    assert not any("never updated" in x.sentence for x in consistency(frozen).layers)
+
+
+@pytest.mark.parametrize("epsilon", [-1.0, float("nan")])
+def test_an_epsilon_that_cannot_be_contradicts(epsilon: float, tmp_path: Path) -> None:
+    model = chain(*BETWEEN["Relu"])
+    model.graph.node[-1].attribute.append(onnx.helper.make_attribute("epsilon", epsilon))
+    found = layers(model, tmp_path)["second"]
+    assert (found.verdict, found.sentence) == (Consistency.CONTRADICTS, f"ε is {epsilon:g}")
+
+
+def test_copies_of_one_layer_have_its_statistics(tmp_path: Path) -> None:
+    """Two towers with copied parameters, of inputs of which nothing is known."""
+    one = {f"{k}{n}": v for n in (1, 2) for k, v in bn(C).items()}
+    model = parse(
+        f"g (float[1,{C},4,4] x, float[1,{C},4,4] z) => (float y) {{"
+        " a = BatchNormalization (x, s1, b1, m1, v1) c = BatchNormalization (z, s2, b2, m2, v2)"
+        " y = Add (a, c) }", **one,
+    )  # fmt: skip
+    assert {x.verdict for x in layers(model, tmp_path).values()} == {Consistency.UNKNOWN}
+
+
 def test_tensors_that_are_shared_are_no_contradiction(tmp_path: Path) -> None:
     one = bn(C)
     model = parse(

@@ -119,3 +119,63 @@ def test_the_variance_of_a_layer_is_what_epsilon_leaves_of_it() -> None:
     found = carried_moments(index, Draft(index, Options())).known[index.scopes[0], "h"]
     assert isinstance(found, Carried)
     assert found.variance.tolist() == [4.5, 0]
+
+
+def carried(text: str, shape: str = f"N,{C},{SIZE},{SIZE}", **more: Array) -> Carried:
+    model = parse(
+        f"g (float[{shape}] x) => (float h) {{ a = BatchNormalization (x, s, b, m, v) {text} }}", 18,
+        s=GAMMA, b=BETA, m=np.ones(C, "f"), v=np.full(C, 4, "f"), **more,
+    )  # fmt: skip
+    index = Index(model)
+    found = carried_moments(index, Draft(index, Options())).known[index.scopes[0], "h"]
+    assert isinstance(found, Carried), found
+    return found
+
+
+def test_a_pad_in_front_of_a_convolution_is_its_padding() -> None:
+    w, pads = numbers(5, C, 3, 3), np.array([0, 0, 1, 0, 0, 0, 2, 1])
+    one = carried("h = Conv <pads = [1,0,2,1]> (a, w)", w=w)
+    other = carried("p = Pad (a, pads) h = Conv (p, w)", w=w, pads=pads)
+    np.testing.assert_allclose(one.mean, other.mean)
+    np.testing.assert_allclose(one.variance, other.variance)
+    assert not np.any(other.doubt)
+    more = {"w": w, "pads": pads, "two": np.array(2, "f")}
+    filled = carried("p = Pad (a, pads, two) h = Conv (p, w)", **more)
+    assert np.all(np.asarray(filled.doubt) > 0)  # which taps see the 2 is not known
+
+
+def test_a_value_and_its_transpose_are_not_one_value() -> None:
+    found = carried("t = Transpose <perm = [0,1,3,2]> (a) h = Sub (a, t)")
+    np.testing.assert_allclose(found.variance, 2 * GAMMA**2 * 4 / (4 + 1e-5), rtol=1e-6)
+    assert INDEPENDENT in found.variance_assumes
+
+
+def test_what_normal_values_are_off_adds_up_where_weights_have_one_sign() -> None:
+    ones = np.ones((1, C, 3, 3), "f")
+    mixed = ones * np.array([1, -1, 1, -1], "f").reshape(1, C, 1, 1)
+    (up,), (both,) = (
+        np.abs(np.asarray(carried("r = Tanh (a) h = Conv (r, w)", w=w).lean)) for w in (ones, mixed)
+    )
+    assert up > 0.15 * 9
+    assert both < 0.75 * up
+    pooled = carried("r = Tanh (a) h = GlobalAveragePool (r)")
+    before = carried("h = Tanh (a)")
+    np.testing.assert_allclose(pooled.lean, before.lean)  # and does not average out
+
+
+def test_sizes_beyond_measure_cost_nothing() -> None:
+    large = 2**31 - 1
+    found = carried(
+        "h = Conv <pads = [1,1]> (a, w)", f"1,{C},{large}", w=np.ones((1, C, 3), "f")
+    )  # fmt: skip
+    np.testing.assert_allclose(found.mean, 3 * BETA.sum(), rtol=1e-6)
+    carried("h = Conv <pads = [1099511627776, 0]> (a, w)", f"1,{C},8", w=np.ones((1, C, 3), "f"))
+
+
+def test_an_average_lies_between_the_ends_of_what_it_averages() -> None:
+    found = carried("r = Relu (a) h = GlobalAveragePool (r)")
+    low, high = found.ends
+    np.testing.assert_allclose(low, np.maximum(BETA - 6 * np.abs(GAMMA), 0), rtol=1e-5)
+    np.testing.assert_allclose(high, np.maximum(BETA + 6 * np.abs(GAMMA), 0), rtol=1e-5)
+    behind = carried("r = Relu (a) p = GlobalAveragePool (r) h = Neg (p)")
+    assert np.all(np.isnan(behind.ends))  # of what is made of it nothing is known

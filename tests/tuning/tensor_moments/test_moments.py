@@ -66,6 +66,46 @@ def test_a_tensor_that_carries_a_scale_has_moments_of_its_own(tmp_path: Path) ->
     np.testing.assert_allclose(held.deviation / held.mean, [2 / 5, 3 / 7])  # σ/μ, scaled or not
 
 
+def test_a_layer_that_makes_an_output_or_what_a_body_reads_is_told(tmp_path: Path) -> None:
+    head = "c = Conv (x, w) [norm] n = BatchNormalization (c, s, b, m, v)"
+    body = (
+        " zero = Constant <value_float = 0.0> () all = ReduceMean <keepdims = 0> (x)"
+        " yes = Greater (all, zero) y = If (yes) <then_branch = t () => (float p) { p = Neg (n) },"
+        " else_branch = e () => (float q) { q = Abs (n) }>"
+    )
+    for text in (f"{head} y = Identity (n)", head + body):
+        found = tensors(text, tmp_path, w=W, **ONE)
+        assert "norm" in {t.batch_norm for t in found.values()}
+    path = tmp_path / "out.onnx"
+    onnx.save(parse(f"g (float[N,2,4,4] x) => (float n) {{ {head} }}", w=W, **ONE), path)
+    (tensor,) = bnfold.moments(path)
+    assert (tensor.name, tensor.batch_norm) == ("n", "norm")
+
+
+def test_of_averages_no_deviation_is_told(tmp_path: Path) -> None:
+    """How much of it is left depends on how alike neighbours are; the ends stay what they are."""
+    found = tensors(
+        "c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) r = Relu (n)"
+        " g = GlobalAveragePool (r) y = Conv (g, w)", tmp_path, w=W, **ONE,
+    )  # fmt: skip
+    assert np.all(np.isnan(found["g"].deviation))
+    assert np.array_equal(found["g"].high, found["r"].high)
+    assert np.all(np.isnan(found["y"].high))
+    path = tmp_path / "m.overrides.json"
+    files.save(tuple(found.values()), path, "")
+    assert set(json.loads(path.read_text())) == {"n", "r", "g"}
+
+
+def test_what_a_layer_has_seen_of_guesses_is_what_counts(tmp_path: Path) -> None:
+    found = tensors(
+        "c = Conv (x, w) n = BatchNormalization (c, s, b, m, v) r = Relu (n)"
+        " g = GlobalAveragePool (r) d = Conv (g, w) k = Relu (d)"
+        " o = BatchNormalization (k, s, b, m, v) y = Relu (o)", tmp_path, w=W, **ONE,
+    )  # fmt: skip
+    seen = found.get("k") or found["o"]
+    np.testing.assert_allclose(seen.high - seen.low, 12 * seen.deviation, rtol=1e-6)
+
+
 def test_dead_channels_are_constants(tmp_path: Path) -> None:
     more = {**ONE, "s": np.array([0, 1], "f")}
     found = tensors("c = Conv (x, w) y = BatchNormalization (c, s, b, m, v)", tmp_path, w=W, **more)
