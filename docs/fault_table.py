@@ -139,8 +139,8 @@ def _square(copy: Copy, norm: NodeProto) -> None:
     copy.change(norm.input[4], np.square)
 
 
-def _hundredfold(copy: Copy, norm: NodeProto) -> None:
-    copy.change(norm.input[4], lambda v: 100 * v)
+def _thousandfold(copy: Copy, norm: NodeProto) -> None:
+    copy.change(norm.input[4], lambda v: 1000 * v)
 
 
 def _epsilon(_: Copy, norm: NodeProto) -> None:
@@ -155,7 +155,7 @@ IN_ONE: dict[str, Callable[[Copy, NodeProto], None]] = {
     "means lost: μ = 0": _lost_means,
     "sign of the means": _negated,
     "channels in another order": _other_order,
-    "variances 100 times as large": _hundredfold,
+    "variances 1,000 times as large": _thousandfold,
     "σ stored for σ²": _square_root,
     "σ⁴ stored for σ²": _square,
     "ε = 0.001": _epsilon,

@@ -123,7 +123,9 @@ def test_the_variance_of_a_layer_is_what_epsilon_leaves_of_it() -> None:
 
 def carried(text: str, shape: str = f"N,{C},{SIZE},{SIZE}", **more: Array) -> Carried:
     model = parse(
-        f"g (float[{shape}] x) => (float h) {{ a = BatchNormalization (x, s, b, m, v) {text} }}", 18,
+        f"g (float[{shape}] x) => (float h)"
+        f" {{ a = BatchNormalization (x, s, b, m, v) {text} }}",
+        18,
         s=GAMMA, b=BETA, m=np.ones(C, "f"), v=np.full(C, 4, "f"), **more,
     )  # fmt: skip
     index = Index(model)
@@ -139,8 +141,8 @@ def test_a_pad_in_front_of_a_convolution_is_its_padding() -> None:
     np.testing.assert_allclose(one.mean, other.mean)
     np.testing.assert_allclose(one.variance, other.variance)
     assert not np.any(other.doubt)
-    more = {"w": w, "pads": pads, "two": np.array(2, "f")}
-    filled = carried("p = Pad (a, pads, two) h = Conv (p, w)", **more)
+    two = np.array(2, "f")
+    filled = carried("p = Pad (a, pads, two) h = Conv (p, w)", w=w, pads=pads, two=two)
     assert np.all(np.asarray(filled.doubt) > 0)  # which taps see the 2 is not known
 
 
