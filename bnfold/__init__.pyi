@@ -55,6 +55,8 @@ from .quantization.equalize import EqualizedLayer as EqualizedLayer
 from .quantization.equalize import EqualizedRegion as EqualizedRegion
 from .quantization.equalize import EqualizeResult as EqualizeResult
 from .quantization.equalize import equalize as equalize
+from .quantization.hazards import Hazard as Hazard
+from .quantization.hazards import hazards as hazards
 from .reasons import Reason as Reason
 from .reasons import Refusal as Refusal
 from .tuning.data_statistics import Dataset as Dataset
@@ -74,11 +76,11 @@ from .tuning.freezing.frozen_models import freeze as freeze
 from .tuning.freezing.recover import RecoverResult as RecoverResult
 from .tuning.freezing.recover import recover as recover
 from .tuning.freezing.recovery import Recovered as Recovered
-from .tuning.prediction.consistency import Consistency as Consistency
-from .tuning.prediction.consistency import ConsistencyResult as ConsistencyResult
-from .tuning.prediction.consistency import LayerConsistency as LayerConsistency
-from .tuning.prediction.consistency import LayerSummary as LayerSummary
 from .tuning.prediction.consistency import consistency as consistency
+from .tuning.prediction.verdicts import Consistency as Consistency
+from .tuning.prediction.verdicts import ConsistencyResult as ConsistencyResult
+from .tuning.prediction.verdicts import LayerConsistency as LayerConsistency
+from .tuning.prediction.verdicts import LayerSummary as LayerSummary
 from .tuning.tensor_moments.moments_of_tensors import TensorMoments as TensorMoments
 from .tuning.tensor_moments.moments_of_tensors import moments as moments
 from .verdict import Verdict as Verdict

@@ -31,7 +31,8 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import on_disk, write_model
 from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
-from bnfold.tuning.prediction.consistency import LayerSummary, consistency_of
+from bnfold.tuning.prediction.consistency import consistency_of
+from bnfold.tuning.prediction.verdicts import LayerSummary
 from bnfold.tuning.tensor_moments import files as moment_files
 from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 from bnfold.verdict import Verdict

@@ -22,7 +22,8 @@ from onnx import ModelProto, NodeProto, numpy_helper
 import bnfold
 from bnfold import Dataset
 from bnfold.graph.index import BATCH_NORM, Index
-from bnfold.tuning.prediction.consistency import Consistency, ConsistencyResult, consistency_of
+from bnfold.tuning.prediction.consistency import consistency_of
+from bnfold.tuning.prediction.verdicts import Consistency, ConsistencyResult
 
 Array = npt.NDArray[np.float32]
 MOST = 40  # layers of a model that a fault is put into

@@ -218,12 +218,18 @@ def _optimize_many(
 @click.argument("model", type=click.Path(allow_dash=True))
 @fold_options
 @moments_option
+@option(
+    sections.REPORTS,
+    "--quantization",
+    is_flag=True,
+    help="Also say what will hurt when the folded model is quantised to 8 bits.",
+)
 @report_options
 @display_options
 @click.pass_context
 def inspect(
     ctx: click.Context, /, model: str, options: Options, moments_file: str | None,
-    reports: ReportRequest, display: Display,
+    quantization: bool, reports: ReportRequest, display: Display,
 ) -> None:  # fmt: skip
     """Show what would be folded, and why the rest would not.
 
@@ -248,6 +254,11 @@ def inspect(
         if moments_file is not None:
             tensors = bnfold.moments(source, options=options)
             files.save(tensors, moments_file, Path(model).name)
+        found = bnfold.hazards(source, options=options) if quantization else ()
     reporting.write(lambda: content.of_inspect(inspection, model))
     display.print(of_inspection(inspection, model))
+    if quantization:
+        from bnfold.cli.render.quantization import of_hazards
+
+        display.print(of_hazards(found))
     ctx.exit(reporting.exit_code())

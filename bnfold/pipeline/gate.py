@@ -21,7 +21,8 @@ from bnfold.pipeline.model_paths import models_of
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.data_statistics import Dataset, StatsResult, stats
 from bnfold.tuning.drift import DriftLimits
-from bnfold.tuning.prediction.consistency import ConsistencyResult, consistency
+from bnfold.tuning.prediction.consistency import consistency
+from bnfold.tuning.prediction.verdicts import ConsistencyResult
 
 Baseline = Mapping[str, Sequence[str]]
 

@@ -129,17 +129,25 @@ def range_ratio(draft: Draft, node: Node) -> float | None:
 
     What one step of a quantiser for the whole tensor costs the channels in the middle.
     """
+    ranges = channel_ranges(draft, node)
+    if ranges is None or not np.any(ranges > 0):
+        return None
+    return float(ranges.max() / np.median(ranges[ranges > 0]))
+
+
+def channel_ranges(draft: Draft, node: Node) -> FloatArray | None:
+    """The largest weight of each output channel of a linear node; None without a constant one."""
     slot = next((k for k in (1, 0) if is_constant(draft, node, k)), None)
     if slot is None:
         return None
     values = np.abs(draft.values(node, slot))
     if node.op == "Conv":
         rows = values.reshape(values.shape[0], -1)
-    elif node.op == "ConvTranspose":
-        rows = np.moveaxis(values, 1, 0).reshape(values.shape[1], -1)
+    elif node.op == "ConvTranspose":  # [C, M/groups, …] as [groups, C/groups, M/groups, …]
+        groups = int(node.attribute("group", 1))
+        apart = values.reshape(groups, -1, values.shape[1], *values.shape[2:])
+        rows = np.moveaxis(apart, 2, 1).reshape(groups * values.shape[1], -1)
     else:
         turned = node.op == "Gemm" and node.attribute("transB", 0)
         rows = values if turned or slot == 0 else values.T
-    ranges = rows.max(axis=1, initial=0.0) if rows.ndim == 2 else np.zeros(0)
-    middle = float(np.median(ranges[ranges > 0])) if np.any(ranges > 0) else 0.0
-    return float(ranges.max()) / middle if middle else None
+    return rows.max(axis=1, initial=0.0) if rows.ndim == 2 else None

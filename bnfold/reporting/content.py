@@ -20,7 +20,7 @@ from bnfold.pipeline.gate import CheckFault, CheckResult
 from bnfold.reasons import Refusal
 from bnfold.reporting.summary import closing, would_fold
 from bnfold.text.flags import as_flags
-from bnfold.tuning.prediction.consistency import LayerSummary
+from bnfold.tuning.prediction.verdicts import LayerSummary
 from bnfold.verdict import Verdict
 from bnfold.verification.comparison import FRAME_ALONE, Comparison, NotEqualError
 from bnfold.version import __version__

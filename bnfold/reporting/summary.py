@@ -9,7 +9,7 @@ from bnfold.api import Inspection, OptimizeResult
 from bnfold.graph.index import BATCH_NORM
 from bnfold.text.flags import flag
 from bnfold.text.formatting import count, plain
-from bnfold.tuning.prediction.consistency import Consistency, LayerSummary
+from bnfold.tuning.prediction.verdicts import Consistency, LayerSummary
 from bnfold.verdict import Verdict
 
 

@@ -11,7 +11,7 @@ from bnfold.graph.index import BATCH_NORM
 from bnfold.text.formatting import count, plain
 from bnfold.text.json_encoding import dumps
 from bnfold.tuning.moments import FloatArray
-from bnfold.tuning.prediction.consistency import Consistency, ConsistencyResult, LayerConsistency
+from bnfold.tuning.prediction.verdicts import Consistency, ConsistencyResult, LayerConsistency
 
 _STYLES = {
     Consistency.CONSISTENT: "green",

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.quantization.equalize import EqualizeResult
+from bnfold.quantization.hazards import Hazard
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain
 
@@ -39,3 +42,15 @@ def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -
     if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
     return Group(*parts)
+
+
+def of_hazards(found: Sequence[Hazard]) -> RenderableType:
+    """What will hurt, and what helps."""
+    if not found:
+        return Text("\nquantisation: nothing that will hurt was found")
+    rows = table("quantisation will hurt", "because")
+    for one in found:
+        text = Text(f"{one.kind}: {plain(one.sentence)}", style="yellow")
+        text.append(f"\n{as_flags(one.remedy)}", style="dim")
+        rows.add_row(Text(plain(one.node)), text)
+    return Group(Text(""), rows)

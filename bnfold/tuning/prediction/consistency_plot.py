@@ -4,12 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bnfold.tuning.prediction.consistency import (
-    FARTHEST,
-    MOST_TIMES,
-    Consistency,
-    LayerSummary,
-)
+from bnfold.tuning.prediction.consistency import FARTHEST, MOST_TIMES
+from bnfold.tuning.prediction.verdicts import Consistency, LayerSummary
 from bnfold.tuning.statistics_plot import BAD, DOUBTFUL, GOOD, Picture, Row
 
 _COLOURS = {

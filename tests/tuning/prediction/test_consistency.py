@@ -17,7 +17,8 @@ from onnx import ModelProto, numpy_helper
 
 import bnfold
 from bnfold import Consistency
-from bnfold.tuning.prediction.consistency import LayerConsistency, consistency
+from bnfold.tuning.prediction.consistency import consistency
+from bnfold.tuning.prediction.verdicts import LayerConsistency
 from tests.support import Array, bn, invoke, parse
 
 C = 8
