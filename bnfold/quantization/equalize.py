@@ -20,7 +20,7 @@ from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Scales, Verify, require_choice
 from bnfold.progress import Progress
 from bnfold.quantization.regions import LINEAR, Region, regions
-from bnfold.quantization.weight_ranges import Borders, borders, equalised, range_ratio
+from bnfold.quantization.weight_ranges import Borders, borders, equalised, kept_exact, range_ratio
 from bnfold.reasons import Refusal
 from bnfold.steps import to_json
 from bnfold.tuning.moments import FloatArray
@@ -143,20 +143,34 @@ def _plan(
             region if isinstance(region, Refusal)
             else borders(draft, region, _least(region, known, growth))
         )  # fmt: skip
-    movable = [b for b in found.values() if isinstance(b, Borders) and b.makers and b.takers]
-    equalised(draft, movable, powers_of_two=powers_of_two)
-    return tuple(_told(draft, label, values[label], border) for label, border in found.items())
+    while True:  # without a region that stays after all the others have other scales
+        movable = [b for b in found.values() if isinstance(b, Borders) and b.makers and b.takers]
+        for border in movable:
+            border.total = np.ones(border.region.channels)
+        equalised(draft, movable, powers_of_two=powers_of_two)
+        refused = {
+            label: refusal for label, border in found.items()
+            if isinstance(border, Borders)
+            and (refusal := _moved(draft, border, powers_of_two=powers_of_two)) is not None
+        }  # fmt: skip
+        if not refused:
+            return tuple(_told(label, values[label], border) for label, border in found.items())
+        draft.undo_to(0)
+        found |= refused
 
 
-def _told(draft: Draft, label: str, values: int, border: Borders | Refusal) -> EqualizedRegion:
-    """Move the scales of a region, and tell it."""
+def _moved(draft: Draft, border: Borders, *, powers_of_two: bool) -> Refusal | None:
+    if np.all(border.total == 1):
+        return None
+    if powers_of_two:
+        return kept_exact(draft, border)
+    return border.region.rescale(draft, border.total)
+
+
+def _told(label: str, values: int, border: Borders | Refusal) -> EqualizedRegion:
     if isinstance(border, Refusal):
         return EqualizedRegion(label, values, refusal=border)
-    s = border.total
-    refusal = None if np.all(s == 1) else border.region.rescale(draft, s)
-    if refusal is not None:
-        return EqualizedRegion(label, values, refusal=refusal)
-    return EqualizedRegion(label, values, float(s.min()), float(s.max()))
+    return EqualizedRegion(label, values, float(border.total.min()), float(border.total.max()))
 
 
 def _least(region: Region, known: Mapping[str, TensorMoments], growth: float) -> FloatArray:

@@ -48,17 +48,17 @@ class Region:
 
     def rescale(self, draft: Draft, scales: np.ndarray) -> Refusal | None:
         """Plan that all of its values are divided by s, one number for each channel."""
-        walk = Propagation(draft)
+        start = len(draft.edits)
         s, inverse = self.map(scales), self.map(1 / scales)
         for node, output in self.values:
             draft.add(Carry(node, s.origin, down=True, output=output))
         refusal: Refusal | None = None
         for node, output in self.makers:
-            refusal = refusal or walk.make(node, output, inverse)
+            refusal = refusal or Propagation(draft).make(node, output, inverse)
         for node, slot in self.takers:
-            refusal = refusal or walk.make_up_for(node, slot, s)
+            refusal = refusal or Propagation(draft).make_up_for(node, slot, s)
         if refusal is not None:
-            walk.undo()
+            draft.undo_to(start)
         return refusal
 
 
@@ -164,10 +164,16 @@ class _Growing:
         ranks = {len(self.draft.shape(node, slot) or ()) for slot in slots}
         return len(ranks) == 1 and not any(is_constant(self.draft, node, slot) for slot in slots)
 
+    def _is_product(self, node: Node) -> bool:
+        """Of values, where both factors would carry a scale; or of powers, whose roots round."""
+        if node.op in ("Mul", "Div"):
+            return not any(is_constant(self.draft, node, slot) for slot in (0, 1))
+        return node.op in ("LpPool", "GlobalLpPool") and node.attribute("p", 2) > 2
+
     def _passed(self, rules: dict[str, Rule], node: Node, place: int) -> int | Refusal | None:
         """Where a map goes on unchanged; None where a node absorbs it, or makes another of it."""
         rule = rules.get(self.draft.op(node))
-        if rule is None or node.scope.opset < 7:
+        if rule is None or node.scope.opset < 7 or self._is_product(node):
             return refuse(Reason.NOT_TRANSPARENT, node, self.draft.op(node))
         step = rule(self.draft, node, place, self.probe)
         if not isinstance(step, Step):

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from onnx import helper
 
 from bnfold.folding.propagation import Propagation
+from bnfold.folding.rules.base import refuse
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Rescale
 from bnfold.graph.index import Node
 from bnfold.quantization.regions import LINEAR, Region, is_constant
-from bnfold.reasons import Refusal
+from bnfold.reasons import Reason, Refusal
 from bnfold.tuning.moments import FloatArray
 
 _SWEEPS = 40
+LARGEST = 2.0**10  # of the scales: what activations may shrink
 
 Weight = tuple[Node, int]  # which a node reads at a slot
 
@@ -73,6 +76,49 @@ def _channels(
     return found
 
 
+def kept_exact(draft: Draft, border: Borders) -> Refusal | None:
+    """Bring scales nearer to 1 where a weight would lose bits, until all are w·2ᵏ exactly.
+
+    Plans the region, as `Region.rescale` does. Refuses one that is not exact even so: a
+    BatchNormalization that reads it computes a new β.
+    """
+    region = border.region
+    for _ in range(_SWEEPS):
+        start = len(draft.edits)
+        refusal = region.rescale(draft, border.total)
+        if refusal is not None:
+            return refusal
+        bad = np.zeros(region.channels, bool)
+        for edit in draft.edits[start:]:
+            if not isinstance(edit, Rescale):
+                continue
+            lost = _inexact(draft, edit)
+            channel = (border.makers | border.takers).get((edit.node, edit.slot))
+            if channel is not None:
+                bad[np.unique(channel[lost])] = True
+            elif np.any(lost):
+                bad[:] = True
+        if not np.any(bad):
+            return None
+        draft.undo_to(start)
+        halves = np.trunc(np.log2(border.total) / 2)
+        border.total = np.where(bad, 2.0**halves, border.total)
+        if np.all(border.total == 1):
+            break
+    return refuse(Reason.UNDERFLOW, region.makers[0][0], "weights, bit for bit,")
+
+
+def _inexact(draft: Draft, edit: Rescale) -> npt.NDArray[np.bool_]:
+    """Which numbers of a constant have lost bits, or have been added to."""
+    values = draft.values(edit.node, edit.slot)
+    operand = draft.operand(edit.node, edit.slot)
+    if isinstance(operand, Refusal) or (edit.shift is not None and np.any(edit.shift)):
+        return np.ones(values.shape, bool)
+    dtype = helper.tensor_dtype_to_np_dtype(operand.dtype)
+    with np.errstate(all="ignore"):
+        return np.asarray(values.astype(dtype).astype(np.float64) != values)
+
+
 def equalised(draft: Draft, found: Sequence[Borders], *, powers_of_two: bool) -> None:
     """Find the scales of all regions, in `total`."""
     sizes = {
@@ -101,7 +147,7 @@ def _step(border: Borders, sizes: dict[Weight, FloatArray], *, powers_of_two: bo
     taken = _relative(border.takers, sizes, count)
     both = (made > 0) & (taken > 0)
     s = np.sqrt(np.divide(made, taken, out=np.ones(count), where=both))
-    s = np.maximum(s * border.total, border.least) / border.total
+    s = np.clip(s * border.total, border.least, LARGEST) / border.total
     if powers_of_two:
         exponents = np.trunc(np.log2(s) + np.copysign(0.49, np.log2(s)))
         return np.asarray(2.0**exponents)

@@ -136,6 +136,9 @@ def test_free_scales_are_proven(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "reason"), [
     ("r = Clip (c, zero, six) y = Conv (r, b)", "not-transparent"),  # ReLU6 stays what it is
     ("r = Sigmoid (c) y = Conv (r, b)", "not-transparent"),
+    ("q = Conv (x, a2) s = Mul (q, c) y = Conv (s, b)", "not-transparent"),  # s twice
+    ("gap = GlobalAveragePool (c) s = Mul (c, gap) y = Conv (s, b)", "not-transparent"),
+    ("r = LpPool <kernel_shape = [2,2], p = 3> (c) y = Conv (r, b)", "not-transparent"),
     ("y = Relu (c)", "result"),
     ("q = Add (c, x4) y = Conv (q, b)", "no-linear-producer"),
 ])  # fmt: skip
@@ -149,6 +152,39 @@ def test_what_a_scale_does_not_pass_is_said(text: str, reason: str, tmp_path: Pa
     assert first.refusal.reason.code == reason
     assert (tmp_path / "out.onnx").read_bytes() == (tmp_path / "model.onnx").read_bytes()
     assert result.comparison is None
+
+
+def test_what_would_be_a_new_number_is_not_moved(tmp_path: Path) -> None:
+    """β of a BatchNormalization that reads the values is one, unless scales may be free."""
+    model = net("r = Relu (c) y = Conv (r, b) z = BatchNormalization (r, bs, bh, bm, bv)")
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.abs(numbers(C, seed=k)) + np.float32(1), name)
+        for k, name in enumerate(("bs", "bh", "bm", "bv"))
+    )
+    model.graph.output.append(onnx.ValueInfoProto(name="y"))
+    result = equalized(model, tmp_path)
+    (first,) = [region for region in result.regions if region.node == "Conv→c"]
+    assert first.refusal is not None
+    assert first.refusal.reason.code == "underflow"
+    assert equalized(model, tmp_path, scales="free").regions[0].refusal is None
+
+
+def test_weights_of_float16_keep_all_of_their_bits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    narrow = 2.0 ** np.linspace(-6, 0, 32)
+    model = parse(
+        "g (float16[1,3,4,4] x) => (float16[1,4,4,4] y) { c = Conv (x, a) r = Relu (c)"
+        " y = Conv (r, b) }",
+        a=rng.normal(0, 0.02, (32, 3, 1, 1)).astype(np.float16),
+        b=(rng.normal(size=(4, 32, 1, 1)) * narrow.reshape(1, 32, 1, 1)).astype(np.float16),
+    )  # fmt: skip
+    result = equalized(model, tmp_path, verify="proof")
+    made = onnx.load(tmp_path / "out.onnx")
+    assert result.regions[0].largest > 1
+    for name in "ab":
+        before, after = (initializer(m, name).astype(np.float64) for m in (model, made))
+        exponents = np.log2(np.abs(after[before != 0] / before[before != 0]))
+        assert np.array_equal(exponents, np.rint(exponents))
 
 
 def test_dead_channels_are_left_alone(tmp_path: Path) -> None:
@@ -194,7 +230,9 @@ def test_activations_grow_no_further_than_is_allowed(tmp_path: Path) -> None:
     assert large.regions[0].least >= 1 / 2
 
 
-@pytest.mark.parametrize("name", ["digits_resnet", "digits_mlp", "digits_autoencoder"])
+@pytest.mark.parametrize(
+    "name", ["digits_resnet", "digits_mlp", "digits_autoencoder", "digits_repvgg"]
+)
 def test_a_trained_model_gives_the_same_bits(name: str, tmp_path: Path) -> None:
     folded, out = tmp_path / "f.onnx", tmp_path / "out.onnx"
     bnfold.optimize(SAMPLES / f"{name}.onnx", folded, verify="none")

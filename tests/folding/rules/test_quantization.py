@@ -604,7 +604,11 @@ def test_constants_made_for_a_node_that_goes_after_all_go_too() -> None:
 
 
 def quantised_net(seed: int) -> ModelProto:
-    """Two blocks as a quantiser writes them, with BatchNormalizations behind the convolutions."""
+    """Two blocks as a quantiser writes them, with BatchNormalizations behind the convolutions.
+
+    Weights have 7 bits: on CPUs without VNNI onnxruntime adds pairs of products in 16 bits, which
+    saturate where both have 8.
+    """
     rng = np.random.default_rng(seed)
     text = """
     g (float[1,3,24,24] x) => (float[1,8,24,24] y) {
@@ -628,8 +632,8 @@ def quantised_net(seed: int) -> ModelProto:
     return parse(
         text, kx=np.array(0.03, f32), zx=np.array(128, np.uint8),
         ka=np.array(0.02, f32), za=np.array(0, np.uint8),
-        q1=rng.integers(-127, 128, (8, 3, 3, 3)).astype(np.int8),
-        q2=rng.integers(-127, 128, (8, 8, 3, 3)).astype(np.int8),
+        q1=rng.integers(-64, 65, (8, 3, 3, 3)).astype(np.int8),
+        q2=rng.integers(-64, 65, (8, 8, 3, 3)).astype(np.int8),
         k1=k1, z1=np.zeros(8, np.int8), kb1=f32(0.03) * k1, kb2=f32(0.02) * k1,
         qb1=rng.integers(-3000, 3000, 8).astype(np.int32),
         s=rng.uniform(-1, 2, 8).astype(f32), b=rng.normal(size=8).astype(f32),
