@@ -286,3 +286,22 @@ def test_the_command_shows_each_layer(tmp_path: Path) -> None:
 def test_a_growth_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="growth"):
         equalized(net("y = Conv (c, b)"), tmp_path, growth=0.5)
+
+
+def test_a_residual_sum_of_sixty_blocks_takes_one_scale(tmp_path: Path) -> None:
+    """More makers and takers than one walk may have steps, each of them a step away."""
+    uneven, even = UNEVEN.reshape(C, 1, 1, 1), np.sign(numbers(C, C, 1, 1)) + 2
+    text, last = "s0 = Conv (x, a2)", "s0"
+    for block in range(60):
+        text += f" h{block} = Conv ({last}, u) g{block} = Relu (h{block})"
+        text += f" k{block} = Conv (g{block}, d) s{block + 1} = Add ({last}, k{block})"
+        last = f"s{block + 1}"
+    model = parse(
+        f"g (float[1,3,4,4] x) => (float y) {{ {text} y = Conv ({last}, b) }}",
+        a2=W["a2"], b=W["b"], u=(even / uneven.reshape(1, C, 1, 1)).astype("f"),
+        d=(even * uneven).astype("f"),
+    )  # fmt: skip
+    result = equalized(model, tmp_path, verify="proof")
+    (first,) = [region for region in result.regions if region.node == "Conv→s0"]
+    assert (first.values, first.refusal) == (121, None)
+    assert first.largest > first.least
