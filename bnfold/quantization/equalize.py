@@ -13,7 +13,7 @@ from bnfold.errors import UsageError
 from bnfold.folding.apply import apply
 from bnfold.folding.plan import Plan
 from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Index, Node
+from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.write_model import write_model
@@ -58,12 +58,16 @@ class EqualizedRegion:
 
 @dataclass(frozen=True)
 class EqualizeResult:
-    """A model whose weights have ranges that are more alike. `comparison` is None without one."""
+    """A model whose weights have ranges that are more alike. `comparison` is None without one.
+
+    `batch_norms` is how many BatchNormalizations stand between layers, which are better folded.
+    """
 
     model: Path
     layers: tuple[EqualizedLayer, ...]
     regions: tuple[EqualizedRegion, ...]
     comparison: Comparison | None = None
+    batch_norms: int = 0
 
 
 def equalize(
@@ -121,7 +125,8 @@ def equalize(
         check=check if changed and verify != "none" else None,
     )  # fmt: skip
     layers = tuple(EqualizedLayer(label, before[label], after[label]) for label in before)
-    return EqualizeResult(target, layers, told, comparison)
+    norms = sum(node.op == BATCH_NORM for node in index.scopes[0].nodes)
+    return EqualizeResult(target, layers, told, comparison, norms)
 
 
 def _ratios(draft: Draft, nodes: Iterable[Node]) -> dict[str, float]:

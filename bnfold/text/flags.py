@@ -12,6 +12,7 @@ import re
 _OTHERWISE = {  # parameters that their flags do not follow letter by letter
     "data": "--inputs", "dims": "--dim", "form": "--as", "input_shapes": "--input-shape",
     "only_batch_norm": "--only-batchnorm", "path_out": "-o", "proof_file": "--proof",
+    "moments_file": "--moments",
 }  # fmt: skip
 _CODE = re.compile(r"`(?:bnfold\.(?P<command>\w+)\()?(?P<name>[a-z_]+)(?:=(?P<value>[^`()]+))?\)?`")
 

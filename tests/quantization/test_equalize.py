@@ -283,6 +283,11 @@ def test_the_command_shows_each_layer(tmp_path: Path) -> None:
     assert [region["values"] for region in told["regions"]] == [2, 0, 0]
 
 
+def test_a_model_that_is_not_folded_is_said_to_be_better_folded_first(tmp_path: Path) -> None:
+    result = invoke("equalize", SAMPLES / "digits_mlp.onnx", "-o", tmp_path / "o.onnx")
+    assert "2 BatchNormalizations in the model: fold first, bnfold optimize" in result.output
+
+
 def test_a_growth_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="growth"):
         equalized(net("y = Conv (c, b)"), tmp_path, growth=0.5)

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
+from bnfold.graph.index import BATCH_NORM
 from bnfold.quantization.equalize import EqualizeResult
 from bnfold.quantization.hazards import Hazard
 from bnfold.text.flags import as_flags
@@ -39,6 +40,9 @@ def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -
                 text.append(f"\n{as_flags(region.refusal.reason.remedy)}", style="dim")
             rows.add_row(Text(plain(region.node)), text)
         parts += [Text(""), rows]
+    if result.batch_norms:
+        norms = count(result.batch_norms, BATCH_NORM)
+        parts.append(Text(f"\n{norms} in the model: fold first, bnfold optimize", style="yellow"))
     if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
     return Group(*parts)

@@ -187,3 +187,11 @@ def test_what_is_no_file_of_moments_is_not_read(text: str, tmp_path: Path) -> No
     path.write_text(text)
     with pytest.raises(UsageError):
         files.read(path)
+
+
+def test_the_remedy_names_the_flag(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    path.write_text("{}")
+    result = invoke("recover", SAMPLES / "digits_mlp.onnx", "--moments", path)
+    assert result.exit_code == 2
+    assert "bnfold optimize MODEL --moments out.json writes one" in result.output
