@@ -121,7 +121,7 @@ def inspect(
     flags: tuple[str, ...] = ()
     if not any(verdict.folded for verdict in verdicts):
         flags = helpful_flags(index, options)
-    statistics = consistency_of(Index(proto, storage)).summaries
+    statistics = consistency_of(index).summaries
     return Inspection(verdicts, before, drawn, flags, statistics)
 
 

@@ -19,6 +19,7 @@ class Holders:
 
     def __init__(self, index: Index) -> None:
         self._of: dict[Scope, Node] = {}
+        self._inside: dict[Node, list[Scope]] = {}
         self._functions: dict[tuple[str, str, str], Scope] = {}
         self._calls: dict[Scope, list[Node]] = {}
         scopes = iter(index.scopes)
@@ -40,6 +41,7 @@ class Holders:
             for _ in bodies(node.proto):
                 body = next(scopes)
                 self._of[body] = node
+                self._inside.setdefault(node, []).append(body)
                 self._walk(scopes, body)
 
     def of(self, scope: Scope) -> Node | None:
@@ -56,7 +58,7 @@ class Holders:
 
     def inside(self, node: Node) -> list[Scope]:
         """The bodies of a node."""
-        return [scope for scope, holder in self._of.items() if holder is node]
+        return self._inside.get(node, [])
 
     def can_be_lifted(self, scope: Scope) -> bool:
         """Whether values of a scope can become outputs of the model.

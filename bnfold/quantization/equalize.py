@@ -104,8 +104,8 @@ def equalize(
     target = output_path(source, path_out, ".equalized.onnx")
     index = Index(file.model, file.storage)
     linear = [node for node in index.scopes[0].nodes if node.op in LINEAR]
-    before = _ratios(Draft(index, Options()), linear)
     draft = Draft(index, Options())
+    before = _ratios(draft, linear)
     told = _plan(index, draft, moments, growth, powers_of_two=scales == "power-of-two")
     after = _ratios(draft, linear)
     proof = to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()

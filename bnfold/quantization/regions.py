@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.base import Rule, Step, refuse
@@ -22,6 +23,7 @@ from bnfold.folding.weights.edits import Carry
 from bnfold.graph.index import Index, Node, Role
 from bnfold.reasons import Reason, Refusal
 from bnfold.steps import Factors
+from bnfold.tuning.moments import FloatArray
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _SUMS = ("Add", "Sub", "Sum")
@@ -81,6 +83,16 @@ def regions(draft: Draft, index: Index) -> Iterator[tuple[Node, Region | Refusal
         yield node, refusal if refusal is not None else growing.done()
 
 
+def probe(channels: int) -> FloatArray:
+    """A number for each channel, from 1 to 1.5, to be sent through rules as scales."""
+    return 1 + np.arange(channels) / (2 * channels)
+
+
+def probed(scales: FloatArray, channels: int) -> npt.NDArray[np.int64]:
+    """Which channels the numbers of a probe are that came out somewhere."""
+    return np.rint((scales - 1) * 2 * channels).astype(np.int64)
+
+
 def is_constant(draft: Draft, node: Node, slot: int) -> bool:
     """Whether a node reads a constant there."""
     return bool(node.input(slot)) and isinstance(draft.operand(node, slot), Operand)
@@ -89,7 +101,7 @@ def is_constant(draft: Draft, node: Node, slot: int) -> bool:
 class _Growing:
     def __init__(self, draft: Draft, axis: int, channels: int) -> None:
         self.draft, self.axis, self.channels = draft, axis, channels
-        self.probe = Affine(axis, 1 + np.arange(channels) / (2 * channels), np.zeros(channels))
+        self.probe = Affine(axis, probe(channels), np.zeros(channels))
         self.values: dict[Place, None] = {}
         self.makers: dict[Place, None] = {}
         self.takers: dict[Place, None] = {}

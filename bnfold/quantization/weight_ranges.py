@@ -2,7 +2,7 @@
 
 With r₁ the range of what makes a channel and r₂ of what reads it, each relative to the largest of
 its tensor, s = √(r₁/r₂) makes both √(r₁r₂) (Nagel et al., *Data-Free Quantization Through Weight
-Equalization and Bias Correction*, 2019, §4.1, eq. 11). Weights that several regions meet in are
+Equalization and Bias Correction*, 2019, §4.1). Weights that several regions meet in are
 gone through again until nothing changes.
 """
 
@@ -20,7 +20,7 @@ from bnfold.folding.rules.base import refuse
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Rescale
 from bnfold.graph.index import Node
-from bnfold.quantization.regions import LINEAR, Region, is_constant
+from bnfold.quantization.regions import LINEAR, Region, is_constant, probe, probed
 from bnfold.reasons import Reason, Refusal
 from bnfold.tuning.moments import FloatArray
 
@@ -42,15 +42,15 @@ class Borders:
 
 
 def borders(draft: Draft, region: Region, least: FloatArray) -> Borders | Refusal:
-    """Found by sending numbers from 1 to 1.5 through the rules, and looking where they come out."""
-    probe = region.map(1 + np.arange(region.channels) / (2 * region.channels))
+    """Found by sending a probe through the rules, and looking where its numbers come out."""
+    sent = region.map(probe(region.channels))
     found: list[dict[Weight, npt.NDArray[np.int64]]] = []
     for places, up in ((region.makers, True), (region.takers, False)):
         side: dict[Weight, npt.NDArray[np.int64]] = {}
         for node, place in places:
             walk, start = Propagation(draft), len(draft.edits)
             move = walk.make if up else walk.make_up_for
-            refusal = move(node, place, probe)
+            refusal = move(node, place, sent)
             if refusal is None:
                 side |= _channels(draft, draft.edits[start:], region.channels)
             walk.undo()
@@ -70,7 +70,7 @@ def _channels(
         if edit.slot == 2:  # a bias, which is no weight
             continue
         shape = draft.values(edit.node, edit.slot).shape
-        numbers = np.rint((edit.scale - 1) * 2 * channels).astype(np.int64)
+        numbers = probed(edit.scale, channels)
         if np.all((numbers >= 0) & (numbers < channels)):
             found[edit.node, edit.slot] = np.broadcast_to(numbers, edit.view).reshape(shape)
     return found

@@ -20,6 +20,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.folding.rules.affine_nodes import affine_map
 from bnfold.folding.weights.affine import Affine
+from bnfold.folding.weights.carried_maps import refs_of
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.onnx_io.protos import delete_named
@@ -85,12 +86,12 @@ def put_back_frozen(
 
     The second is the proof that what it was is what freezing makes of what it is now.
     """
-    editor, known = _Editor(index), _by_tensor(moments)
+    editor, known, refs = _Editor(index), _by_tensor(moments), refs_of(index)
     pairs = list(_pairs(Draft(index, Options()), index.scopes[0].nodes))
     done = tuple(_of_pair(editor, pair, known.get(pair.add.output)) for pair in pairs)
     places = editor.finish()
     proof = Proof(
-        new=tuple(Ref(0, index.scopes[0].nodes.index(pair.mul)) for pair in pairs),
+        new=tuple(refs[pair.mul] for pair in pairs),
         carried=tuple(Carried(Ref(0, places[pair.add])) for pair in pairs),
     )
     return done, to_json(proof).decode()

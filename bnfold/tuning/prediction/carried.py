@@ -150,17 +150,14 @@ class Carried:
         spread = assumes | self.variance_assumes | of_variance
         return Carried(mean, variance, self.axis, assumes, spread, doubt, lean)
 
-    def selected(self, channels: FloatArray | slice, axis: int) -> Carried:
-        """Those of some channels, which now lie on `axis`."""
-        at = channels if isinstance(channels, slice) else channels.astype(np.int64)
-        kept = at if isinstance(at, slice) else at.tobytes()
-        every = not isinstance(at, slice) and np.array_equal(at, np.arange(len(self.mean)))
+    def selected(self, channels: FloatArray, axis: int) -> Carried:
+        """Those of some channels, which now lie on `axis`: another value, of no z that is known."""
+        at = channels.astype(np.int64)
         return replace(
             self, mean=self.mean[at], variance=self.variance[at], axis=axis,
             table=None if self.table is None else self.table[at],
             doubt=self.doubts[at], lean=self.leans[at],
-            source=self.source if every else (self.source, str(kept)),
-            known_ends=None,
+            source=None, known_ends=None,
         )  # fmt: skip
 
 

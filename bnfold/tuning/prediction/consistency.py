@@ -8,7 +8,7 @@ distance is told in units of what the layer divides by:
 Where nothing is assumed, one mean that is off suffices; z is not quite normal, so that behind
 activations a few may be. The predicted variance takes channels and pixels for independent, which
 they are not, so that only another order of magnitude counts. Where that is wrong is listed in
-docs/tuning.md.
+docs/statistics.md.
 """
 
 from __future__ import annotations
@@ -48,9 +48,7 @@ _LIMITS = {
     POOLED: (2.0, 0.1),
 }  # fmt: skip
 FARTHEST = 1.0  # σ, what is drawn as fitting
-MOST_TIMES = (
-    64.0  # what dependent channels may make of a variance: of 95 trained layers at most 4.5
-)
+MOST_TIMES = 64.0  # what dependent channels may make of a variance; in 95 trained layers 4.5
 _COPIES = ("Cast", "Dropout", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 _ENOUGH = 8  # channels of which half are that far off
 _ALIKE = 64  # layers with the same statistics that are looked at

@@ -57,8 +57,8 @@ def _at(found: Carried, channels: np.ndarray, axis: int, node: Node) -> Carried:
     some = found.selected(channels, axis)
     if len(channels) > len(found.mean) and node.op not in ("Gather", "SpaceToDepth"):
         raise UnknownMomentsError(f"{node.label} makes channels of pixels, which may differ")
-    if node.op not in _IN_PLACE:  # x and its Transpose are no functions of one z
-        some = replace(some, source=None)
+    if node.op in _IN_PLACE:  # while x and its Transpose are no functions of one z
+        return replace(some, source=found.source)
     if node.op in _CHOOSE and len(channels) >= len(found.mean):
         return _stationary(some, some.variance)
     return some

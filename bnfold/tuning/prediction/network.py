@@ -12,6 +12,9 @@ from bnfold.graph.index import Index, Node, Scope
 from bnfold.tuning.prediction.carried import Carried, UnknownMomentsError, Values
 from bnfold.tuning.prediction.rules import RULES
 
+# what rules raise where a model's attributes and constants do not fit what it reads
+_WRONG = (ValueError, IndexError, TypeError, KeyError, ArithmeticError, MemoryError)
+
 
 def carried_moments(index: Index, draft: Draft) -> Values:
     """The moments of all values of a model of which any are known, in one pass over its nodes."""
@@ -47,14 +50,7 @@ def _made(values: Values, node: Node) -> Carried | tuple[Carried, ...] | str:
             return rule(values, node)
     except UnknownMomentsError as unknown:
         return str(unknown)
-    except (
-        ValueError,
-        IndexError,
-        TypeError,
-        KeyError,
-        ArithmeticError,
-        MemoryError,
-    ):  # it is wrong
+    except _WRONG:
         return f"{node.label} does not fit what it reads"
 
 

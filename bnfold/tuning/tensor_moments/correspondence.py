@@ -5,8 +5,7 @@ The folder keeps account of it for its proof (`Draft.relation`), in symbols; her
 
 from __future__ import annotations
 
-import bisect
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -16,6 +15,7 @@ from bnfold import steps
 from bnfold.folding.plan import Plan
 from bnfold.folding.rules.affine_nodes import affine_map
 from bnfold.folding.weights.affine import Affine
+from bnfold.folding.weights.carried_maps import refs_of
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index, Node, Role, Scope
 from bnfold.options import Options
@@ -76,7 +76,7 @@ def named(index: Index, proof: Proof, found: Iterable[tuple[Place, T]]) -> Itera
     now = _where(index, proof)
     seen: set[tuple[int, str]] = set()
     for place, known in sorted(found, key=_rank):
-        name = place.name if place.node is None else _name_at(now(place.node), place)
+        name = place.name if place.node is None else _name_at(now.get(place.node), place)
         scopes = index.scopes[place.scope.number : place.scope.number + 1]
         there = any(name in scope.producers for scope in scopes)
         if there and (place.scope.number, name) not in seen:
@@ -95,24 +95,16 @@ def _rank(each: tuple[Place, object]) -> tuple[bool, bool, bool]:
     return not place.map.is_identity, place.node is not None, not place.output
 
 
-def _where(index: Index, proof: Proof) -> Callable[[Ref], Node | None]:
-    """The node of the folded model that one of the original has become, if it stayed."""
-    gone: dict[int, list[int]] = {}
-    for ref in proof.gone:
-        gone.setdefault(ref.scope, []).append(ref.node)
-    new = set(proof.new)
-    left = [
-        [node for k, node in enumerate(scope.nodes) if Ref(scope.number, k) not in new]
-        for scope in index.scopes
-    ]
-
-    def find(ref: Ref) -> Node | None:
-        before = gone.get(ref.scope, [])
-        place = ref.node - bisect.bisect_left(before, ref.node)
-        nodes = left[ref.scope]
-        return None if ref.node in before or place >= len(nodes) else nodes[place]
-
-    return find
+def _where(index: Index, proof: Proof) -> dict[Ref, Node]:
+    """The nodes of the folded model, by those of the original that they were."""
+    gone, new = set(proof.gone), set(proof.new)
+    found: dict[Ref, Node] = {}
+    for scope in index.scopes:
+        left = [node for k, node in enumerate(scope.nodes) if Ref(scope.number, k) not in new]
+        went = sum(ref.scope == scope.number for ref in gone)
+        before = (Ref(scope.number, k) for k in range(len(left) + went))
+        found |= zip((ref for ref in before if ref not in gone), left, strict=False)
+    return found
 
 
 class _Numbers:
@@ -120,10 +112,7 @@ class _Numbers:
 
     def __init__(self, index: Index) -> None:
         self._draft = Draft(index, Options())
-        self._nodes = {
-            Ref(scope.number, place): node
-            for scope in index.scopes for place, node in enumerate(scope.nodes)
-        }  # fmt: skip
+        self._nodes = {ref: node for node, ref in refs_of(index).items()}
 
     def between(self, p: steps.Map, q: steps.Map) -> Affine | None:
         """q(p⁻¹(v)): what is now there, of what was. None where that is not known."""
