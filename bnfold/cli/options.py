@@ -292,6 +292,14 @@ def json_option(help_text: str) -> Callable[[F], F]:
     return option(sections.REPORTS, "--json", "as_json", is_flag=True, help=help_text)
 
 
+def output_option(suffix: str) -> Callable[[F], F]:
+    """Where a command writes that makes one model of another."""
+    return option(
+        sections.OUTPUT, "-o", "--output", metavar="PATH", type=click.Path(),
+        help=f"Where to write.  [default: MODEL.{suffix}.onnx beside it]",
+    )  # fmt: skip
+
+
 moments_option = option(
     sections.OUTPUT, "--moments", "moments_file", metavar="FILE", type=click.Path(dir_okay=False),
     help="Also write what the BatchNormalizations said of the tensors that are left: mean, "

@@ -12,6 +12,7 @@ from bnfold.cli.options import (
     display_options,
     json_option,
     option,
+    output_option,
     run_options,
     verify_option,
 )
@@ -21,14 +22,7 @@ from bnfold.options import RunOptions, Scales, Verify
 
 @command()
 @click.argument("model", type=click.Path())
-@option(
-    sections.OUTPUT,
-    "-o",
-    "--output",
-    metavar="PATH",
-    type=click.Path(),
-    help="Where to write.  [default: MODEL.equalized.onnx beside it]",
-)
+@output_option("equalized")
 @option(
     sections.STATISTICS,
     "--scales",

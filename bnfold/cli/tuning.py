@@ -16,6 +16,7 @@ from bnfold.cli.options import (
     json_option,
     moments_option,
     option,
+    output_option,
     run_options,
     verify_option,
 )
@@ -28,14 +29,7 @@ if TYPE_CHECKING:
 
 @command()
 @click.argument("model", type=click.Path())
-@option(
-    sections.OUTPUT,
-    "-o",
-    "--output",
-    metavar="PATH",
-    type=click.Path(),
-    help="Where to write.  [default: MODEL.frozen.onnx beside it]",
-)
+@output_option("frozen")
 @option(
     sections.OUTPUT,
     "--as",
@@ -118,14 +112,7 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
 
 @command()
 @click.argument("model", type=click.Path())
-@option(
-    sections.OUTPUT,
-    "-o",
-    "--output",
-    metavar="PATH",
-    type=click.Path(),
-    help="Where to write.  [default: MODEL.recovered.onnx beside it]",
-)
+@output_option("recovered")
 @option(
     sections.STATISTICS,
     "--moments",
@@ -268,14 +255,7 @@ def _consistency(
 
 @command()
 @click.argument("model", type=click.Path())
-@option(
-    sections.OUTPUT,
-    "-o",
-    "--output",
-    metavar="PATH",
-    type=click.Path(),
-    help="Where to write.  [default: MODEL.recalibrated.onnx beside it]",
-)
+@output_option("recalibrated")
 @option(
     sections.STATISTICS,
     "--momentum",
