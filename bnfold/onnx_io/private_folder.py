@@ -18,6 +18,7 @@ from bnfold import system
 _PREFIX = ".bnfold-"
 _LOCK = "lock"
 _YOUNG = 3600.0  # seconds for which a folder without a lock may be one that is just being made
+_TRIES = 8
 
 
 class PrivateFolder:
@@ -27,8 +28,7 @@ class PrivateFolder:
         """Raises OSError where nothing can be made in that place."""
         place = Path(tempfile.gettempdir()) if place is None else place
         _sweep(place)
-        self._folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
-        self._lock = system.lock(self._folder / _LOCK, new=True)
+        self._folder, self._lock = _locked_folder(place)
         self.path = self._folder / "files"
         self.path.mkdir()
 
@@ -42,20 +42,42 @@ class PrivateFolder:
         shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _locked_folder(place: Path) -> tuple[Path, int | None]:
+    """A new folder and the descriptor that holds its lock; None where files cannot be locked.
+
+    Another process that sweeps may find the lock file before we have locked it, take the folder
+    for one that was left, and remove it. Once we hold the lock of a file that is still there,
+    nobody does.
+    """
+    for _ in range(_TRIES):
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
+        lock = system.lock(folder / _LOCK, new=True)
+        if lock is not None and (folder / _LOCK).exists():
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+        shutil.rmtree(folder, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place)), None
+
+
 def _sweep(place: Path) -> None:
     """Remove the folders of processes that were killed: nobody holds their lock any more."""
     for stale in place.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if not stale.is_symlink() and system.is_mine(stale) and _is_left(stale):
-                shutil.rmtree(stale, ignore_errors=True)
+            if not stale.is_symlink() and system.is_mine(stale):
+                _remove_if_left(stale)
 
 
-def _is_left(folder: Path) -> bool:
+def _remove_if_left(folder: Path) -> None:
     try:
         lock = system.lock(folder / _LOCK, new=False)
     except FileNotFoundError:
-        return folder.is_dir() and time.time() - folder.stat().st_mtime > _YOUNG
+        if folder.is_dir() and time.time() - folder.stat().st_mtime > _YOUNG:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
     if lock is None:
-        return False
+        return
+    shutil.rmtree(folder, ignore_errors=True)  # with the lock held: its maker sees that it is taken
     os.close(lock)
-    return True
+    if folder.is_dir():  # Windows deletes no open files
+        shutil.rmtree(folder, ignore_errors=True)
