@@ -159,6 +159,16 @@ def kept(model: ModelProto, *, check: bool = True) -> Verdict:
     return verdict
 
 
+def shift_stays(model: ModelProto, *, execute: bool = True) -> Folded:
+    """Fold the model, whose only BatchNormalization must become an Add, and check all there is."""
+    (norm,) = (node for node in model.graph.node if node.op_type == "BatchNormalization")
+    result = folded(model, execute=execute)
+    (stays,) = (node for node in result.model.graph.node if node.name == norm.name)
+    assert stays.op_type == "Add"
+    assert len(result.model.graph.node) == len(model.graph.node)
+    return result
+
+
 def reason(model: ModelProto, *, check: bool = True) -> str:
     """The code of the reason for which the model's only site stays."""
     refusal = kept(model, check=check).refusal

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from bnfold import steps
 from bnfold.folding.rules.affine_nodes import ARITHMETIC, affine_map
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Index, Node, Role
+from bnfold.folding.weights.edits import Remove
+from bnfold.graph.index import BATCH_NORM, Index, Node, Role
 from bnfold.reasons import Refusal
 
 
@@ -21,6 +23,65 @@ class Link:
 
 
 Chain = list[Link]
+
+
+class DraftedChain:
+    """A chain as it stands in the draft."""
+
+    def __init__(self, draft: Draft, chain: Chain) -> None:
+        self.draft = draft
+        self.links = chain
+        self.first, self.last = chain[0], chain[-1]
+
+    @property
+    def nodes(self) -> set[Node]:
+        """All of its nodes."""
+        return {link.node for link in self.links}
+
+    def has_norm(self) -> bool:
+        """Whether there is a BatchNormalization in it."""
+        return any(link.node.op == BATCH_NORM for link in self.links)
+
+    def may_be_batch_norm(self, a: Affine) -> bool:
+        """Whether it is, or may stand for, a BatchNormalization, and not for a bias."""
+        return a.scales or self.has_norm()
+
+    def shift_holder(self) -> Link | None:
+        """An Add, or a Sub of a constant, in the chain."""
+        for link in self.links:
+            if link.node.op == "Add" or (link.node.op == "Sub" and link.slot == 0):
+                return link
+        return None
+
+    def follows(self, op: str) -> bool:
+        """Whether such an operator makes what the chain reads."""
+        producer = self.draft.producer(
+            self.first.node.scope, self.first.node.input(self.first.slot)
+        )
+        return producer is not None and self.draft.op(producer) == op
+
+    def bypassable(self) -> bool:
+        """Whether the chain can go without a reader noticing: a graph output must keep its name."""
+        scope, name = self.first.node.scope, self.first.node.input(self.first.slot)
+        if all(use.node is not None for use in self.draft.uses(scope, self.last.node.output)):
+            return True
+        name = self.draft.origin(scope, name)
+        return name in scope.producers and len(list(self.draft.uses(scope, name))) == 1
+
+    def behind(self) -> dict[Node, steps.Map]:
+        """For each node of the chain the map of all that stand behind it."""
+        found: dict[Node, steps.Map] = {}
+        rest: steps.Map = steps.IDENTITY
+        for link in reversed(self.links):
+            found[link.node] = rest
+            rest = steps.then(self.draft.own_map(link.node, link.slot), rest)
+        return found
+
+    def remove(self, nodes: set[Node]) -> None:
+        """Plan that these of its nodes go."""
+        for link in self.links:
+            if link.node in nodes:
+                self.draft.add(Remove(link.node, link.slot))
 
 
 def chains_of(draft: Draft, index: Index) -> Iterator[Chain]:

@@ -8,6 +8,8 @@ reader of the one before: together one map y = s·x + t. It is offered, in this 
     s up, t down        Conv → Relu → BatchNormalization → Conv
     t/s up, s down
     s up, t stays       in the chain's own Add, or in one that its BatchNormalization becomes
+    t/s stays, s down   before a padded convolution, or a Relu
+    one for several     of a chain that stays only one BatchNormalization is left
 
 and the first that is taken altogether is planned. Sites are taken from the last to the first.
 Planning reads the graph and changes nothing.

@@ -33,7 +33,10 @@ def written(
     for edit in plan.edits:
         if isinstance(edit, Carry):
             carries.setdefault(edit.value, []).append(edit)
-        elif not isinstance(edit, Drop | Insert | Remove):
+        if isinstance(edit, Carry) and edit.value != (edit.node, 0, None):
+            continue
+        # a product whose matrix stays what it is makes another value of a shift that it reads
+        if not isinstance(edit, Carry | Drop | Insert | Remove) or edit.node.op == "MatMul":
             edited[edit.node] = None
     carried = []
     for node in edited:

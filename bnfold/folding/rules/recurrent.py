@@ -7,7 +7,7 @@ import numpy as np
 from bnfold.folding.rules.base import Step, channels, refuse
 from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
 from bnfold.folding.weights.affine import Affine
-from bnfold.folding.weights.draft import Draft
+from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit, Guard, Rescale, Supply
 from bnfold.graph.index import Node
 from bnfold.reasons import Reason, Refusal
@@ -35,16 +35,18 @@ def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Ref
         return own
     guard = Guard(np.zeros(()), weight.shape[2])
     edits: list[Edit] = [Rescale(node, 1, weight.shape, own.scale, guard=guard)]
-    if not own.shifts:
-        return Step(tuple(edits))
     added = draft.values(node, 1) @ own.shift
     both = np.concatenate([added, np.zeros_like(added)], axis=1)
-    if not draft.has(node, 3):
+    bias = draft.operand(node, 3) if draft.has(node, 3) else None
+    if isinstance(bias, Operand) and bias.shape != both.shape:
+        return refuse_misshapen_weight(node, bias)
+    if not own.shifts:
+        return Step(tuple(edits))
+    if bias is None:
         supplied = Supply(node, 3, both, weight.dtype, f"{weight.name}_bias")
         return Step((*edits, supplied))
-    bias = draft.operand(node, 3)
     if isinstance(bias, Refusal):
         return bias
-    if bias.quantized or bias.shape != both.shape:
+    if bias.quantized:
         return refuse_misshapen_weight(node, bias)
     return Step((*edits, Rescale(node, 3, bias.shape, np.ones(()), both)))
