@@ -50,8 +50,7 @@ class Reason(Enum):
     SPATIAL_ZERO = (
         "spatial-0",
         "{node} has spatial=0: {detail}",
-        "export with spatial=1, one statistic per channel; where the input is [N, C], set the "
-        "attribute to 1: it is the same there",
+        "export with spatial=1, one statistic per channel",
     )
     INSTANCE_NORM = (
         "instance-norm",

@@ -155,6 +155,15 @@ def lock(path: Path, *, new: bool) -> int | None:
     return descriptor
 
 
+def discard_lock(path: Path, descriptor: int) -> None:
+    """Delete a lock file and give up its lock: in this order where open files can be deleted."""
+    with contextlib.suppress(ImportError, OSError):
+        import fcntl  # noqa: F401 - of the systems that delete open files, and only of these
+
+        path.unlink()
+    os.close(descriptor)
+
+
 def _lock(descriptor: int) -> None:
     try:
         import fcntl

@@ -88,6 +88,17 @@ def _set(name: str, value: float) -> Callable[[ModelProto], None]:
     return change
 
 
+DEAD = "With one s = 0: else the scale goes down, and the shift stays as an Add."
+
+
+def _dead_channel(model: ModelProto) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.name == "s":
+            array = numpy_helper.to_array(tensor).copy()
+            array[0] = 0
+            tensor.CopyFrom(numpy_helper.from_array(array, "s"))
+
+
 def _sparse(model: ModelProto) -> None:
     tensor = next(t for t in model.graph.initializer if t.name == "m")
     model.graph.initializer.remove(tensor)
@@ -242,14 +253,18 @@ EXAMPLES: dict[Reason, Example] = {
     Reason.SHIFT: Example(
         _after(CONV + "  [relu] r = Relu (c)\n  [norm] n = BatchNormalization (r, s, b, m, v)\n"
                "  [exp] y = Exp (n)"), W,
+        words="With x of unknown rank: else the scale goes up, and the shift stays as an Add.",
+        change=_without_shape,
     ),
     Reason.ZERO_PADDING: Example(
         _after("  [norm] c = BatchNormalization (x, s, b, m, v)\n"
                "  [conv] y = Conv <pads = [1, 1, 1, 1]> (c, w)"), K,
+        words=DEAD, change=_dead_channel,
     ),
     Reason.BORDER: Example(
         _after("  [norm] c = BatchNormalization (x, s, b, m, v)\n"
                "  [up] y = ConvTranspose (c, w)", "1,4,8,8"), K,
+        words=DEAD, change=_dead_channel,
     ),
     Reason.RUN_TIME_WEIGHT: Example(
         "g (float[4,4,2,2] x, float[1,4,6,6] z) => (float[1,4,5,5] y) {\n"

@@ -18,8 +18,9 @@ from bnfold.reasons import Reason, Refusal
 
 _OF_DATA = frozenset(  # operators whose first input is no weight
     {
-        "BatchNormalization", "Conv", "ConvTranspose", "GRU", "Gemm", "GroupNormalization",
-        "InstanceNormalization", "LSTM", "LayerNormalization", "RNN",
+        "BatchNormalization", "Conv", "ConvTranspose", "DeformConv", "GRU", "Gemm",
+        "GroupNormalization", "InstanceNormalization", "LSTM", "LayerNormalization", "RNN",
+        "com.microsoft::FusedConv", "com.microsoft::FusedGemm",
     }
 )  # fmt: skip
 _LITTLE = 1 << 16  # elements by which a file may grow

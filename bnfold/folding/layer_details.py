@@ -21,7 +21,8 @@ from bnfold.reasons import Refusal
 from bnfold.verdict import Verdict
 
 _WEIGHT_SLOTS = {
-    "Conv": (1,), "ConvTranspose": (1,), "Gemm": (1, 0), "MatMul": (1, 0),
+    "Conv": (1,), "ConvTranspose": (1,), "DeformConv": (1,), "Gemm": (1, 0), "MatMul": (1, 0),
+    "com.microsoft::FusedConv": (1,), "com.microsoft::FusedGemm": (1,),
 }  # fmt: skip
 _REACH = 2  # nodes up and down from a site
 _WIDEST = 4  # nodes beside each other

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bnfold.folding.chains import DraftedChain, Link
-from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, affine_map
 from bnfold.folding.rules.base import broadcast_along
+from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Operand
 from bnfold.folding.weights.edits import Carry, Edit, Rescale, SetOperator, Supply
@@ -87,12 +87,13 @@ def _staying(chain: DraftedChain, walk: Propagation, holder: Link | None, a: Aff
 
     Raises _ImpossibleError.
     """
-    shape = chain.draft.shape(chain.first.node, chain.first.slot)
-    if holder is None and (shape is None or chain.last.node.op != BATCH_NORM):
+    draft, first, last = chain.draft, chain.first, chain.last
+    shape = draft.shape(first.node, first.slot)
+    if holder is None and (shape is None or last.node.op != BATCH_NORM):
         raise _ImpossibleError
     if shape is not None and a.axis is not None and shape[a.axis : a.axis + 1] != (a.channels,):
         raise _ImpossibleError  # an Add could make the value larger
-    staying = (holder or chain.last).node
+    staying = (holder or last).node
     rest = chain.behind()[staying]
     edits = _edits_that_keep_shift(chain, a, holder, len(shape or ()))
     longer = staying.scope.is_function and walk.new_constants() > 0
@@ -100,7 +101,7 @@ def _staying(chain: DraftedChain, walk: Propagation, holder: Link | None, a: Aff
         raise _ImpossibleError
     for edit in edits:
         _require(walk.edit(edit))
-    chain.draft.add(Carry(staying, rest))
+    draft.add(Carry(staying, rest))
     chain.remove(chain.nodes - {staying})
     return Partial(staying, (*walk.absorbed_by, staying.label))
 

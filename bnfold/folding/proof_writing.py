@@ -13,11 +13,15 @@ from bnfold.steps import Carried, Merged, Proof, Ref, Taken
 
 _ABSORBING = frozenset(
     {
-        "Add", "BatchNormalization", "Conv", "ConvTranspose", "Div", "GRU", "Gemm",
+        "Add", "BatchNormalization", "Conv", "ConvTranspose", "DeformConv", "Div",
+        "Einsum", "GRU", "Gemm",
         "GroupNormalization", "InstanceNormalization", "LSTM", "LayerNormalization", "MatMul",
-        "Mul", "RNN", "Sub",
+        "Mul", "RNN", "Sub", "com.microsoft::FusedConv", "com.microsoft::FusedGemm",
     }
 )  # fmt: skip
+
+
+_PASSING_ON = ("Einsum", "MatMul")  # a shift, which has no place in them
 
 
 def written(
@@ -35,8 +39,8 @@ def written(
             carries.setdefault(edit.value, []).append(edit)
         if isinstance(edit, Carry) and edit.value != (edit.node, 0, None):
             continue
-        # a product whose matrix stays what it is makes another value of a shift that it reads
-        if not isinstance(edit, Carry | Drop | Insert | Remove) or edit.node.op == "MatMul":
+        # a product whose weight stays what it is makes another value of a shift that it reads
+        if not isinstance(edit, Carry | Drop | Insert | Remove) or edit.node.op in _PASSING_ON:
             edited[edit.node] = None
     carried = []
     for node in edited:

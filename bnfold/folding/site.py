@@ -12,8 +12,8 @@ from bnfold.folding.partial_folds import (
     scale_up_shift_stays,
     shift_stays_scale_down,
 )
-from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.graph.index import BATCH_NORM, Node
@@ -150,6 +150,8 @@ class Site:
             refusal = Refusal(
                 Reason.NO_PLACE_FOR_SHIFT, propagation.absorbed_by[-1]
             )  # MatMul + Add is a bias
+        if refusal is None and propagation.grows and not self.chain.may_be_batch_norm(below):
+            refusal = Refusal(Reason.NO_PLACE_FOR_SHIFT, propagation.absorbed_by[-1])
         if refusal is None and self.first.node.scope.is_function:
             refusal = self._more_nodes(propagation)
         if refusal is None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto, TypeProto, helper, numpy_helper
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, helper, numpy_helper
 
 from bnfold.graph.doubtful_shapes import hide_doubtful_shapes
 from bnfold.graph.index import Scope
@@ -21,6 +21,10 @@ from bnfold.onnx_io.tensor_storage import Storage
 
 Shape = tuple[int | str | None, ...]
 
+_UNFUSED = {
+    ("com.microsoft", "FusedConv"): "Conv",
+    ("com.microsoft", "FusedGemm"): "Gemm",
+}
 _LARGE = 1024  # elements; no shape operand has as many
 
 
@@ -103,6 +107,8 @@ def _strip(graph: GraphProto, storage: Storage) -> None:
     for tensor in graph.initializer:
         _empty(tensor, storage)
     for node in graph.node:
+        if (node.domain, node.op_type) in _UNFUSED:
+            _unfuse(node)
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 _empty(attribute.t, storage)
@@ -110,6 +116,15 @@ def _strip(graph: GraphProto, storage: Storage) -> None:
             _strip(body, storage)
             for value in (*body.input, *body.output):
                 value.type.tensor_type.ClearField("shape")
+
+
+def _unfuse(node: NodeProto) -> None:
+    """Make the plain operator of one that ONNX does not know, with results of the same shape."""
+    node.op_type, node.domain = _UNFUSED[node.domain, node.op_type], ""
+    del node.input[3:]
+    kept = [a for a in node.attribute if not a.name.startswith("activation")]
+    del node.attribute[:]
+    node.attribute.extend(kept)
 
 
 def _empty(tensor: TensorProto, storage: Storage) -> None:

@@ -77,7 +77,5 @@ def _remove_if_left(folder: Path) -> None:
         return
     if lock is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)  # with the lock held: its maker sees that it is taken
-    os.close(lock)
-    if folder.is_dir():  # Windows deletes no open files
-        shutil.rmtree(folder, ignore_errors=True)
+    system.discard_lock(folder / _LOCK, lock)  # so that a maker that comes late sees it gone
+    shutil.rmtree(folder, ignore_errors=True)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.base import Rule, Step, refuse
-from bnfold.folding.rules.table import DOWN, UP
+from bnfold.folding.walk.propagation import Propagation
+from bnfold.folding.walk.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Carry

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import helper
 
-from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.base import refuse
+from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Rescale
 from bnfold.graph.index import Node

@@ -38,7 +38,8 @@ def test_processes_that_make_folders_in_one_place_do_not_remove_each_others(
 def test_a_folder_that_another_took_before_it_was_locked_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lock, taken = system.lock, []
+    lock = system.lock
+    taken: list[Path] = []
 
     def taken_at_first(path: Path, *, new: bool) -> int | None:
         if taken:

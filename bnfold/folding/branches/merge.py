@@ -21,9 +21,9 @@ import numpy as np
 from bnfold.folding.branches import kernel_geometry
 from bnfold.folding.branches.kernel_geometry import Kernel
 from bnfold.folding.branches.linear_sums import JOINS, LinearSum, Survey, Tree, source_of
-from bnfold.folding.rules import kernel_layout
-from bnfold.folding.rules.base import broadcast_along, refuse
-from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight, supplied_bias
+from bnfold.folding.rules.base import broadcast_along, refuse, refuse_misshapen_weight
+from bnfold.folding.rules.products import kernel_layout
+from bnfold.folding.rules.products.absorbing import supplied_bias
 from bnfold.folding.weights.affine import FloatArray
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Drop, Edit, Guard, Remove, Rescale, SetOperator, Supply

@@ -100,8 +100,7 @@ def batch_norm(draft: Draft, node: Node) -> Affine | Refusal:
         return Refusal(Reason.INSTANCE_NORM, node.label)
     if mode is not None and mode.reason is Reason.SPATIAL_ZERO:
         shape = draft.shape(node, 0)
-        if shape is not None and len(shape) == 2:
-            return Refusal(mode.reason, node.label, "its input has no pixels")
+        mode = None if shape is not None and len(shape) == 2 else mode  # there are no pixels
     if mode is not None:
         return mode
     epsilon = node.attribute("epsilon", DEFAULT_EPSILON)

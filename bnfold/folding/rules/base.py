@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from bnfold.folding.weights.affine import Affine
-from bnfold.folding.weights.draft import Draft
+from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit
 from bnfold.graph.index import Node
 from bnfold.reasons import Reason, Refusal
@@ -84,6 +84,12 @@ def refuse_shift(node: Node, a: Affine, reason: Reason = Reason.SHIFT) -> Refusa
     if shifted := int(np.count_nonzero(a.shift)):
         return refuse(reason, node, f"{shifted} of {a.channels} shifts are not 0")
     return None
+
+
+def refuse_misshapen_weight(node: Node, operand: Operand) -> Refusal:
+    """The refusal of a constant whose shape does not fit its node."""
+    detail = f"its weight {operand.name} has shape {list(operand.shape)}, which does not fit it"
+    return refuse(Reason.SHAPE_MISMATCH, node, detail)
 
 
 def broadcast_along(vector: np.ndarray, axis: int | None, rank: int) -> np.ndarray:

@@ -8,8 +8,13 @@ from __future__ import annotations
 import numpy as np
 
 from bnfold.folding.rules.affine_nodes import batch_norm
-from bnfold.folding.rules.base import Step, broadcast_along, channels, refuse
-from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
+from bnfold.folding.rules.base import (
+    Step,
+    broadcast_along,
+    channels,
+    refuse,
+    refuse_misshapen_weight,
+)
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Edit, Rescale, Supply

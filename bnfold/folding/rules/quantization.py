@@ -12,8 +12,7 @@ import math
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.folding.rules.base import Step, broadcast_along, refuse
-from bnfold.folding.rules.conv_and_matmul import refuse_misshapen_weight
+from bnfold.folding.rules.base import Step, broadcast_along, refuse, refuse_misshapen_weight
 from bnfold.folding.weights.affine import Affine, FloatArray
 from bnfold.folding.weights.constants import in_range
 from bnfold.folding.weights.draft import Draft, Operand

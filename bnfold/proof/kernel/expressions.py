@@ -6,8 +6,9 @@ import numpy as np
 
 from bnfold import steps
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.laws.products import einsum
+from bnfold.proof.laws.products.weights import alpha_of, response_of, weight_of
 from bnfold.proof.laws.sites import TRAINS, site, trains
-from bnfold.proof.laws.weights import response_of, weight_of
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import Real
@@ -116,11 +117,12 @@ class Expressions:
         node = self.original.node(a.node.scope, a.node.node)
         if node is None:
             raise WrongError("a node that is not there")
+        if node.op == "Einsum":
+            return einsum.response(self.original, node, self.map(a.of, depth), a.axis)
         rank = len(self.original.shapes.of(node.scope, node.input(1 - a.slot)) or ())
         weight = weight_of(self.original, node, rank if node.op == "MatMul" else None)
         shift = self.map(a.of, depth).over(weight.data_axis, weight.inputs)
         if shift is None or weight.slot != a.slot:
             raise UnprovenError("a map along another axis than the channels'")
-        alpha = node.attribute("alpha", 1.0) if node.op == "Gemm" else 1.0
-        made = response_of(weight, shift.shift, alpha)
+        made = response_of(weight, shift.shift, alpha_of(node))
         return Map(self.functions, weight.out_axis, self.functions.shifts(made))

@@ -44,7 +44,7 @@ from bnfold.graph.index import DEFAULT_DOMAINS, Node, Scope
 from bnfold.onnx_io.protos import bodies
 from bnfold.proof.kernel.ledger import Known
 from bnfold.proof.kernel.meaning import differences
-from bnfold.proof.kernel.node_walk import NodeWalk, apart
+from bnfold.proof.kernel.node_walk import NodeWalk
 from bnfold.proof.kernel.order import in_order
 from bnfold.proof.kernel.outcome import (
     WHOLE,
@@ -55,6 +55,7 @@ from bnfold.proof.kernel.outcome import (
     doubted,
     verdict_of,
 )
+from bnfold.proof.kernel.passing import apart
 from bnfold.proof.kernel.regions import Correspondence
 from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError

@@ -12,7 +12,7 @@ from bnfold.proof.kernel.flattened import REGROUPING, Flattened, flattened, same
 from bnfold.proof.kernel.meaning import attributes, changed_attribute
 from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing, paired
-from bnfold.proof.laws import arithmetic, branches, linear, scale_and_bias
+from bnfold.proof.laws import arithmetic, scale_and_bias
 from bnfold.proof.laws.absorbing import (
     Cause,
     Pair,
@@ -21,7 +21,9 @@ from bnfold.proof.laws.absorbing import (
     UnprovenError,
     WrongError,
 )
+from bnfold.proof.laws.branches import sums
 from bnfold.proof.laws.passing import handed_on
+from bnfold.proof.laws.products import einsum, linear
 from bnfold.proof.laws.sites import ARITHMETIC
 from bnfold.proof.numbers.correct_rounding import told
 from bnfold.proof.numbers.maps import Map, Relation
@@ -30,6 +32,8 @@ from bnfold.proof.reading.same_constants import with_data
 from bnfold.steps import Proof, Ref
 
 Place = tuple[Scope, str]  # a value: the scope that it is made in, and its name
+
+_WITH_SIDE_INPUTS = ("DeformConv", "com.microsoft::FusedConv")  # that no constant must take
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Ledger:
         if e is None or u is None or owner is None:
             raise UnprovenError("a map that loses a channel")
         pair = Pair(self.original, kept, self.folded, other, self.loose)
-        total = branches.BranchSum(
+        total = sums.BranchSum(
             self.original, self.maps.functions, root, (owner, kept.input(0)), self.pairing.gone
         )
         said_nodes = {m.root: m.nodes for m in self.proof.merged}[
@@ -169,9 +173,9 @@ class Ledger:
         inside = {Ref(*self.original.positions[node]) for node in total.nodes}
         if kept not in total.nodes or not inside.issuperset(said_nodes):
             raise WrongError("the proof counts nodes to the sum that are not in it")
-        taken = branches.stands_for(total, pair, e, u)
+        taken = sums.stands_for(total, pair, e, u)
         self.changed.add(other)
-        self._require_attributes(pair, branches.GEOMETRY)
+        self._require_attributes(pair, sums.GEOMETRY)
         self._took(pair, taken, relation)
         return {0: Known((other.scope, other.output), relation)}
 
@@ -186,20 +190,27 @@ class Ledger:
             raise UnprovenError("a map that loses a channel")
         data = [known.relation for known in inputs if known is not None]
         slots = [slot for slot, known in enumerate(inputs) if known is not None]
-        if not data and node.op in linear.LINEAR:
+        if not data and node.op in linear.TAKING:
             data, slots = [self.same], [0]  # of a constant, which stays
+        if node.op in _WITH_SIDE_INPUTS and all(r.same for r in data[1:]):
+            del data[1:], slots[1:]
         if len(data) != 1 or any(node.proto.output[1:]):
             raise UnprovenError(f"a {node.op} whose constants are computed")
-        if node.op not in ("MatMul", *ARITHMETIC) and slots != [0]:
+        if node.op not in ("Einsum", "MatMul", *ARITHMETIC) and slots != [0]:
             raise UnprovenError(f"a {node.op} whose constants are computed")
         given = data[0]
         self.changed.add(other)
         rows = self.flattened(node, other)
-        if node.op in linear.LINEAR and other.op in linear.LINEAR:
+        if node.op in linear.TAKING and other.op in linear.TAKING:
             e = given.original_of_folded()
             if e is None:
                 raise UnprovenError("what it reads has lost a channel")
             taken = linear.take(pair, e, u, rows=rows is not None)
+        elif node.op == other.op == "Einsum":
+            e = given.original_of_folded()
+            if e is None:
+                raise UnprovenError("what it reads has lost a channel")
+            taken = einsum.take(pair, e, u)
         elif node.op == "BatchNormalization":
             taken = self._batch_norm(pair, given, u)
         elif node.op in ARITHMETIC:

@@ -191,10 +191,12 @@ def require_same_growth(
         return
     if data is None:
         raise UnprovenError("values of unknown shape")
-    if max(len(before), len(after)) > len(data):
+    rank = max(len(data), len(before))
+    if max(len(data), len(after)) != rank:
         raise WrongError("a constant that makes the value larger than it was")
-    one, two = ((1,) * (len(data) - len(shape)) + shape for shape in (before, after))
-    for dim, a, b in zip(data, one, two, strict=True):
+    one, two = ((1,) * (rank - len(shape)) + shape for shape in (before, after))
+    wide = (*(1,) * (rank - len(data)), *data)
+    for dim, a, b in zip(wide, one, two, strict=True):
         if a == b or (a in (1, dim) and b in (1, dim)):
             continue
         if not isinstance(dim, int):

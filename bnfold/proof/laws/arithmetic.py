@@ -21,7 +21,7 @@ from bnfold.proof.laws.sites import (
 )
 from bnfold.proof.numbers.correct_rounding import Numbers, Tally
 from bnfold.proof.numbers.maps import Map, Relation, common_axis
-from bnfold.proof.numbers.reals import Real, Sum, rational, times
+from bnfold.proof.numbers.reals import Real, Sum, plus, rational, times
 from bnfold.proof.numbers.rounding import check
 from bnfold.proof.values.operands import Array, same_array
 
@@ -129,7 +129,8 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     taken = Taken()
     tally = taken.tally(other.input(slot), slot)
     if len(axes) > 1:
-        _multiplied_along(pair, slot, (p, q, u), c, stored, rank, tally)
+        along = _added_along if node.op in ("Add", "Sub") else _multiplied_along
+        along(pair, slot, (p, q, u), c, stored, rank, tally)
         return taken
     if node.op in ("Add", "Sub"):
         scale, shift = _added(node.op, slot, p, q, u)
@@ -140,6 +141,43 @@ def arithmetic(pair: Pair, relation: Relation, u: Map) -> Taken:
     adds = node.op in ("Add", "Sub")
     require_constant(stored, c, axis, scale, shift, rank, tally, pair.tolerance(slot), added=adds)
     return taken
+
+
+def _added_along(
+    pair: Pair, slot: int, maps: tuple[Map, Map, Map], c: Array, stored: Array, rank: int,
+    tally: Tally,
+) -> None:  # fmt: skip
+    """c′ = c + κ·(σ·p_t + u_t − σ·q_t) where these shifts vary along different axes."""
+    p, q, u = maps
+    if any(a.scales for a in maps):
+        raise UnprovenError("maps along two axes")
+    data, own = (-1.0 if pair.node.op == "Sub" and slot == k else 1.0 for k in (0, 1))
+    parts = [
+        (a.axis, a.shift * Real.full(own * sign))
+        for a, sign in ((p, data), (q, -data), (u, 1.0)) if a.shifts
+    ]  # fmt: skip
+    new, value = lifted(stored, rank), lifted(c, rank).astype(np.float64)
+    base, size, before = value, np.abs(value), np.abs(value)
+    for axis, shift in parts:
+        value = value + beside(shift.value, axis, rank)
+        size = size + beside(shift.magnitude, axis, rank)
+        before = before + beside(shift.parts, axis, rank)
+    if value.shape != np.broadcast_shapes(value.shape, new.shape):
+        raise WrongError("a constant of a shape that does not fit")
+    whole = np.broadcast_to(base, value.shape)
+
+    def exact(index: tuple[int, ...]) -> Sum:
+        total = rational(float(whole[index]))
+        for axis, shift in parts:
+            total = plus(
+                total, shift.exact(index[axis] if axis is not None and len(shift) > 1 else 0)
+            )
+        return total
+
+    steps = sum(shift.steps + 1 for _, shift in parts)
+    numbers = Numbers(value, size, steps, exact, parts=before)
+    loose = pair.tolerance(slot)
+    check(np.broadcast_to(new, value.shape), numbers, tally, loose=loose, added=True)
 
 
 def _added(op: str, slot: int, p: Map, q: Map, u: Map) -> tuple[Real, Real]:

@@ -74,12 +74,13 @@ Parameters = tuple[Array, Array, Array, Array, float]
 def batch_norm(model: Model, node: Node) -> Parameters | None:
     """γ, β, μ, σ² and ε of a BatchNormalization that infers; None for one that does not.
 
-    `spatial` = 0, below opset 9, has statistics for each pixel.
+    `spatial` = 0, below opset 9, has statistics for each pixel, if there are any.
     """
     opset = node.scope.opset
     if node.call_attribute() or not node.output or trains(node) or any(node.proto.output[1:]):
         return None
-    if opset < 9 and not node.attribute("spatial", 1):
+    pixels = model.rank(node.scope, node.input(0)) != 2
+    if opset < 9 and pixels and not node.attribute("spatial", 1):
         return None
     found = [model.value_at(node, slot) for slot in range(1, 5)]
     if any(value is None or value.ndim != 1 or value.dtype.kind not in "fV" for value in found):

@@ -62,6 +62,35 @@ def matmul(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
              a[-2], b[-1])] if max(len(a), len(b)) > 2 else [(a[0], b[1])]  # fmt: skip
 
 
+def equation(node: Node) -> tuple[list[str], str]:
+    """The letters of an Einsum's terms and of its result.
+
+    Raises UnknownShapeError where a letter stands twice in one of them, or for any number of axes.
+    """
+    text = node.attribute("equation", b"").decode(errors="replace").replace(" ", "")
+    left, arrow, out = text.partition("->")
+    terms = left.split(",")
+    if not arrow:  # what occurs once, in the order of the alphabet
+        out = "".join(sorted(c for c in {*left} - {","} if left.count(c) == 1))
+    plain = all(part.isalpha() and len({*part}) == len(part) for part in (*terms, out or "a"))
+    if not plain or not {*out} <= {*left} or len(terms) != len(node.proto.input):
+        raise UnknownShapeError
+    return terms, out
+
+
+def einsum(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
+    """A letter stands for one size, wherever it is."""
+    terms, out = equation(node)
+    sizes: dict[str, list[Dim]] = {}
+    for slot, term in enumerate(terms):
+        shape = shapes.input(node, slot)
+        if len(shape) != len(term):
+            raise UnknownShapeError
+        for letter, dim in zip(term, shape, strict=True):
+            sizes.setdefault(letter, []).append(dim)
+    return [tuple(broadcast(shapes, *((dim,) for dim in sizes[letter]))[0] for letter in out)]
+
+
 def concat(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """The sum along one axis."""
     given = [shapes.input(node, slot) for slot in range(len(node.proto.input))]

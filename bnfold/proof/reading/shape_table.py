@@ -19,6 +19,7 @@ from bnfold.proof.reading.shape_numbers import numbers_made
 from bnfold.proof.reading.shape_rules import (
     broadcast_inputs,
     concat,
+    einsum,
     expand,
     gather,
     gemm,
@@ -66,7 +67,11 @@ RULES: dict[str, Rule] = {
         broadcast_inputs,
     ),
     **dict.fromkeys(
-        ("AveragePool", "Conv", "ConvInteger", "LpPool", "MaxPool", "QLinearConv"), window
+        (
+            "AveragePool", "Conv", "ConvInteger", "DeformConv", "LpPool", "MaxPool", "QLinearConv",
+            "com.microsoft::FusedConv",
+        ),
+        window,
     ),
     **dict.fromkeys(("MatMul", "MatMulInteger", "QLinearMatMul"), matmul),
     "DynamicQuantizeLinear": lambda shapes, node: [shapes.input(node, 0), (), ()],
@@ -82,12 +87,13 @@ RULES: dict[str, Rule] = {
     "ConstantOfShape": constant_of_shape,
     "ConvTranspose": conv_transpose,
     "DepthToSpace": depth_to_space,
+    "Einsum": einsum,
     "Expand": expand,
     "Flatten": flatten,
     **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
     **dict.fromkeys(("ScatterElements", "ScatterND"), same),
     "Gather": gather,
-    "Gemm": gemm,
+    **dict.fromkeys(("Gemm", "com.microsoft::FusedGemm"), gemm),
     "Pad": pad,
     "Reshape": reshape,
     "Resize": resize,

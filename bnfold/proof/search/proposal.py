@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from bnfold import steps
 from bnfold.graph.index import Node, Role
-from bnfold.proof.laws.linear import LINEAR
 from bnfold.proof.laws.passing import is_idle
+from bnfold.proof.laws.products.linear import TAKING
 from bnfold.proof.laws.scale_and_bias import NORMALISING
 from bnfold.proof.laws.sites import SITES, trains
 from bnfold.proof.reading.model import Model
@@ -20,7 +20,7 @@ from bnfold.proof.reading.same_constants import same_constant
 from bnfold.proof.search.alignment import Alignment
 from bnfold.steps import Carried, Proof, Ref
 
-_ABSORBING = frozenset({*SITES, *LINEAR, *NORMALISING})
+_ABSORBING = frozenset({*SITES, *TAKING, "Einsum", *NORMALISING})
 _BETWEEN = frozenset(
     {
         "AveragePool", "Cast", "Dropout", "GlobalAveragePool", "GlobalMaxPool", "Identity",

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 from onnx import TensorProto
 
-from bnfold.folding.rules.table import DOWN
+from bnfold.folding.walk.table import DOWN
 from bnfold.folding.weights.affine import Affine
 from bnfold.graph.index import Node
 from bnfold.graph.shape_inference import Shape

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from bnfold.graph.index import Node
 from bnfold.proof.kernel.regions import Part
-from bnfold.proof.laws.linear import LINEAR, products
+from bnfold.proof.laws.products.linear import LINEAR, products
 from bnfold.proof.laws.sites import batch_norm
 from bnfold.proof.reading.model import Model
 

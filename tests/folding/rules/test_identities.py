@@ -18,7 +18,7 @@ from onnx import ModelProto, TypeProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from bnfold.folding.rules.base import Step
-from bnfold.folding.rules.table import DOWN, UP
+from bnfold.folding.walk.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Rescale, SetOperator, Supply

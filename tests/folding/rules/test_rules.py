@@ -14,8 +14,8 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 import bnfold
-from bnfold.folding.propagation import Propagation
 from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index

@@ -18,6 +18,20 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.values.operands import Array
 
 _BLOCK = 1 << 20  # weights that are looked at together
+KINDS = {  # which operator each one is but for how it samples, or what it ends in
+    "Conv": "Conv", "ConvTranspose": "ConvTranspose", "DeformConv": "Conv", "Gemm": "Gemm",
+    "MatMul": "MatMul", "com.microsoft::FusedConv": "Conv", "com.microsoft::FusedGemm": "Gemm",
+}  # fmt: skip
+
+
+def kind(node: Node) -> str:
+    """The plain operator whose weights the node has; empty where it is not linear."""
+    return KINDS.get(node.op, "")
+
+
+def alpha_of(node: Node) -> float:
+    """What a Gemm multiplies its products by; 1 for all others."""
+    return float(node.attribute("alpha", 1.0)) if kind(node) == "Gemm" else 1.0
 
 
 @dataclass(frozen=True)
@@ -81,12 +95,12 @@ class Weight:
 
 def weight_of(model: Model, node: Node, data_rank: int | None) -> Weight:
     """Where the channels of a linear node's weight are. Raises UnprovenError where none is."""
-    if node.op == "MatMul":
+    if kind(node) == "MatMul":
         return _matrix(model, node, data_rank)
     values = model.value_at(node, 1)
     if values is None or not values.size:
         raise UnprovenError("a weight that is no constant")
-    if node.op == "Gemm":
+    if kind(node) == "Gemm":
         if values.ndim != 2:
             raise UnprovenError("a weight of another rank")
         transposed = bool(node.attribute("transB", 0))
@@ -96,9 +110,10 @@ def weight_of(model: Model, node: Node, data_rank: int | None) -> Weight:
     if values.ndim < 3 or group < 1 or values.shape[0] % group:
         raise UnprovenError("a weight of another shape")
     same = node.attribute("auto_pad", b"NOTSET") in (b"SAME_UPPER", b"SAME_LOWER")
-    padded = any(node.numbers("pads") or ()) or (same and any(k != 1 for k in values.shape[2:]))
+    padded = node.op == "DeformConv"  # which may sample beyond the border
+    padded |= any(node.numbers("pads") or ()) or (same and any(k != 1 for k in values.shape[2:]))
     view = (group, values.shape[0] // group, values.shape[1], math.prod(values.shape[2:]))
-    if node.op == "Conv":  # [M, C/g, …]
+    if kind(node) == "Conv":  # [M, C/g, …]
         return Weight(values, 1, view, 1, 1, 1, padded)
     return Weight(values, 1, view, 2, 1, 1, reads_padding=True)  # [C, M/g, …]; borders differ
 
@@ -114,9 +129,7 @@ def _matrix(model: Model, node: Node, data_rank: int | None) -> Weight:
 
 def response(pair: Pair, weight: Weight, e: Map) -> Real:
     """α·ΣW·t for each output channel: what a shift t of all inputs makes."""
-    node = pair.node
-    alpha = node.attribute("alpha", 1.0) if node.op == "Gemm" else 1.0
-    return response_of(weight, e.shift, alpha)
+    return response_of(weight, e.shift, alpha_of(pair.node))
 
 
 def response_of(weight: Weight, shift: Real, alpha: float) -> Real:

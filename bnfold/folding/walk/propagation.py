@@ -7,7 +7,7 @@ fixed number of steps, so that planning is linear in the number of sites.
 from __future__ import annotations
 
 from bnfold.folding.rules.base import Step, broadcast_along, refuse
-from bnfold.folding.rules.table import DOWN, UP
+from bnfold.folding.walk.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Carry, Edit, Rescale, SetOperator, Supply
@@ -25,6 +25,7 @@ class Propagation:
         self.draft = draft
         self.absorbed_by: list[str] = []
         self.steps = 0
+        self.grows = False  # whether a constant gets more elements than it has
         self._start = len(draft.edits)
 
     def undo(self) -> None:
@@ -155,6 +156,7 @@ class Propagation:
         if isinstance(edit, Rescale):
             operand = self.draft.operand(edit.node, edit.slot)
             assert isinstance(operand, Operand), "rules look before they edit"
+            self.grows |= edit.shape_of(operand.shape) != operand.shape
             if operand.quantized:
                 a = edit.as_affine(operand.shape)
                 if a is None:

@@ -14,7 +14,16 @@ import numpy as np
 
 from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_zero
-from bnfold.proof.laws.weights import Lost, Weight, response, response_of, weight_of
+from bnfold.proof.laws.products.weights import (
+    KINDS,
+    Lost,
+    Weight,
+    alpha_of,
+    kind,
+    response,
+    response_of,
+    weight_of,
+)
 from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.maps import Map
 from bnfold.proof.numbers.reals import FloatArray, Real, Sum, rational, times
@@ -23,6 +32,7 @@ from bnfold.proof.reading.model import Model
 from bnfold.proof.values.operands import Array
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+TAKING = tuple(KINDS)
 _RESHAPING = (
     "Cast", "Constant", "DequantizeLinear", "Flatten", "Identity", "Reshape", "Squeeze",
     "Unsqueeze",
@@ -40,14 +50,15 @@ class _Offset:
 
 
 def _offset(model: Model, node: Node, weight: Weight) -> _Offset:
-    beta = node.attribute("beta", 1.0) if node.op == "Gemm" else 1.0
-    if node.op == "MatMul" or not node.input(2) or beta == 0:
+    gemm, slot = kind(node) == "Gemm", offset_slot(node)
+    beta = node.attribute("beta", 1.0) if gemm else 1.0
+    if node.op == "MatMul" or not node.input(slot) or beta == 0:
         zeros = np.zeros((1, weight.channels), weight.values.dtype)
         return _Offset(zeros, 1.0, "bias", stored=False)
-    values = model.value_at(node, 2)
+    values = model.value_at(node, slot)
     if values is None:
         raise UnprovenError("a bias that is no constant")
-    if node.op != "Gemm" and values.shape != (weight.channels,):
+    if not gemm and values.shape != (weight.channels,):
         raise UnprovenError("a bias of another shape")
     if values.ndim > 2 or (values.ndim and values.shape[-1] not in (1, weight.channels)):
         raise UnprovenError("a bias of another shape")
@@ -58,7 +69,12 @@ def _offset(model: Model, node: Node, weight: Weight) -> _Offset:
     wide = np.broadcast_to(
         values.reshape(1) if not values.ndim else values, (rows, weight.channels)
     )
-    return _Offset(wide, beta, node.input(2), stored=True)
+    return _Offset(wide, beta, node.input(slot), stored=True)
+
+
+def offset_slot(node: Node) -> int:
+    """Which input is added to the products."""
+    return 3 if node.op == "DeformConv" else 2
 
 
 def products(model: Model, node: Node) -> int:
@@ -78,6 +94,7 @@ def take(pair: Pair, e: Map, u: Map, *, rows: bool = False) -> Taken:
     `rows`: the other one reads the rows of all leading axes one behind the other.
     """
     node, other = pair.node, pair.other
+    _require_to_pass_activation(node, u)
     slot = _data_slot(pair)
     rank = None if pair.shape(slot) is None else pair.rank(slot)
     old, new = weight_of(pair.original, node, rank), weight_of(pair.folded, other, rank)
@@ -90,9 +107,26 @@ def take(pair: Pair, e: Map, u: Map, *, rows: bool = False) -> Taken:
     if old.reads_padding and e_wide.shifts:
         raise WrongError("a shift where zeros are read from the padding")
     taken = Taken(old.length)
-    lost = _check_weights(pair, old, new, e_wide.scale, u_wide.scale, taken)
+    lost = check_weights(pair, old, new, e_wide.scale, u_wide.scale, taken)
     _check_offset(pair, old, new, e_wide, u_wide, taken, lost)
     return taken
+
+
+def _require_to_pass_activation(node: Node, u: Map) -> None:
+    """What a fused operator ends in must let the map of its output pass; so must what it adds."""
+    if not node.op.startswith("com.microsoft::"):
+        return
+    if u.is_identity:
+        return
+    if node.op.endswith("Conv") and node.input(3):
+        raise UnprovenError("a FusedConv that adds another value")
+    activation = node.attribute("activation", b"")
+    if not activation:
+        return
+    if activation not in (b"Relu", b"LeakyRelu"):
+        raise UnprovenError(f"its {activation.decode(errors='replace')}, which lets no map pass")
+    if u.shifts or not u.keeps_order:
+        raise WrongError("a shift or a negative scale behind its activation")
 
 
 RECURRENT = ("GRU", "LSTM", "RNN")
@@ -113,7 +147,7 @@ def take_recurrent(pair: Pair, e: Map) -> Taken:
     if inner is None:
         raise UnprovenError("a map along another axis than the channels'")
     taken = Taken(old.length)
-    lost = _check_weights(pair, old, new, inner.scale, Real.full(1.0, old.channels), taken)
+    lost = check_weights(pair, old, new, inner.scale, Real.full(1.0, old.channels), taken)
     half = (old.values.shape[0], old.values.shape[1])
     before, after = (_recurrent_bias(b, half, old) for b in (pair.before(3), pair.after(3)))
     if before.dtype != after.dtype or not np.array_equal(before[:, 1], after[:, 1]):
@@ -172,7 +206,7 @@ def _require_alike(pair: Pair, old: Weight, new: Weight, rank: int | None) -> No
             raise WrongError("a Gemm that is no product of the two")
 
 
-def _check_weights(
+def check_weights(
     pair: Pair, old: Weight, new: Weight, inside: Real, outside: Real, taken: Taken
 ) -> Lost:  # fmt: skip
     """W′ = u_s·W·e_s, block by block. Gives, per output channel, what underflow has taken."""
@@ -225,9 +259,10 @@ def _check_offset(
     rows = max(len(one.rows), len(two.rows))
     before = np.broadcast_to(one.rows, (rows, old.channels))
     after = np.broadcast_to(two.rows, (rows, old.channels))
-    loose = max(pair.tolerance(2), pair.loose) if one.stored else pair.loose
+    slot = offset_slot(pair.node)
+    loose = max(pair.tolerance(slot), pair.loose) if one.stored else pair.loose
     step = _half_step(pair, u) if inner is not None or u.shifts else None
-    tally = taken.tally(two.name, 2) if pair.other.op != "MatMul" else None
+    tally = taken.tally(two.name, slot) if pair.other.op != "MatMul" else None
     for row in range(rows):
         total = Real.of(before[row])
         if one.beta != 1:
@@ -243,8 +278,9 @@ def _check_offset(
             check(after[row], Numbers.of(total), tally, loose=loose, step=step, added=True)
     if np.any(lost.errors):
         offset = np.abs(after.astype(np.float64)).min(axis=0) * abs(two.beta)
-        alpha = pair.other.attribute("alpha", 1.0) if pair.other.op == "Gemm" else 1.0
-        lost.judge(new, offset, abs(alpha), taken.tallies[pair.other.input(new.slot)])
+        lost.judge(
+            new, offset, abs(alpha_of(pair.other)), taken.tallies[pair.other.input(new.slot)]
+        )
 
 
 def _half_step(pair: Pair, u: Map) -> FloatArray | None:

@@ -17,10 +17,10 @@ import numpy as np
 
 from bnfold.graph.index import Node, Role
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError
-from bnfold.proof.laws.branch_geometry import Geometry, geometry_of
+from bnfold.proof.laws.branches.geometry import Geometry, geometry_of
 from bnfold.proof.laws.passing import is_idle
+from bnfold.proof.laws.products.weights import Lost, weight_of
 from bnfold.proof.laws.sites import site
-from bnfold.proof.laws.weights import Lost, weight_of
 from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map

@@ -7,16 +7,15 @@ it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
 from __future__ import annotations
 
 from bnfold.folding.rules import (
-    conv_and_matmul,
     elementwise,
     normalization,
     quantization,
-    recurrent,
     slicing,
     spatial,
     transparent,
 )
 from bnfold.folding.rules.base import Demand, Rule, Step, refuse
+from bnfold.folding.rules.products import convolution, einsum, fused, gemm_and_matmul, recurrent
 from bnfold.folding.rules.transparent import Passage
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
@@ -84,16 +83,18 @@ UP: dict[str, Rule] = {
     "Add": elementwise.add_up,
     "BatchNormalization": normalization.batch_norm_up,
     "Concat": slicing.concat_up,
-    "Conv": conv_and_matmul.conv_up,
-    "ConvTranspose": conv_and_matmul.conv_transpose_up,
+    "Conv": convolution.conv_up,
+    "ConvTranspose": convolution.conv_transpose_up,
+    "DeformConv": convolution.conv_up,
     "DequantizeLinear": quantization.dequantize_up,
     "Div": elementwise.mul_up,
+    "Einsum": einsum.einsum_up,
     "Gather": slicing.gather_up,
-    "Gemm": conv_and_matmul.gemm_up,
+    "Gemm": gemm_and_matmul.gemm_up,
     "GroupNormalization": normalization.group_norm_up,
     "InstanceNormalization": normalization.instance_norm_up,
     "LayerNormalization": normalization.layer_norm_up,
-    "MatMul": conv_and_matmul.matmul_up,
+    "MatMul": gemm_and_matmul.matmul_up,
     "Mul": elementwise.mul_up,
     "Pad": spatial.pad_up,
     "Relu": elementwise.relu_up,
@@ -101,6 +102,8 @@ UP: dict[str, Rule] = {
     "Split": slicing.split_up,
     "Sub": elementwise.add_up,
     "Sum": elementwise.add_up,
+    "com.microsoft::FusedConv": fused.before_activation(convolution.conv_up),
+    "com.microsoft::FusedGemm": fused.before_activation(gemm_and_matmul.gemm_up),
 }
 
 DOWN: dict[str, Rule] = {
@@ -108,13 +111,15 @@ DOWN: dict[str, Rule] = {
     "Add": elementwise.add_down,
     "BatchNormalization": normalization.batch_norm_down,
     "Concat": slicing.concat_down,
-    "Conv": conv_and_matmul.conv_down,
-    "ConvTranspose": conv_and_matmul.conv_transpose_down,
+    "Conv": convolution.conv_down,
+    "ConvTranspose": convolution.conv_transpose_down,
+    "DeformConv": convolution.deform_conv_down,
     "Div": elementwise.mul_down,
+    "Einsum": einsum.einsum_down,
     "Gather": slicing.gather_down,
     **dict.fromkeys(recurrent.RECURRENT, recurrent.recurrent_down),
-    "Gemm": conv_and_matmul.gemm_down,
-    "MatMul": conv_and_matmul.matmul_down,
+    "Gemm": gemm_and_matmul.gemm_down,
+    "MatMul": gemm_and_matmul.matmul_down,
     "Mul": elementwise.mul_down,
     "Pad": spatial.pad_down,
     "QuantizeLinear": quantization.quantize_down,
@@ -123,4 +128,6 @@ DOWN: dict[str, Rule] = {
     "Split": slicing.split_down,
     "Sub": elementwise.add_down,
     "Sum": elementwise.add_down,
+    "com.microsoft::FusedConv": convolution.conv_down,
+    "com.microsoft::FusedGemm": gemm_and_matmul.gemm_down,
 }

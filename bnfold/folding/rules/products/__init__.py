@@ -1,0 +1,1 @@
+"""Linear operators, whose weights take maps."""

@@ -1,0 +1,1 @@
+"""The table of rules, and the walk of a map by them."""

@@ -1,0 +1,1 @@
+"""Sums of branches that one convolution makes."""

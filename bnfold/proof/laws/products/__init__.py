@@ -1,0 +1,1 @@
+"""The laws of linear operators, whose weights take maps."""
