@@ -97,6 +97,7 @@ class _Planning:
                 verdicts.extend(_of_merge(merge))
                 made += [merge] if merge.into is not None else []
         for chain in reversed(list(chains_of(draft, index))):
+            chain = [link for link in chain if not draft.is_removed(link.node)]
             while chain and (parts := list(recut(draft, chain))):
                 verdicts.extend(self._site(parts[-1]))
                 chain = chain[: chain.index(parts[-1][0])]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from bnfold import steps
 from bnfold.folding.plan import Plan
 from bnfold.folding.weights.carried_maps import relation_of
-from bnfold.folding.weights.edits import Carry, Drop, Insert, Remove
+from bnfold.folding.weights.edits import Carry, Drop, Insert, Remove, Scatter
 from bnfold.graph.index import Node
 from bnfold.steps import Carried, Merged, Proof, Ref, Taken
 
@@ -40,7 +40,10 @@ def written(
         if isinstance(edit, Carry) and edit.value != (edit.node, 0, None):
             continue
         # a product whose weight stays what it is makes another value of a shift that it reads
-        if not isinstance(edit, Carry | Drop | Insert | Remove) or edit.node.op in _PASSING_ON:
+        if (
+            not isinstance(edit, Carry | Drop | Insert | Remove | Scatter)
+            or edit.node.op in _PASSING_ON
+        ):
             edited[edit.node] = None
     carried = []
     for node in edited:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from bnfold.folding.chains import Chain, DraftedChain
 from bnfold.folding.constant_sites import stored_instead
+from bnfold.folding.equal_sites import equals_of
 from bnfold.folding.partial_folds import (
     Partial,
     merged_into_one,
@@ -29,6 +30,7 @@ class Site:
         self.chain = DraftedChain(draft, chain)
         self.first, self.last = chain[0], chain[-1]
         self.into: tuple[str, ...] = ()
+        self.also: list[Node] = []  # of other chains, which went with this one
 
     def verdicts(self) -> Iterator[Verdict]:
         """Fold the chain if it can be folded; one verdict for each BatchNormalization in it.
@@ -58,7 +60,8 @@ class Site:
             others = [link.node for link in self.chain.links if link.node.op != BATCH_NORM]
             scales = isinstance(total, Affine) and total.scales
             reported += others[-1:] if gone or (scales and not reported) else []
-        for node in reported:
+        gone.update(self.also)
+        for node in (*reported, *(n for n in self.also if n.op == BATCH_NORM)):
             folded = node in gone or (bool(gone) and node.op != BATCH_NORM)
             yield Verdict(
                 node.label, node.op, node.scope.label, node.output,
@@ -103,6 +106,8 @@ class Site:
         up = self._try(a, nothing)
         if up is None:
             return everything, done
+        if up.reason in (Reason.ANOTHER_READER, Reason.OTHER_BRANCH) and self._with_equals(a):
+            return everything, done
         down = self._try(nothing, a)
         if down is None:
             return everything, done
@@ -124,6 +129,24 @@ class Site:
         self.into = part.into
         becomes_an_add = part.stays.op == BATCH_NORM and self.draft.op(part.stays) != BATCH_NORM
         return self.chain.nodes - (set() if becomes_an_add else {part.stays})
+
+    def _with_equals(self, a: Affine) -> bool:
+        """The same map of one value, or of all parts of it, goes up once for all its readers."""
+        others = equals_of(self.chain)
+        if not others or not self.chain.may_be_batch_norm(a):
+            return False
+        chains = [self.chain, *(DraftedChain(self.draft, links) for links in others)]
+        going = {(chain.first.node, chain.first.slot) for chain in chains}
+        propagation = Propagation(self.draft, going)
+        refusal = propagation.push_up(self.first.node, self.first.slot, a)
+        if refusal is not None or not all(chain.bypassable() for chain in chains):
+            propagation.undo()
+            return False
+        self.into = tuple(dict.fromkeys(propagation.absorbed_by))
+        self.also = [link.node for links in others for link in links]
+        for chain in chains:
+            chain.remove(chain.nodes)
+        return True
 
     def _split(self, a: Affine) -> bool:
         """Part of the map up, the rest down."""

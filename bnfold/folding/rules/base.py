@@ -25,10 +25,15 @@ from bnfold.reasons import Reason, Refusal
 
 @dataclass(frozen=True)
 class Demand:
-    """A map still owed: to an input of the node (up) or to an output (down), by its number."""
+    """A map still owed: to an input of the node (up) or to an output (down), by its number.
+
+    Where several nodes let it pass only together, `through` are all of them, from the first to the
+    last; the place is the first one's (up) or the last one's (down).
+    """
 
     place: int
     affine: Affine
+    through: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True)

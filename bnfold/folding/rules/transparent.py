@@ -22,8 +22,8 @@ from bnfold.folding.rules.base import (
 )
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.constants import Constant
-from bnfold.folding.weights.draft import Draft
-from bnfold.graph.index import Node
+from bnfold.folding.weights.draft import Draft, Operand
+from bnfold.graph.index import Node, Role
 from bnfold.graph.shape_inference import Shape
 from bnfold.reasons import Reason, Refusal
 
@@ -281,17 +281,52 @@ def cast(draft: Draft, node: Node, a: Affine, up: bool) -> Affine | Refusal:
     """Between float types where no digit is lost: to the same type or, downwards, to a wider one.
 
     Upwards past a widening Cast the map would be made in the narrower type, whose range may not
-    hold it and whose digits do not.
+    hold it and whose digits do not. Unless all that is made of the value is rounded to that type
+    again, as mixed precision has it around a BatchNormalization.
     """
     source = draft.inferred.element_type(node.scope, node.input(0))
     target = node.attribute("to", 0) if node.scope.opset >= 6 else 0  # it was a string before
     widens = (source, target) in _EXACT_CASTS
     if source is not None and (source == target or (widens and not up)):
         return a
+    if widens and source is not None and _is_narrowed_again(draft, node, source):
+        return a
     if widens:
         kinds = (TensorProto.DataType.Name(kind).lower() for kind in (source, target) if kind)
         return refuse(Reason.NARROWER, node, " instead of ".join(kinds))
     return refuse(Reason.NOT_TRANSPARENT, node, "Cast that rounds, or may round,")
+
+
+_EACH_ELEMENT = (
+    "Add", "BatchNormalization", "Clip", "Div", "Identity", "LeakyRelu", "Mul", "Relu", "Sub",
+)  # fmt: skip
+_FAR = 16  # nodes between two Casts
+
+
+def _is_narrowed_again(draft: Draft, cast: Node, kind: int) -> bool:
+    """Whether each element of a value, and whatever else is made of it, ends in a Cast to `kind`.
+
+    Other operands on the way must be constants.
+    """
+    pending, left = [cast], _FAR
+    while pending:
+        node = pending.pop()
+        left -= 1
+        uses = list(draft.uses(node.scope, node.output))
+        if left < 0 or not uses:
+            return False
+        for use in uses:
+            reader = use.node
+            if reader is None or use.role is not Role.READ or any(reader.proto.output[1:]):
+                return False
+            if reader.op == "Cast" and reader.attribute("to", 0) == kind:
+                continue
+            others = [k for k, n in enumerate(reader.proto.input) if n and k != use.slot]
+            constant = all(isinstance(draft.operand(reader, k), Operand) for k in others)
+            if reader.op not in _EACH_ELEMENT or not constant:
+                return False
+            pending.append(reader)
+    return True
 
 
 def axes_of(

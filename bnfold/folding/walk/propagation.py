@@ -6,11 +6,13 @@ fixed number of steps, so that planning is linear in the number of sites.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from bnfold.folding.rules.base import Step, broadcast_along, refuse
 from bnfold.folding.walk.table import DOWN, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
-from bnfold.folding.weights.edits import Carry, Edit, Rescale, SetOperator, Supply
+from bnfold.folding.weights.edits import Carry, Edit, Rescale, Scatter, SetOperator, Supply
 from bnfold.graph.index import Node, Role, Scope, Use
 from bnfold.reasons import Reason, Refusal
 
@@ -19,9 +21,13 @@ _ARITHMETIC = ("Add", "Div", "Mul", "Sub")  # which had another kind of broadcas
 
 
 class Propagation:
-    """Moves maps; `absorbed_by` are the labels of the nodes that took them."""
+    """Moves maps; `absorbed_by` are the labels of the nodes that took them.
 
-    def __init__(self, draft: Draft) -> None:
+    `going` are reads, by node and slot, of sites that make the same map and go as well.
+    """
+
+    def __init__(self, draft: Draft, going: Collection[tuple[Node, int]] = ()) -> None:
+        self.going = going
         self.draft = draft
         self.absorbed_by: list[str] = []
         self.steps = 0
@@ -92,16 +98,41 @@ class Propagation:
             return Refusal(Reason.NO_LINEAR_PRODUCER, reader.label, _describe_producer(scope, name))
         for use in draft.uses(scope, name):
             mine = use.node is reader and use.slot == slot and use.role is Role.READ
-            if not (mine or _reads_only_the_shape(use)):
+            if not (mine or self._goes(use) or _reads_only_the_shape(use)):
                 return _other_use(producer, name, use)
         if (refusal := self._count_step(producer)) is not None:
             return refusal
+        if producer.op == "Split" and self._all_outputs_go(producer):
+            return self._before_split(producer, a)
         output = list(producer.proto.output).index(name)
         if output != 0 and producer.op != "Split":  # masks, indices, statistics: another function
             return refuse(Reason.NOT_TRANSPARENT, producer, f"output {output} of {producer.op}")
         refusal = self._apply_rule(producer, rule(draft, producer, output, a), up=True)
         if refusal is None:
             draft.add(Carry(producer, a.origin, output=output))
+        return refusal
+
+    def _goes(self, use: Use) -> bool:
+        return use.node is not None and (use.node, use.slot) in self.going
+
+    def _all_outputs_go(self, split: Node) -> bool:
+        """Whether all that reads any part of a value makes the same map of it, and goes."""
+        uses = [
+            use for name in split.proto.output if name
+            for use in self.draft.uses(split.scope, name)
+        ]  # fmt: skip
+        return bool(self.going) and all(map(self._goes, uses))
+
+    def _before_split(self, split: Node, a: Affine) -> Refusal | None:
+        """A(x₁), A(x₂), …  =  Split(A(x)) where A does not vary along the axis that is split."""
+        shape = self.draft.shape(split, 0)
+        axis = split.attribute("axis", 0)
+        if a.axis is not None and (shape is None or axis % len(shape) == a.axis):
+            return refuse(Reason.OTHER_BRANCH, split, "the channels' axis, of all of them")
+        refusal = self.push_up(split, 0, a)
+        for output, name in enumerate(split.proto.output):
+            if refusal is None and name:
+                self.draft.add(Carry(split, a.origin, output=output))
         return refusal
 
     def _into_constant(self, node: Node, slot: int, operand: Operand, a: Affine) -> Refusal | None:
@@ -215,10 +246,13 @@ class Propagation:
         if step.edits or not step.demands:
             self.absorbed_by.append(node.label)
         for demand in step.demands:
+            for between in demand.through[:-1]:
+                self.draft.add(Scatter(between))
+            first, last = (demand.through or (node,))[0], (demand.through or (node,))[-1]
             if up:
-                refusal = self.push_up(node, demand.place, demand.affine)
+                refusal = self.push_up(first, demand.place, demand.affine)
             else:
-                refusal = self.push_down(node, node.proto.output[demand.place], demand.affine)
+                refusal = self.push_down(last, last.proto.output[demand.place], demand.affine)
             if refusal is not None:
                 return refusal
         return None

@@ -7,6 +7,7 @@ it has a rule for each direction in UP and DOWN. How to add one is in RULES.md.
 from __future__ import annotations
 
 from bnfold.folding.rules import (
+    channel_shuffle,
     elementwise,
     normalization,
     quantization,
@@ -98,6 +99,7 @@ UP: dict[str, Rule] = {
     "Mul": elementwise.mul_up,
     "Pad": spatial.pad_up,
     "Relu": elementwise.relu_up,
+    "Reshape": channel_shuffle.reshape_up,
     "Slice": slicing.slice_up,
     "Split": slicing.split_up,
     "Sub": elementwise.add_up,
@@ -124,6 +126,7 @@ DOWN: dict[str, Rule] = {
     "Pad": spatial.pad_down,
     "QuantizeLinear": quantization.quantize_down,
     "Relu": _relu_down,
+    "Reshape": channel_shuffle.reshape_down,
     "Slice": slicing.slice_down,
     "Split": slicing.split_down,
     "Sub": elementwise.add_down,

@@ -22,6 +22,7 @@ from bnfold.folding.weights.edits import (
     Edit,
     Remove,
     Rescale,
+    Scatter,
     SetOperator,
     Supply,
     effective,
@@ -77,6 +78,7 @@ class Draft:
         self._versions: Counter[Node] = Counter()  # how often edits of it came or went
         self._signature_faults: dict[Node, str] = {}
         self._carries: dict[tuple[Node, int, int | None], list[Carry]] = {}
+        self.scattered: Counter[Node] = Counter()  # those that carry maps along several axes
         self._refs: dict[Node, steps.Ref] = {}
         self.merged: set[Node] = set()  # the roots of sums that one convolution makes
         self._ends: dict[tuple[Node, int], list[int] | None] = {}
@@ -320,6 +322,8 @@ class Draft:
             self._operators.setdefault(edit.node, []).append(edit)
         elif isinstance(edit, Carry):
             self._carries.setdefault(edit.value, []).append(edit)
+        elif isinstance(edit, Scatter):
+            self.scattered[edit.node] += 1
         else:
             self._removed[edit.node] = edit.slot if isinstance(edit, Remove) else None
 
@@ -339,5 +343,7 @@ class Draft:
                     del self._operators[edit.node]
             elif isinstance(edit, Carry):
                 self._carries[edit.value].pop()
+            elif isinstance(edit, Scatter):
+                self.scattered[edit.node] -= 1
             else:
                 del self._removed[edit.node]

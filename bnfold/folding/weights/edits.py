@@ -157,7 +157,14 @@ class Carry:
         return self.node, self.output, self.slot
 
 
-Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop | Carry
+@dataclass(frozen=True, eq=False)
+class Scatter:
+    """What the node makes has a map along several axes at once, of which no account is kept."""
+
+    node: Node
+
+
+Edit = Rescale | Supply | SetOperator | Insert | Remove | Drop | Carry | Scatter
 
 
 def effective(edits: list[Rescale | Supply]) -> list[Rescale | Supply]:

@@ -25,6 +25,7 @@ from bnfold.proof.laws.branches import sums
 from bnfold.proof.laws.passing import handed_on
 from bnfold.proof.laws.products import einsum, linear
 from bnfold.proof.laws.sites import ARITHMETIC
+from bnfold.proof.laws.spreading import Spread
 from bnfold.proof.numbers.correct_rounding import told
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.proof.reading.model import Model
@@ -75,6 +76,7 @@ class Ledger:
             raise WrongError("the proof says two things of one node")
         self.used: set[object] = set()
         self.lost: dict[Place, Cause] = {}  # of what nothing is known
+        self.spread: dict[Place | None, tuple[Known, Spread]] = {}  # on several axes at once
         self.regrouped: dict[Place, Known] = {}  # what has the same elements, in another shape
         self.roots = {m.root: m.kept for m in self.proof.merged}
         self.kept_in_sums = set(self.roots.values())

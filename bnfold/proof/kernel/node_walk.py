@@ -22,6 +22,7 @@ from bnfold.proof.laws.absorbing import (
 from bnfold.proof.laws.passing import is_idle
 from bnfold.proof.laws.products import linear
 from bnfold.proof.laws.sites import SITES, TRAINS, trains
+from bnfold.proof.laws.spreading import SPREADING
 from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.steps import Ref
 
@@ -120,6 +121,8 @@ class NodeWalk(Passing):
     def _kept(self, node: Node, other: Node, ref: Ref) -> dict[int, Known | Relation]:
         if self.pairing.named:
             self._require_same_outputs(node, other)
+        if node.op in SPREADING and self._place(node) in self.spread:
+            return self._on_several_axes(node, other)
         inputs = self._inputs(node, other)
         if any(bodies(node.proto)):
             self._require_same_operator(node, other)

@@ -6,13 +6,14 @@ import numpy as np
 
 from bnfold import steps
 from bnfold.graph.index import Node
-from bnfold.proof.kernel.ledger import Known, Ledger
+from bnfold.proof.kernel.ledger import Known, Ledger, Place
 from bnfold.proof.kernel.meaning import changed_between
 from bnfold.proof.laws import arithmetic, beside
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_constant
 from bnfold.proof.laws.joining import JOINING, joined
 from bnfold.proof.laws.passing import LAWS, passed
 from bnfold.proof.laws.sites import constant_slot
+from bnfold.proof.laws.spreading import Spread, moved
 from bnfold.proof.numbers.maps import Relation
 from bnfold.steps import Ref
 
@@ -49,7 +50,12 @@ class Passing(Ledger):
                 self._took(pair, *padded)
                 return {0: padded[1]}
         if node.op in LAWS and relations[0] is not None and all(r.same for r in some[1:]):
-            return self._through_all(node, relations[0])
+            try:
+                return self._through_all(node, relations[0])
+            except UnprovenError:
+                if node.op == "Reshape" and self._spreads(node, other, relations[0]):
+                    return {}
+                raise
         if node.op in JOINING:
             if len(some) == len([name for name in node.proto.input if name]):
                 return {0: self._joined(node, some)}
@@ -65,6 +71,46 @@ class Passing(Ledger):
                 return {0: passing}
         culprit = next(r for r in some if not r.same)
         raise UnprovenError(f"it reads what {apart(culprit)}, which {node.op} does not let pass")
+
+    def _spreads(self, node: Node, other: Node, relation: Relation) -> bool:
+        """Whether the channels now lie on several axes, where they are known but no relation is."""
+        start = Spread.of(relation)
+        spread = None if start is None else moved(self.original, node, start)
+        if spread is not None:
+            place = (other.scope, other.output)
+            self.spread[node.scope, node.output] = (Known(place, relation), spread)
+        return spread is not None
+
+    def _on_several_axes(self, node: Node, other: Node) -> dict[int, Known | Relation]:
+        """A Reshape or Transpose of what has its channels on several axes."""
+        ref, place = Ref(*self.original.positions[node]), self._place(node)
+        assert place is not None
+        known, spread = self.spread[place]
+        if ref in self.carried or any((ref, slot) in self.taken for slot in (0, 1)):
+            raise WrongError(f"a {node.op} has no constants that take maps")
+        if node.call_attribute():
+            raise UnprovenError("an attribute that only a call gives")
+        self._require_same_operator(node, other)
+        self.known[place] = known  # for this node alone
+        try:
+            inputs = self._inputs(node, other)
+        finally:
+            self.known[place] = None
+        if any(k is not None and not k.relation.same for k in inputs[1:]):
+            raise UnprovenError("a shape that is not the same")
+        behind = moved(self.original, node, spread)
+        if behind is None:
+            raise UnprovenError("channels that do not stay apart")
+        if behind.is_whole:
+            return {0: behind.applied(known.relation)}
+        there = Known((other.scope, other.output), known.relation)
+        self.spread[node.scope, node.output] = (there, behind)
+        return {}
+
+    def _place(self, node: Node) -> Place | None:
+        """Where a node's first input is made."""
+        owner = node.scope.owner(node.input(0)) if node.input(0) else None
+        return None if owner is None else (owner, node.input(0))
 
     def _through_all(self, node: Node, relation: Relation) -> dict[int, Known | Relation]:
         """What each output is; of those that nothing passes to, nothing is known."""
@@ -128,6 +174,9 @@ class Passing(Ledger):
         if relation is None or names[0] == names[1]:
             return None
         return beside.padding(pair, relation)
+
+    def _inputs(self, node: Node, other: Node) -> list[Known | None]:
+        raise NotImplementedError
 
     def _require_same_operator(self, node: Node, other: Node) -> None:
         """With the same attributes; where places tell nodes apart, these are compared as bytes."""

@@ -91,19 +91,19 @@ def regrouped(a: Map, here: Shape, there: Shape) -> Map | str:
         return a
     size = here[axis]
     known = all(isinstance(dim, int) for dim in (*here, *there))
-    if known and not _as_many(here, there):
+    if known and not as_many(here, there):
         return UNKNOWN
     for place, dim in enumerate(there):
         if dim == size and (
-            _as_many(here[:axis], there[:place])
-            or _as_many(here[axis + 1 :], there[place + 1 :])
+            as_many(here[:axis], there[:place])
+            or as_many(here[axis + 1 :], there[place + 1 :])
         ):  # fmt: skip
             return along(a, place)
     for place, dim in enumerate(there):
         if not (isinstance(dim, int) and isinstance(size, int) and min(dim, size) > 1):
             continue
-        front = _as_many(here[:axis], there[:place])
-        behind = _as_many(here[axis + 1 :], there[place + 1 :])
+        front = as_many(here[:axis], there[:place])
+        behind = as_many(here[axis + 1 :], there[place + 1 :])
         if not (front or behind) or len(a) != size:
             continue
         ids = a.ids
@@ -119,7 +119,7 @@ def regrouped(a: Map, here: Shape, there: Shape) -> Map | str:
     return a.uniform() or APART
 
 
-def _as_many(one: Sequence[Dim], other: Sequence[Dim]) -> bool:
+def as_many(one: Sequence[Dim], other: Sequence[Dim]) -> bool:
     """Whether two lists of dimensions certainly have as many elements."""
 
     def size(dims: Sequence[Dim]) -> tuple[int, list[str]]:

@@ -54,7 +54,7 @@ def places(index: Index, planned: Plan) -> Iterator[Place]:
             if relied_on and name in scope.producers:
                 yield Place(None, True, 0, scope, name, Affine.identity())
     for node in index.nodes():
-        if draft.is_removed(node):
+        if draft.is_removed(node) or draft.scattered[node]:
             continue
         ref = draft.ref(node)
         made = sums.get(node, node)  # what its branches make together is now made by one of them
@@ -65,6 +65,9 @@ def places(index: Index, planned: Plan) -> Iterator[Place]:
         for slot, name in enumerate(node.proto.input):
             owner = node.scope.owner(name) if name else None
             if owner is not node.scope or name not in owner.producers:
+                continue
+            maker = draft.producer(owner, name)
+            if maker is not None and draft.scattered[maker]:
                 continue
             found = numbers.between(*draft.relation_at(node, slot))
             if found is not None:

@@ -884,6 +884,18 @@ def test_a_map_does_not_go_up_through_a_cast_to_a_wider_type() -> None:
     }"""
     model = parse(text, w=numbers(4, 3, 1, 1, dtype=np.float16), **bn(4))
     assert reason(model) == "narrower-type"
+    for op in ("Relu", "Exp"):
+        rest = f"e = {op} (n) y = Cast <to = 10> (e)"
+        again = parse(
+            text.replace("float[2,4,6,6] y", "float16[2,4,6,6] y").replace(
+                "] y = Batch", "] n = Batch"
+            ).replace("m, v)", f"m, v) {rest}"),
+            w=numbers(4, 3, 1, 1, dtype=np.float16), **bn(4),
+        )  # fmt: skip
+        if op == "Relu":  # as mixed precision has it: all is rounded to float16 again
+            assert folded(again, execute=False).ops == ["Conv", "Cast", "Relu", "Cast"]
+        else:
+            assert reason(again) == "narrower-type"
     text = """
     g (float16[2,4,6,6] x) => (float[2,3,6,6] y) {
       [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
