@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import onnx
+import onnx.inliner
 from msgspec import structs
 
 from bnfold.folding.apply import apply
@@ -67,15 +68,20 @@ def fold_in_place(
     require_sites(index, options)
     before, planned = NodeCounts.of(index), plan(index, options)
     may_inline &= options is None or not (options.skip or options.only)  # which changes names
-    if may_inline and (found := inlined(model, planned.verdicts)) is not None:
-        copy, names = found
-        inner = fold_in_place(copy, storage, options, may_inline=False, watch=watch)
-        kept = sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
+    best, kept = None, sum(v.op == BATCH_NORM and not v.folded for v in planned.verdicts)
+    for copy, names in inlined(model, planned.verdicts) if may_inline and kept else ():
+        inner = fold_in_place(copy, storage, options, may_inline=False)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
-            model.CopyFrom(copy)
-            proof = structs.replace(from_json(inner.proof.encode()), inlined=names)
-            text = to_json(proof).decode()
-            return dataclasses.replace(inner, model=model, before=before, proof=text)
+            best, kept = (inner, names), inner.after.batch_norms
+    if best is not None:
+        inner, names = best
+        if watch is not None:  # who must not see what did not pay
+            again = onnx.inliner.inline_selected_functions(model, list(names))
+            fold_in_place(again, storage, options, may_inline=False, watch=watch)
+        model.CopyFrom(inner.model)
+        proof = structs.replace(from_json(inner.proof.encode()), inlined=names)
+        text = to_json(proof).decode()
+        return dataclasses.replace(inner, model=model, before=before, proof=text)
     if watch is not None:
         watch.planned(index, planned)
     applied = apply(index, planned)

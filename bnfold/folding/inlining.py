@@ -6,7 +6,7 @@ Inlined, each call has a body of its own with its own weights, and both fold.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import onnx.inliner
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
@@ -22,23 +22,39 @@ Names = tuple[tuple[str, str], ...]  # domains and names of functions
 
 def inlined(
     model: ModelProto, verdicts: Iterable[Verdict]
-) -> tuple[ModelProto, Names] | None:  # fmt: skip
-    """A copy with the functions inlined in which a site was kept; None where there are none.
+) -> Iterator[tuple[ModelProto, Names]]:  # fmt: skip
+    """Copies with the functions inlined in which a site was kept, and then those beside them too.
 
-    None as well where they call each other in a circle, or would expand without bounds.
+    None where they call each other in a circle, or would expand without bounds.
     """
     kept = {verdict.scope for verdict in verdicts if not verdict.folded}
-    chosen = [
+    chosen = tuple(
         (function.domain, function.name)
         for function in model.functions
         if any(_stands_in(scope, function) for scope in kept)
-    ]
+    )
     if not chosen or _expanded(model) > _MOST_NODES:
-        return None
-    try:
-        return onnx.inliner.inline_selected_functions(model, chosen), tuple(chosen)
-    except Exception:  # the inliner gives up on models that it does not understand
-        return None
+        return
+    for names in dict.fromkeys((chosen, _with_neighbours(model, chosen))):
+        try:
+            yield onnx.inliner.inline_selected_functions(model, list(names)), names
+        except Exception:  # the inliner gives up on models that it does not understand
+            return
+
+
+def _with_neighbours(model: ModelProto, chosen: Names) -> Names:
+    """Also the functions whose results theirs read, or that read theirs: a Conv before a norm."""
+    functions = {(function.domain, function.name) for function in model.functions}
+    found = dict.fromkeys(chosen)
+    for nodes in (model.graph.node, *(function.node for function in model.functions)):
+        calls = [node for node in nodes if (node.domain, node.op_type) in functions]
+        ours = [node for node in calls if (node.domain, node.op_type) in chosen]
+        read = {name for node in ours for name in node.input if name}
+        made = {name for node in ours for name in node.output if name}
+        for node in calls:
+            if read.intersection(node.output) or made.intersection(node.input):
+                found[node.domain, node.op_type] = None
+    return tuple(found)
 
 
 def _stands_in(scope: str, function: FunctionProto) -> bool:

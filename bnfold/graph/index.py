@@ -208,6 +208,11 @@ class Index:
         for scope in self.scopes:
             yield from scope.nodes
 
+    def bodies_of(self, node: Node) -> list[Scope]:
+        """The scopes of the graphs that a node holds."""
+        graphs = {id(graph) for _, graph in bodies(node.proto)}
+        return [scope for scope in self.scopes if id(scope.container) in graphs]
+
     def _add(self, container: Container, parent: Scope | None, label: str, opset: int) -> None:
         scope = Scope(container, parent, label, opset, len(self.scopes))
         self.scopes.append(scope)

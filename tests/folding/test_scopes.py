@@ -8,6 +8,7 @@ import pytest
 from onnx import ModelProto, helper
 
 import bnfold
+from bnfold.steps import from_json
 from tests.support import assert_same_outputs, bn, folded, numbers, parse, reason
 
 IF_BODY = """
@@ -190,6 +191,47 @@ def test_a_function_that_would_make_the_model_longer_is_not_inlined() -> None:
     model = parse(text, **WEIGHTS, **bn(2))
     model.functions[0].node[-1].attribute[0].CopyFrom(helper.make_attribute("epsilon", 0.0))
     assert reason(model, check=False) == "function-argument"
+
+
+APART = """
+<ir_version: 8, opset_import: ["": 17, "own": 1]>
+g (float[1,2,4,4] x) => (float[1,2,4,4] z) {
+  [call1] c = own.Convolve (x, w1)
+  [call2] d = own.Norm <eps = 0.0> (c, s, b, m, v)
+  [relu] e = Relu (d)
+  [call3] f = own.Convolve (e, w2)
+  [call4] z = own.Norm <eps = 0.0> (f, s, b, m, v)
+}
+<domain: "own", opset_import: ["": 17]>
+Convolve (x, w) => (y) { [conv] y = Conv (x, w) }
+<domain: "own", opset_import: ["": 17]>
+Norm <eps> (x, s, b, m, v) => (y) {
+  [norm] y = BatchNormalization <epsilon : float = @eps> (x, s, b, m, v)
+}"""
+
+
+def test_a_convolution_and_a_batch_normalization_in_functions_of_their_own() -> None:
+    model = parse(APART, **WEIGHTS, **bn(2))
+    result = bnfold.fold(model)
+    assert [node.op_type for node in result.model.graph.node] == ["Conv", "Relu", "Conv"]
+    assert_same_outputs(model, result.model)
+    assert {tuple(name) for name in from_json(result.proof.encode()).inlined} == {
+        ("own", "Convolve"), ("own", "Norm")
+    }  # fmt: skip
+
+
+def test_a_function_that_no_norm_stands_beside_stays() -> None:
+    text = (
+        APART.replace("[relu] e = Relu (d)", "[far] e = own.Far (d)")
+        + """
+    <domain: "own", opset_import: ["": 17]>
+    Far (x) => (y) { [relu] r = Relu (x) [exp] y = Exp (r) }"""
+    )
+    model = parse(text.replace("own.Far (d)", "own.Far (g)").replace(
+        "[far]", "[between] g = Relu (d) [far]"), **WEIGHTS, **bn(2))  # fmt: skip
+    ops = [node.op_type for node in bnfold.fold(model).model.graph.node]
+    assert "BatchNormalization" not in ops
+    assert "Norm" not in ops
 
 
 def test_functions_that_call_each_other_in_a_circle_are_not_followed() -> None:

@@ -6,7 +6,7 @@ fixed number of steps, so that planning is linear in the number of sites.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 from bnfold.folding.rules.base import Step, broadcast_along, refuse
 from bnfold.folding.walk.table import DOWN, UP
@@ -90,18 +90,31 @@ class Propagation:
         if isinstance(operand, Operand) and not operand.quantized:
             return self._into_constant(reader, slot, operand, a)
         name = draft.origin(scope, reader.input(slot))
+
+        def is_mine(use: Use) -> bool:
+            mine = use.node is reader and use.slot == slot and use.role is Role.READ
+            return mine or self._goes(use)
+
+        return self._have_made(reader, scope, name, a, is_mine)
+
+    def _have_made(
+        self, reader: Node, scope: Scope, name: str, a: Affine, is_mine: Callable[[Use], bool]
+    ) -> Refusal | None:
+        """Have a computed value of a scope made as a(value), which only `is_mine` may read."""
+        draft = self.draft
         if (refusal := self._shape_mismatch(reader, scope, name, a)) is not None:
             return refusal
         producer = scope.producers.get(name)
         rule = UP.get(draft.op(producer)) if producer else None
-        if producer is None or rule is None:
+        if producer is None or (rule is None and producer.op != "If"):
             return Refusal(Reason.NO_LINEAR_PRODUCER, reader.label, _describe_producer(scope, name))
         for use in draft.uses(scope, name):
-            mine = use.node is reader and use.slot == slot and use.role is Role.READ
-            if not (mine or self._goes(use) or _reads_only_the_shape(use)):
+            if not (is_mine(use) or _reads_only_the_shape(use)):
                 return _other_use(producer, name, use)
         if (refusal := self._count_step(producer)) is not None:
             return refusal
+        if rule is None:
+            return self._in_both_branches(producer, list(producer.proto.output).index(name), a)
         if producer.op == "Split" and self._all_outputs_go(producer):
             return self._before_split(producer, a)
         output = list(producer.proto.output).index(name)
@@ -111,6 +124,19 @@ class Propagation:
         if refusal is None:
             draft.add(Carry(producer, a.origin, output=output))
         return refusal
+
+    def _in_both_branches(self, choice: Node, output: int, a: Affine) -> Refusal | None:
+        """A(If(then, else)) = If(A(then), A(else))."""
+        for body in self.draft.index.bodies_of(choice):
+            name = body.container.output[output].name  # type: ignore[union-attr]
+            ends = [use for use in self.draft.uses(body, name) if use.role is Role.OUTPUT]
+            if len(ends) > 1:
+                return refuse(Reason.GRAPH_OUTPUT, choice, name)
+            refusal = self._have_made(choice, body, name, a, lambda use: use.role is Role.OUTPUT)
+            if refusal is not None:
+                return refusal
+        self.draft.add(Carry(choice, a.origin, output=output))
+        return None
 
     def _goes(self, use: Use) -> bool:
         return use.node is not None and (use.node, use.slot) in self.going

@@ -33,7 +33,6 @@ from bnfold.graph.budget import Budget
 from bnfold.graph.index import Index, Node, Role, Scope, Use
 from bnfold.graph.operator_signature import signature_fault
 from bnfold.graph.shape_inference import InferredShapes, Shape
-from bnfold.onnx_io.protos import size_in_bytes
 from bnfold.options import Options
 from bnfold.reasons import Reason, Refusal
 
@@ -64,7 +63,7 @@ class Draft:
         `too_costly` are nodes behind which a site must stay, and what its fold would cost.
         """
         self.too_costly = too_costly or {}
-        self._index = index
+        self.index = index
         self.options = options
         self.inferred = InferredShapes(
             index.model, index.storage, freeze=options.freeze_initializers
@@ -134,11 +133,6 @@ class Draft:
         if isinstance(constant, Refusal) or not constant.is_stored:
             return False
         return len(constant.scope.uses[constant.name]) == 1
-
-    def stored_bytes(self) -> int:
-        """What the initializers of the model take."""
-        tensors = (t for scope in self._index.scopes for t in scope.initializers.values())
-        return sum(size_in_bytes(tensor) or 0 for tensor in tensors)
 
     # --- nodes -----------------------------------------------------------------------------------
 
@@ -268,7 +262,7 @@ class Draft:
     def ref(self, node: Node) -> steps.Ref:
         """How a proof names a node of the model as it is."""
         if not self._refs:
-            self._refs = refs_of(self._index)
+            self._refs = refs_of(self.index)
         return self._refs[node]
 
     # --- planning --------------------------------------------------------------------------------

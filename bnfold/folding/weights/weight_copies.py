@@ -47,7 +47,7 @@ def not_worth_copying(draft: Draft, owners: Owners, norms: Collection[Node]) -> 
             for_norms.append(copy)
         else:
             too_costly.update(dict.fromkeys(copy.sites, copy))
-    left = max(PER_NORM, SHARE * draft.stored_bytes())
+    left = max(PER_NORM, SHARE * _stored_bytes(draft))
     for copy in sorted(for_norms, key=lambda c: c.bytes):
         left -= copy.bytes
         if left < 0:
@@ -84,3 +84,9 @@ def _copies(draft: Draft, owners: Owners) -> Iterator[Copy]:
         copied = list(values.values())[0 if kept else 1 :]
         for sites in copied:
             yield Copy(constant.name, size_in_bytes(constant.tensor) or 0, frozenset(sites))
+
+
+def _stored_bytes(draft: Draft) -> int:
+    """What the initializers of the model take."""
+    tensors = (t for scope in draft.index.scopes for t in scope.initializers.values())
+    return sum(size_in_bytes(tensor) or 0 for tensor in tensors)

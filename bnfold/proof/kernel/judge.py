@@ -59,6 +59,7 @@ from bnfold.proof.kernel.passing import apart
 from bnfold.proof.kernel.regions import Correspondence
 from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.numbers.maps import Relation
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.same_constants import same_constant
 from bnfold.steps import Proof
@@ -198,7 +199,8 @@ class _Walk(NodeWalk):
 
     # --- scopes ----------------------------------------------------------------------------------
 
-    def _scope(self, old: Scope, new: Scope) -> None:
+    def _scope(self, old: Scope, new: Scope, *, passes: bool = False) -> list[Relation | None]:
+        """Lead relations through a scope; what its outputs are, of a branch that may pass them."""
         ours, theirs = self.original.inputs(old), self.folded.inputs(new)
         for name, other in zip(ours, theirs, strict=False):
             if self.original.is_constant(old, name):
@@ -213,16 +215,17 @@ class _Walk(NodeWalk):
         names = [_output_names(scope) for scope in (old, new)]
         if len(names[0]) != len(names[1]):
             self._say(WrongError("it has not the same number of outputs"), old.label or WHOLE)
-        for a, b in zip(*names, strict=False):
-            self._output(old, a, new, b)
+        return [self._output(old, a, new, b, passes) for a, b in zip(*names, strict=False)]
 
-    def _output(self, old: Scope, name: str, new: Scope, other: str) -> None:
+    def _output(
+        self, old: Scope, name: str, new: Scope, other: str, passes: bool
+    ) -> Relation | None:
         owner, theirs = old.owner(name), new.owner(other)
         assert owner is not None
         assert theirs is not None
         if self.original.is_constant(owner, name):
             self.given.append(((owner, name), (theirs, other)))
-            return
+            return self.same
         known = self.known.get((owner, name))
         producer = owner.producers.get(name)
         label = producer.label if producer else name
@@ -230,16 +233,22 @@ class _Walk(NodeWalk):
             self.say_once(self.cause((owner, name)))
         elif known.folded != self.source(theirs, other):
             self._say(WrongError(f"the output {other!r} is made from something else"), label)
+        elif passes and owner is old:
+            return known.relation
         elif not known.relation.same:
             wrong = WrongError(f"the output {name!r} {apart(known.relation)}", certain=True)
             self._say(wrong, label)
+        else:
+            return self.same
+        return None
 
-    def _body(self, node: Node, other: Node) -> None:
+    def _body(self, node: Node, other: Node) -> dict[int, Known | Relation]:
+        """What the outputs of a node with bodies are: of an If, what they are in both branches."""
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
         if ours.keys() != theirs.keys():
             raise WrongError("it has other bodies than in the original")
         names = {id(body): name for name, body in ours.items()}
-        visited = 0
+        ended: list[list[Relation | None]] = []
         for old, new in self.pairing.scopes.items():
             name = names.get(id(old.container))
             if old.parent is node.scope and name is not None:
@@ -247,10 +256,27 @@ class _Walk(NodeWalk):
                     raise WrongError("it has other bodies than in the original")
                 if len(old.inputs) != len(new.inputs):
                     raise WrongError("a body with other inputs")
-                self._scope(old, new)
-                visited += 1
-        if visited != len(ours):
+                ended.append(self._scope(old, new, passes=node.op == "If"))
+        if len(ended) != len(ours):
             raise WrongError("it has other bodies than in the original")
+        if node.op != "If":
+            return dict.fromkeys(range(len(node.proto.output)), self.same)
+        return {
+            place: self._in_all_branches([ends[place] for ends in ended])
+            for place in range(min([len(node.proto.output), *map(len, ended)]))
+        }
+
+    def _in_all_branches(self, ends: list[Relation | None]) -> Relation:
+        """The relation of a value that is made in one of several branches."""
+        first = ends[0]
+        if first is None or any(end is None for end in ends):
+            raise UnprovenError("of what a branch gives nothing is known")
+        known = [end for end in ends if end is not None]
+        if all(end.same for end in known):
+            return self.same
+        if not all(end.p.equals(first.p) and end.q.equals(first.q) for end in known):
+            raise UnprovenError("its branches give what is not the same in both models")
+        return first
 
 
 def _output_names(scope: Scope) -> list[str]:

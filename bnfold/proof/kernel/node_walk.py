@@ -132,8 +132,7 @@ class NodeWalk(Passing):
                 known = self.known.get((owner, name)) if owner is not None else None
                 if known is not None and not known.relation.same:
                     raise UnprovenError(f"its body reads {name!r}, which {apart(known.relation)}")
-            self._body(node, other)
-            return dict.fromkeys(range(len(node.proto.output)), self.same)
+            return self._body(node, other)
         pair = Pair(self.original, node, self.folded, other, self.loose)
         different = any(known is not None and not known.relation.same for known in inputs)
         if node.call_attribute() and (different or ref in self.carried):
@@ -215,5 +214,5 @@ class NodeWalk(Passing):
             if known is not None and not known.relation.same:
                 raise UnprovenError(f"{node.op} reads what {apart(known.relation)}")
 
-    def _body(self, node: Node, other: Node) -> None:
+    def _body(self, node: Node, other: Node) -> dict[int, Known | Relation]:
         raise NotImplementedError

@@ -55,9 +55,12 @@ def test_down(batch: str) -> None:
 
 
 def test_two_shuffles_behind_each_other() -> None:
-    again = SHUFFLE.format(perm="[0,2,1,3,4]").replace("cut]", "cut2]").replace(", cut)", ", cut2)")
-    for old, new in (("(c,", "(d,"), ("d =", "e ="), ("p =", "r ="), ("(p)", "(r)"),
-                     ("q =", "t ="), ("(q", "(t"), ("turn]", "turn2]"), ("join]", "join2]")):  # fmt: skip
+    again = SHUFFLE.format(perm="[0,2,1,3,4]").replace("cut]", "cut2]")
+    again = again.replace(", cut)", ", cut2)")
+    for old, new in (
+        ("(c,", "(d,"), ("d =", "e ="), ("p =", "r ="), ("(p)", "(r)"), ("q =", "t ="),
+        ("(q", "(t"), ("turn]", "turn2]"), ("join]", "join2]"),
+    ):  # fmt: skip
         again = again.replace(old, new)
     text = f"""
     g (float[2,3,4,5] x) => (float[2,6,4,5] y) {{
