@@ -29,7 +29,7 @@ from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
 from bnfold.onnx_io.replace_file import Kind, require_replaceable
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import on_disk, write_model
-from bnfold.options import Level, Options, RunOptions, Verify, current_choice, require_choice
+from bnfold.options import Level, Options, Rest, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.prediction.consistency import consistency_of
 from bnfold.tuning.prediction.verdicts import LayerSummary
@@ -298,10 +298,20 @@ def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
             freeze_initializers=freeze,
             allow_max=counts[1]["Max"] > counts[0]["Max"],
             merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
+            rest=_likely_rest(*counts),
         )
         return [fold_in_place(before.model, before.storage, options).proof]
     except ModelError:  # said by whoever compares them
         return []
+
+
+def _likely_rest(before: Counter[str], after: Counter[str]) -> Rest:
+    """What two models say of the BatchNormalizations that nothing took."""
+    if after[BATCH_NORM] or not before[BATCH_NORM]:
+        return "keep"
+    if after["Conv"] > before["Conv"]:
+        return "conv"
+    return "affine" if after["Mul"] + after["Add"] > before["Mul"] + before["Add"] else "keep"
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:

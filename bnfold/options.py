@@ -14,6 +14,7 @@ Verify: TypeAlias = Literal["none", "proof", "run", "full"]
 Level: TypeAlias = Literal["frame", "proof", "folds", "run", "full"]
 Fill: TypeAlias = Literal["mixed", "normal", "uniform", "zeros", "ones", "arange"]
 FrozenForm: TypeAlias = Literal["mul-add", "batchnorm"]
+Rest: TypeAlias = Literal["keep", "affine", "conv"]
 Scales: TypeAlias = Literal["power-of-two", "free"]
 FailOn: TypeAlias = Literal["foldable", "any", "drifted", "statistics"]
 ImageLayout: TypeAlias = Literal["NCHW", "NHWC"]
@@ -53,6 +54,9 @@ class Options:
             nothing is folded.
         only: names or patterns of the nodes that may be folded, when no others may.
         only_batch_norm: leave constant Mul, Add, Sub and Div nodes alone.
+        rest: what becomes of a BatchNormalization that nothing takes: "keep" it, or write it out
+            as Mul and Add ("affine") or as a depthwise 1×1 convolution ("conv"), for devices that
+            have none. That is no gain on a CPU.
     """
 
     freeze_initializers: bool = False
@@ -61,6 +65,11 @@ class Options:
     skip: tuple[str, ...] = ()
     only: tuple[str, ...] = ()
     only_batch_norm: bool = False
+    rest: Rest = "keep"
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for a form that there is not."""
+        require_choice("rest", self.rest, Rest)
 
     def skips(self, name: str) -> bool:
         """Whether the node of this name must not change."""

@@ -24,6 +24,11 @@ class Verdict:
     branches: int = 0  # how many branches a join adds up, where these were to be merged
 
     @property
+    def written_out(self) -> bool:
+        """Whether the node took nothing but its own map, as other operators."""
+        return self.into == (self.site,)
+
+    @property
     def folded(self) -> bool:
         """Whether the node is gone."""
         return self.refusal is None

@@ -30,7 +30,7 @@ from bnfold.cli.option_types import (
     warn_without_limit,
 )
 from bnfold.cli.sections import SectionCommand, SectionOption
-from bnfold.options import Fill, ImageLayout, Options, RunOptions, Verify
+from bnfold.options import Fill, ImageLayout, Options, Rest, RunOptions, Verify
 
 if TYPE_CHECKING:
     from bnfold.tuning.data_statistics import Dataset
@@ -95,6 +95,12 @@ fold_options = group(
     option(
         sections.FOLDING, "--only-batchnorm", "only_batch_norm", is_flag=True,
         help="Leave constant Mul, Add, Sub and Div nodes alone.",
+    ),
+    option(
+        sections.FOLDING, "--rest", type=click.Choice(get_args(Rest)), default="keep",
+        help="What becomes of a BatchNormalization that nothing takes: keep it, or write it out as "
+        "Mul and Add (affine) or a depthwise 1×1 convolution (conv) for devices that have none. "
+        "No gain on a CPU.", show_default=True,
     ),
     option(
         sections.FOLDING, "--skip", multiple=True, metavar="NAME",

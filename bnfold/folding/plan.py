@@ -10,6 +10,7 @@ reader of the one before: together one map y = s·x + t. It is offered, in this 
     s up, t stays       in the chain's own Add, or in one that its BatchNormalization becomes
     t/s stays, s down   before a padded convolution, or a Relu
     one for several     of a chain that stays only one BatchNormalization is left
+    written out         if that is asked for
 
 and the first that is taken altogether is planned. Sites are taken from the last to the first.
 Planning reads the graph and changes nothing.
@@ -18,11 +19,12 @@ Planning reads the graph and changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from bnfold.folding.chains import Chain, chains_of, recut
-from bnfold.folding.site import Site
+from bnfold.folding.sites.chains import Chain, chains_of, recut
+from bnfold.folding.sites.site import Site
+from bnfold.folding.sites.written_out import write_out_rest
 from bnfold.folding.weights.constants import Constants
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit
@@ -101,6 +103,9 @@ class _Planning:
             while chain and (parts := list(recut(draft, chain))):
                 verdicts.extend(self._site(parts[-1]))
                 chain = chain[: chain.index(parts[-1][0])]
+        if draft.options.rest != "keep":
+            written = set(write_out_rest(draft, index, draft.options.rest))
+            verdicts = [_written_out(v) if _is_of(v, written) else v for v in verdicts]
         order = {(v.scope, v.output): k for k, v in enumerate(_graph_order(index))}
         verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
         return Plan(tuple(draft.edits), tuple(verdicts), draft.constants, tuple(made))
@@ -124,6 +129,14 @@ def _of_merge(merge: Merge) -> Iterator[Verdict]:
             node.label, node.op, node.scope.label, node.output, into, merge.refusal,
             branches=branches,
         )  # fmt: skip
+
+
+def _is_of(verdict: Verdict, nodes: set[Node]) -> bool:
+    return any((n.scope.label, n.output) == (verdict.scope, verdict.output) for n in nodes)
+
+
+def _written_out(verdict: Verdict) -> Verdict:
+    return replace(verdict, into=(verdict.site,), refusal=None, below=None)
 
 
 def _graph_order(index: Index) -> Iterator[Verdict]:

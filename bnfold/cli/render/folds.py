@@ -106,6 +106,8 @@ def _verdicts(verdicts: Iterable[Verdict], folded: str, *, verbose: bool) -> lis
 
 
 def _verdict(verdict: Verdict, folded: str) -> Text:
+    if verdict.written_out:
+        return Text("written out, as asked for: no gain on a CPU", style="green")
     if verdict.refusal is None:
         into = ", ".join(map(plain, verdict.into))
         how = f"{verdict.branches} branches merged into" if verdict.branches else folded

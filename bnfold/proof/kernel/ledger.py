@@ -9,7 +9,7 @@ from bnfold import steps
 from bnfold.graph.index import Node, Scope
 from bnfold.proof.kernel.expressions import Expressions
 from bnfold.proof.kernel.flattened import REGROUPING, Flattened, flattened, same_but_one
-from bnfold.proof.kernel.meaning import attributes, changed_attribute
+from bnfold.proof.kernel.meaning import attributes, changed_attribute, may_change
 from bnfold.proof.kernel.outcome import CertifiedFold, Finding, Outcome
 from bnfold.proof.kernel.pairing import Pairing, paired
 from bnfold.proof.laws import arithmetic, scale_and_bias
@@ -259,6 +259,10 @@ class Ledger:
         other = pair.other
         if other.op == "BatchNormalization":
             return scale_and_bias.kept_batch_norm(pair, given, u)
+        if other.op == "Conv":
+            return scale_and_bias.as_convolution(pair, given, u)
+        if other.op == "Mul" and len(other.proto.input) == 2 and not other.proto.attribute:
+            return scale_and_bias.scale_that_stays(pair, given, u)
         if other.op != "Add" or other.attribute("axis", -1) != -1 or len(other.proto.input) != 2:
             raise WrongError(f"a {other.op} cannot stand for it")
         owner = other.scope.owner(other.input(0))
@@ -283,16 +287,7 @@ class Ledger:
                 {a.name: with_data(m, a) for a in n.proto.attribute}
                 for m, n in ((pair.original, pair.node), (pair.folded, pair.other))
             )
-        allowed = set(allowed)
-        if pair.node.op == pair.other.op == "Gemm":
-            allowed = {"beta"}
-        elif pair.node.op == pair.other.op == "BatchNormalization":
-            allowed = {"epsilon"}  # with which its constants were judged
-        elif (pair.node.op, pair.other.op) == ("MatMul", "Gemm"):
-            allowed = {"alpha", "beta", "transA", "transB"}  # which are those of a product
-            allowed |= {"broadcast"} if pair.other.scope.opset < 7 else set()
-        elif pair.node.op != pair.other.op:
-            allowed = {*one}
+        allowed = {*allowed, *may_change(pair.node, pair.other, {*one}, {*two})}
         name = changed_attribute(one, two, allowed)
         if name is not None:
             raise WrongError(f"its attribute {name!r} has changed")

@@ -144,6 +144,21 @@ def changed_attribute(
     return next((name for name in names if one.get(name) != two.get(name)), None)
 
 
+def may_change(node: Node, other: Node, ours: set[str], theirs: set[str]) -> set[str]:
+    """The attributes that may be others where a law has judged a node and what stands for it."""
+    ops = (node.op, other.op)
+    if ops == ("Gemm", "Gemm"):
+        return {"beta"}
+    if ops == ("BatchNormalization", "BatchNormalization"):
+        return {"epsilon"}  # with which its constants were judged
+    if ops == ("MatMul", "Gemm"):  # which are those of a product
+        old = {"broadcast"} if other.scope.opset < 7 else set()
+        return {"alpha", "beta", "transA", "transB"} | old
+    if ops == ("BatchNormalization", "Conv"):  # whose law has read them
+        return ours | theirs
+    return ours if node.op != other.op else set()
+
+
 def changed_between(original: Model, node: Node, folded: Model, other: Node) -> str | None:
     """The first attribute that a node of the folded model has another of."""
     return changed_attribute(attributes(original, node), attributes(folded, other))

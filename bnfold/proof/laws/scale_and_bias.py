@@ -12,6 +12,7 @@ from bnfold.proof.laws.absorbing import (
     WrongError,
     require_constant,
     require_same_growth,
+    require_zero,
 )
 from bnfold.proof.laws.sites import (
     batch_norm,
@@ -73,6 +74,46 @@ def shift_that_stays(pair: Pair, relation: Relation, u: Map) -> Taken:
 
 def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
     """A BatchNormalization as a Mul and an Add: (q(z)·c₁) + c₂."""
+    total = _of_folded(pair, relation, u)
+    taken = _holds(mul, total, total.scale, added=False)
+    again = _holds(pair, total, total.shift, added=True)
+    for name, tally in again.tallies.items():  # the two may be one constant
+        taken.tallies[f"{name} as a shift" if name in taken.tallies else name] = tally
+    return taken
+
+
+def scale_that_stays(pair: Pair, relation: Relation, u: Map) -> Taken:
+    """A BatchNormalization without a shift, as a Mul: q(z)·c."""
+    first = _of_folded(pair, relation, u)
+    require_zero(first.shift, "a Mul that would have to add")
+    return _holds(pair, first, first.scale, added=False)
+
+
+def as_convolution(pair: Pair, relation: Relation, u: Map) -> Taken:
+    """A BatchNormalization as a convolution of each channel with one number, and a bias."""
+    first, data = _of_folded(pair, relation, u), pair.shape(0)
+    weight, bias = (pair.folded.value_at(pair.other, slot) for slot in (1, 2))
+    if weight is None or bias is None or data is None or not isinstance(data[1], int):
+        raise UnprovenError("a convolution of unknown shape")
+    channels = data[1]
+    wide = first.over(1, channels)
+    plain = pair.other.attribute("group", 1) == channels
+    plain &= {a.name for a in pair.other.proto.attribute} == {"group"}
+    if not plain or weight.shape != (channels, *(1,) * (len(data) - 1)) or len(data) < 3:
+        raise WrongError("a convolution of another kind")
+    if wide is None or bias.shape != (channels,):
+        raise WrongError("a map of other channels")
+    taken = Taken()
+    for slot, values, added in ((1, wide.scale, False), (2, wide.shift, True)):
+        stored = pair.folded.value_at(pair.other, slot)
+        assert stored is not None
+        tally = taken.tally(pair.other.input(slot), slot)
+        check(stored.reshape(-1), Numbers.of(values), tally, loose=pair.loose, added=added)
+    return taken
+
+
+def _of_folded(pair: Pair, relation: Relation, u: Map) -> Map:
+    """What must be made of the folded model's value."""
     e = relation.original_of_folded()
     parameters = batch_norm(pair.original, pair.node)
     if e is None or parameters is None or pair.node.scope.opset < 7:
@@ -81,11 +122,7 @@ def written_out(pair: Pair, mul: Pair, relation: Relation, u: Map) -> Taken:
     total = first.then(u) if first is not None else None
     if total is None:
         raise UnprovenError("maps along two axes")
-    taken = _holds(mul, total, total.scale, added=False)
-    again = _holds(pair, total, total.shift, added=True)
-    for name, tally in again.tallies.items():  # the two may be one constant
-        taken.tallies[f"{name} as a shift" if name in taken.tallies else name] = tally
-    return taken
+    return total
 
 
 def _total(pair: Pair, relation: Relation, u: Map) -> Map:

@@ -95,6 +95,8 @@ def _sites(sites: Sequence[SiteReport], done: str) -> Iterator[str]:
 
 def _verdict(site: SiteReport) -> str:
     if site.reason is None:
+        if site.into == (site.name,):
+            return "written out, no gain on a CPU"
         return ", ".join(code(name, in_table=True) for name in site.into) or "did nothing"
     causes = [cause for cause in (site.reason, site.below) if cause is not None]
     told = dict.fromkeys(f"**{cause.code}**: {markdown(cause.sentence)}" for cause in causes)

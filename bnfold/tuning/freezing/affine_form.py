@@ -17,17 +17,14 @@ from onnx import TensorProto
 
 from bnfold.folding.plan import Plan
 from bnfold.folding.rules.affine_nodes import batch_norm
+from bnfold.folding.sites.written_out import as_mul_add
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.folding.weights.edits import Edit, Guard, Insert, SetOperator, Supply
 from bnfold.graph.index import BATCH_NORM, Index, Node
-from bnfold.onnx_io.protos import FLOAT_TYPES
 from bnfold.options import FrozenForm, Options
-from bnfold.reasons import Reason, Refusal
+from bnfold.reasons import Refusal
 from bnfold.verdict import Verdict
-
-_BROADCASTS = 7  # the opset from which on Mul and Add broadcast by NumPy's rules
-_ATTRIBUTES = ("consumed_inputs", "epsilon", "is_test", "momentum", "spatial", "training_mode")
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,11 @@ def _edits(draft: Draft, node: Node, form: FrozenForm) -> list[Edit] | Refusal:
     own = batch_norm(draft, node)
     if isinstance(own, Refusal):
         return own
-    edits = _as_batch_norm(draft, node, own) if form == "batchnorm" else _mul_add(draft, node, own)
+    edits = (
+        _as_batch_norm(draft, node, own)
+        if form == "batchnorm"
+        else as_mul_add(draft, node, own, both=True)
+    )
     if isinstance(edits, Refusal):
         return edits
     for edit in edits:
@@ -89,26 +90,6 @@ def _edits(draft: Draft, node: Node, form: FrozenForm) -> list[Edit] | Refusal:
         if (objection := draft.refusal_of(values)) is not None:
             return objection
     return edits
-
-
-def _mul_add(draft: Draft, node: Node, own: Affine) -> list[Edit] | Refusal:
-    """Mul, then an Add that keeps the BatchNormalization's name and output."""
-    shape = draft.shape(node, 0)
-    kind = draft.inferred.element_type(node.scope, node.input(0))
-    if shape is None or kind not in FLOAT_TYPES:
-        return Refusal(Reason.UNKNOWN_RANK, node.label)
-    if node.scope.opset < _BROADCASTS:
-        return Refusal(Reason.OLD_BROADCASTING, node.label, str(node.scope.opset))
-    ones = (1,) * (len(shape) - 2)
-    gamma, beta = (v.reshape(-1, *ones) for v in (own.scale, own.shift))
-    base = node.proto.name or node.output
-    scale = Supply(node, 1, gamma, kind, f"{base}.gamma_prime", guard=Guard(beta))
-    shift = Supply(node, 1, beta, kind, f"{base}.beta_prime")
-    return [
-        Insert(node, 0, "Mul", f"{base}.scale", scale),
-        SetOperator(node, "Add", drop=_ATTRIBUTES, inputs=2),
-        shift,
-    ]
 
 
 def _as_batch_norm(draft: Draft, node: Node, own: Affine) -> list[Edit]:

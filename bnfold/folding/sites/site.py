@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bnfold.folding.chains import Chain, DraftedChain
-from bnfold.folding.constant_sites import stored_instead
-from bnfold.folding.equal_sites import equals_of
-from bnfold.folding.partial_folds import (
+from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.sites.chains import Chain, DraftedChain
+from bnfold.folding.sites.constant_sites import stored_instead
+from bnfold.folding.sites.equal_sites import equals_of
+from bnfold.folding.sites.partial_folds import (
     Partial,
     merged_into_one,
     scale_up_shift_stays,
     shift_stays_scale_down,
 )
-from bnfold.folding.rules.affine_nodes import affine_map
 from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand

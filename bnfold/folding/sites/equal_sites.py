@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from bnfold.folding.chains import Chain, DraftedChain, Link
 from bnfold.folding.rules.affine_nodes import affine_map
+from bnfold.folding.sites.chains import Chain, DraftedChain, Link
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Role, Scope, Use

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bnfold.folding.chains import DraftedChain, Link
 from bnfold.folding.rules.affine_nodes import DEFAULT_EPSILON, affine_map
 from bnfold.folding.rules.base import broadcast_along
+from bnfold.folding.sites.chains import DraftedChain, Link
 from bnfold.folding.walk.propagation import Propagation
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Operand
