@@ -29,6 +29,9 @@ import bnfold
 
 HERE = Path(__file__).parent
 TOOLS = ("onnxruntime", "onnxsim", "onnxslim", "onnxoptimizer", "onnxscript")
+_INTEGERS = {
+    "rows": (1, 8, -1), "back": (8, 8, 3, 3), "cut": (0, 2, 4, 12, 12), "join": (0, 8, 12, 12),
+}  # fmt: skip
 NORM = "y = BatchNormalization (c, s, b, m, v)"
 Shape = tuple[int, ...]
 
@@ -61,7 +64,7 @@ class Pattern:
                 model.graph.initializer.append(numpy_helper.from_array(array.astype(dtype), name))
                 if self.overridable:
                     model.graph.input.append(onnx.helper.make_tensor_value_info(name, 1, shape))
-        for name, integers in (("rows", (1, 8, -1)), ("back", (8, 8, 3, 3))):
+        for name, integers in _INTEGERS.items():
             if name in words:
                 vector = np.array(integers, np.int64)
                 model.graph.initializer.append(numpy_helper.from_array(vector, name))
@@ -104,6 +107,16 @@ PATTERNS = (
     Pattern("Conv read by two, one of them BN",
             "a = Conv (x, w) c = BatchNormalization (a, s, b, m, v) e = Conv (c, p) q = Relu (a) "
             "z = Add (e, q) y = Identity (z)", K),
+    Pattern("Conv read by two BNs that are alike",
+            "a = Conv (x, w) c = BatchNormalization (a, s, b, m, v) r = Relu (c) "
+            "e = BatchNormalization (a, s, b, m, v) q = Sigmoid (e) y = Mul (r, q)", K),
+    Pattern("Conv → channel shuffle → BN",
+            "a = Conv (x, p) f = Reshape (a, cut) t = Transpose <perm = [0,2,1,3,4]> (f) "
+            f"c = Reshape (t, join) {NORM}", K),
+    Pattern("BN → padded Conv",
+            "c = BatchNormalization (x, s, b, m, v) y = Conv <pads = [1,1,1,1]> (c, w)", K),
+    Pattern("Einsum → BN", f'c = Einsum <equation = "nchw,oc->nohw"> (x, o) {NORM}',
+            {"o": (8, 8)}),
     Pattern("weight standardisation → Conv",
             "f = Reshape (w, rows) "
             "n, i, j = BatchNormalization <training_mode = 1> (f, s, b, m, v) "

@@ -38,11 +38,12 @@ NOTES = """
 - **overridable-input**: every weight is an input that callers may replace (`initasinput`, the face
   detector). `--freeze-initializers` folds all of them.
 - **training-mode**: exported in training mode.
-- **shift**, **another-reader** in `convmixer`, `preact`, MesoNet: a BatchNormalization behind a
-  non-linear operator or a residual sum, and in front of a padded convolution or another non-linear
-  operator. `--allow-max` folds those of MesoNet, which stand behind a Relu.
-- **not-transparent** in `fp16conv-blockbn`: float32 BatchNormalizations between Casts to and from
-  float16, which round.
+- **another-reader** in `preact`: a BatchNormalization behind a residual sum that is read again, and
+  in front of another non-linear operator, with scales of both signs.
+- In `convmixer` and MesoNet the shifts of some stay as Adds, as they stand behind a non-linear
+  operator and in front of a padded convolution. `--allow-max` folds those of MesoNet altogether.
+- **not-transparent** in `fp16conv-blockbn`: float32 BatchNormalizations behind Casts of values that
+  are not float16 to begin with, which round.
 - **no-linear-producer**: models of one BatchNormalization, with nothing to fold into.
 """
 

@@ -173,8 +173,9 @@ class Site:
             refusal = Refusal(
                 Reason.NO_PLACE_FOR_SHIFT, propagation.absorbed_by[-1]
             )  # MatMul + Add is a bias
-        if refusal is None and propagation.grows and not self.chain.may_be_batch_norm(below):
-            refusal = Refusal(Reason.NO_PLACE_FOR_SHIFT, propagation.absorbed_by[-1])
+        lone = not self.chain.may_be_batch_norm(below) and below.shifts
+        if refusal is None and lone and not propagation.meets_product():
+            refusal = Refusal(Reason.NO_PLACE_FOR_SHIFT, self.last.node.label)
         if refusal is None and self.first.node.scope.is_function:
             refusal = self._more_nodes(propagation)
         if refusal is None:

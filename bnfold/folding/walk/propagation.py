@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from bnfold.folding.rules.base import Step, broadcast_along, refuse
-from bnfold.folding.walk.table import DOWN, UP
+from bnfold.folding.walk.table import DOWN, PRODUCTS, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.folding.weights.edits import Carry, Edit, Rescale, Scatter, SetOperator, Supply
@@ -31,7 +31,6 @@ class Propagation:
         self.draft = draft
         self.absorbed_by: list[str] = []
         self.steps = 0
-        self.grows = False  # whether a constant gets more elements than it has
         self._start = len(draft.edits)
 
     def undo(self) -> None:
@@ -45,6 +44,10 @@ class Propagation:
             isinstance(edit, SetOperator) and edit.op_type != edit.node.op
             for edit in self.draft.edits[self._start :]
         )
+
+    def meets_product(self) -> bool:
+        """Whether a linear operator takes a part of it, or what follows from it."""
+        return any(edit.node.op in PRODUCTS for edit in self.draft.edits[self._start :])
 
     def new_constants(self) -> int:
         """How many of the constants that this walk changes cannot be changed where they stand."""
@@ -213,7 +216,6 @@ class Propagation:
         if isinstance(edit, Rescale):
             operand = self.draft.operand(edit.node, edit.slot)
             assert isinstance(operand, Operand), "rules look before they edit"
-            self.grows |= edit.shape_of(operand.shape) != operand.shape
             if operand.quantized:
                 a = edit.as_affine(operand.shape)
                 if a is None:

@@ -79,6 +79,13 @@ def _relu_down(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     return _demand(transparent.positive_homogeneous(draft, node, a, False))
 
 
+PRODUCTS = frozenset(
+    {
+        *recurrent.RECURRENT, "Conv", "ConvTranspose", "DeformConv", "Einsum", "Gemm", "MatMul",
+        "com.microsoft::FusedConv", "com.microsoft::FusedGemm",
+    }
+)  # fmt: skip
+
 UP: dict[str, Rule] = {
     **dict.fromkeys(PASS, _pass_up),
     "Add": elementwise.add_up,
