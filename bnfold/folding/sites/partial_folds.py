@@ -89,7 +89,9 @@ def _staying(chain: DraftedChain, walk: Propagation, holder: Link | None, a: Aff
     """
     draft, first, last = chain.draft, chain.first, chain.last
     shape = draft.shape(first.node, first.slot)
-    if holder is None and (shape is None or last.node.op != BATCH_NORM):
+    if shape is None and (holder is None or a.axis is not None):  # where is its axis?
+        raise _ImpossibleError
+    if holder is None and last.node.op != BATCH_NORM:
         raise _ImpossibleError
     if shape is not None and a.axis is not None and shape[a.axis : a.axis + 1] != (a.channels,):
         raise _ImpossibleError  # an Add could make the value larger

@@ -91,6 +91,19 @@ def test_an_add_that_would_make_the_value_larger_is_none() -> None:
     assert not bnfold.fold(model).folded
 
 
+def test_a_scalar_that_holds_the_shift_needs_a_known_rank() -> None:
+    text = """
+    g (float[2,4,6,6] x, float[A,B,C,D] z) => (float[2,4,6,6] y) {
+      [unknown] u = own.Unknown (z)
+      [norm] c = BatchNormalization <epsilon = 0.0> (u, s, b, m, v)
+      [shift] d = Add (c, k)
+      [relu] e = Relu (d) [conv] y = Conv <pads = [1,1,1,1]> (e, w)
+    }"""
+    header = '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
+    given = {"w": numbers(3, 4, 3, 3), "k": np.array(2, np.float32)} | POSITIVE
+    assert not bnfold.fold(parse(header + text, **given)).folded
+
+
 def test_a_scale_goes_up_past_a_relu_and_the_shift_stays() -> None:
     text = """
     g (float[2,3,6,6] x) => (float[2,4,6,6] y) {

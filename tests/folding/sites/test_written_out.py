@@ -17,7 +17,7 @@ from tests.support import Array, bn, numbers, parse
 AFFINE, CONV = Options(rest="affine"), Options(rest="conv")
 
 
-def alone(shape: str = "2,4,5,5", **parameters: Array) -> ModelProto:
+def alone(shape: str = "2,4,5,5", /, **parameters: Array) -> ModelProto:
     """Between two outputs of its kind, so that neither side can take it."""
     text = f"""
     g (float[{shape}] x) => (float[{shape}] y) {{
