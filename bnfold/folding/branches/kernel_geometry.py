@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +41,12 @@ class Kernel:
             )
         )
 
+    @property
+    def is_pointwise(self) -> bool:
+        """Whether it reads one element at a time, and all of them."""
+        plain = {*self.size, *self.strides} == {1}
+        return plain and not any((*self.begins, *self.ends))
+
     @classmethod
     def of_identity(cls, channels: int, axes: int) -> Kernel:
         """One tap in the middle for each channel: what passes x on."""
@@ -68,6 +76,65 @@ def of_conv(draft: Draft, node: Node, weight: Sequence[int]) -> Kernel | None:
         pads = (*less, *more) if auto_pad == b"SAME_UPPER" else (*more, *less)
     group = draft.attribute(node, "group", 1)
     return Kernel(group, size, strides, dilations, pads[:axes], pads[axes:])
+
+
+def of_pool(draft: Draft, node: Node, channels: int, axes: int) -> Kernel | None:
+    """An AveragePool as a kernel; None where its windows do not all average as many elements."""
+    size = tuple(draft.numbers(node, "kernel_shape") or ())
+    whole = not any(draft.numbers(node, "pads") or ()) or node.attribute("count_include_pad", 0)
+    automatic = node.attribute("auto_pad", b"NOTSET") != b"NOTSET"
+    if len(size) != axes or automatic or node.attribute("ceil_mode", 0) or not whole:
+        return None
+    found = of_conv(draft, node, (channels, 1, *size))
+    return None if found is None else replace(found, group=channels)
+
+
+def composed(inner: Kernel, outer: Kernel) -> Kernel:
+    """The kernel that reads x where `outer` reads what `inner` makes.
+
+    Position·s₂·s₁ + (k₂·d₂·s₁ + k₁·d₁) − (b₂·s₁ + b₁) for the taps k₁ and k₂.
+    """
+    sizes, dilations = [], []
+    for axis, stride in enumerate(inner.strides):
+        far, near = outer.dilations[axis] * stride, inner.dilations[axis]
+        last = (outer.size[axis] - 1) * far + (inner.size[axis] - 1) * near
+        steps = [s for s, k in ((far, outer.size[axis]), (near, inner.size[axis])) if k > 1]
+        dilation = math.gcd(*steps) or 1
+        sizes.append(last // dilation + 1)
+        dilations.append(dilation)
+
+    def behind(one: Numbers, other: Numbers) -> Numbers:
+        return tuple(a * s + b for a, s, b in zip(other, inner.strides, one, strict=True))
+
+    strides = tuple(a * b for a, b in zip(inner.strides, outer.strides, strict=True))
+    group = math.gcd(inner.group, outer.group)
+    return Kernel(
+        group, tuple(sizes), strides, tuple(dilations), behind(inner.begins, outer.begins),
+        behind(inner.ends, outer.ends),
+    )  # fmt: skip
+
+
+def composed_weight(
+    first: FloatArray, inner: Kernel, second: FloatArray, outer: Kernel
+) -> FloatArray:
+    """The weight [M, C/group, …] of `composed`, of the weights of both."""
+    whole = composed(inner, outer)
+    a, b = (
+        embedded(w, k, replace(k, group=whole.group)) for w, k in ((first, inner), (second, outer))
+    )
+    a = a.reshape(whole.group, -1, *a.shape[1:])
+    b = b.reshape(whole.group, -1, *b.shape[1:])
+    total = np.zeros((whole.group, b.shape[1], a.shape[2], *whole.size))
+    for far in itertools.product(*map(range, outer.size)):
+        for near in itertools.product(*map(range, inner.size)):
+            at = tuple(
+                (k * outer.dilations[axis] * inner.strides[axis] + j * inner.dilations[axis])
+                // whole.dilations[axis]
+                for axis, (k, j) in enumerate(zip(far, near, strict=True))
+            )
+            spots: list[Any] = [(..., *taps) for taps in (at, far, near)]
+            total[spots[0]] += np.einsum("gmc,gci->gmi", b[spots[1]], a[spots[2]])
+    return total.reshape(-1, *total.shape[2:])
 
 
 def union(kernels: Sequence[Kernel]) -> Kernel | str:

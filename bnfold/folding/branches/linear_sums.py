@@ -17,14 +17,29 @@ from bnfold.folding.weights.draft import Draft, Operand
 from bnfold.graph.index import Index, Node, Role
 
 JOINS = ("Add", "Sub", "Sum")
+SLIDING = ("AveragePool", "Conv")  # which add up what a window sees
+_SOURCES = 4  # values that the branches of one sum are asked to be linear in
 _MOST = 100  # nodes of one tree
+
+
+@dataclass(frozen=True, eq=False)
+class Composed:
+    """A convolution or an average pool of scale·(inner∗x)."""
+
+    outer: Node
+    inner: Term
+    scale: FloatArray
+    biased: bool  # whether the bias of the outer one counts here
+
+
+Term = Node | Composed | None  # a convolution of x, one of what another one makes, or x itself
 
 
 @dataclass(frozen=True)
 class LinearSum:
-    """Σ scaleⱼ·(convⱼ∗x) + shift; the convolution None stands for x itself."""
+    """Σ scaleⱼ·(termⱼ∗x) + shift."""
 
-    scales: Mapping[Node | None, FloatArray]
+    scales: Mapping[Term, FloatArray]
     shift: FloatArray
 
     @property
@@ -36,7 +51,7 @@ class LinearSum:
         """The sum with a map behind it; None where the numbers of channels disagree."""
         if len(self.channels | ({a.channels} - {1})) > 1:
             return None
-        scales = {conv: scale * a.scale for conv, scale in self.scales.items()}
+        scales = {term: scale * a.scale for term, scale in self.scales.items()}
         return LinearSum(scales, self.shift * a.scale + a.shift)
 
     def plus(self, other: LinearSum, sign: float) -> LinearSum | None:
@@ -44,9 +59,38 @@ class LinearSum:
         if len(self.channels | other.channels) > 1:
             return None
         scales = dict(self.scales)
-        for conv, scale in other.scales.items():
-            scales[conv] = scales.get(conv, np.zeros(1)) + sign * scale
+        for term, scale in other.scales.items():
+            scales[term] = scales.get(term, np.zeros(1)) + sign * scale
         return LinearSum(scales, self.shift + sign * other.shift)
+
+
+def composed_sum(draft: Draft, node: Node, inner: LinearSum) -> LinearSum | None:
+    """What a convolution or pool makes of a sum; its own bias is that of the terms.
+
+    None where it adds up a shift that is not the same at its border.
+    """
+    scales: dict[Term, FloatArray] = {
+        Composed(node, term, scale, biased=place == 0): np.ones(1)
+        for place, (term, scale) in enumerate(inner.scales.items())
+    }
+    if not np.any(inner.shift):
+        return LinearSum(scales, np.zeros(1))
+    if any(draft.numbers(node, "pads") or ()) or draft.attribute(node, "auto_pad", b"NOTSET") in (
+        b"SAME_UPPER", b"SAME_LOWER",
+    ):  # fmt: skip
+        return None
+    if draft.op(node) == "AveragePool":
+        return LinearSum(scales, inner.shift)
+    operand = draft.operand(node, 1)
+    if not isinstance(operand, Operand) or len(operand.shape) < 3:
+        return None
+    weight, group = draft.values(node, 1), draft.attribute(node, "group", 1)
+    outputs, inputs = weight.shape[:2]
+    if group < 1 or outputs % group or len(inner.shift) not in (1, inputs * group):
+        return None
+    wide = np.broadcast_to(inner.shift, inputs * group).reshape(group, 1, inputs)
+    sums = weight.reshape(group, outputs // group, inputs, -1).sum(axis=3)
+    return LinearSum(scales, (sums * wide).sum(axis=2).reshape(-1))
 
 
 class Survey:
@@ -83,10 +127,10 @@ class Survey:
         return []
 
 
-def source_of(survey: Survey, root: Node) -> str:
-    """What the last convolution reads that is reached from the root through sums and maps alone.
+def sources_of(survey: Survey, root: Node) -> list[str]:
+    """What the convolutions read that are reached from the root through linear operators alone.
 
-    The branches can be linear in no other value; "" where there is no convolution.
+    The last ones first: the branches can be linear in no other value than one of these.
     """
     producers, position = root.scope.producers, survey.position
     found: dict[str, int] = {}
@@ -97,12 +141,13 @@ def source_of(survey: Survey, root: Node) -> str:
         if node in seen:
             continue
         seen.add(node)
-        if survey.draft.op(node) == "Conv":
-            name = node.input(0)
-            found[name] = position[producers[name]] if name in producers else -1
         names = [node.input(slot) for slot in survey.slots(node)]
+        if survey.draft.op(node) in SLIDING and not survey.draft.is_removed(node):
+            names = [node.input(0)]
+            if survey.draft.op(node) == "Conv":
+                found[names[0]] = position[producers[names[0]]] if names[0] in producers else -1
         pending.extend(producers[name] for name in names if name in producers)
-    return max(found, key=lambda name: found[name], default="")
+    return sorted(found, key=lambda name: found[name], reverse=True)[:_SOURCES]
 
 
 class Tree:
@@ -115,6 +160,7 @@ class Tree:
         self.source = source
         self.nodes: dict[Node, None] = {}  # in the order in which they were reached
         self._sums: dict[str, LinearSum | None] = {}
+        self.outer: set[Node] = set()  # convolutions and pools of what others make
         self.sum = self._sum_of(root.output) if source else None
 
     def _sum_of(self, name: str) -> LinearSum | None:
@@ -130,9 +176,14 @@ class Tree:
         return self._sums[name]
 
     def _made_by(self, node: Node) -> LinearSum | None:
-        if self.draft.op(node) == "Conv":
-            mine = node.input(0) == self.source and not self.draft.is_removed(node)
-            return LinearSum({node: np.ones(1)}, np.zeros(1)) if mine else None
+        if self.draft.op(node) in SLIDING:
+            if self.draft.is_removed(node):
+                return None
+            if node.input(0) == self.source and self.draft.op(node) == "Conv":
+                return LinearSum({node: np.ones(1)}, np.zeros(1))
+            inner = self._sum_of(node.input(0))
+            self.outer.add(node)
+            return None if inner is None else composed_sum(self.draft, node, inner)
         slots = self.survey.slots(node)
         sums = [self._sum_of(node.input(slot)) for slot in slots]
         total: LinearSum | None = None
@@ -148,7 +199,7 @@ class Tree:
         """A way from the root down to `conv`: nodes, each with the slot that leads on."""
         leads: dict[Node, tuple[Node, int]] = {}  # from a node to one above it
         for node in self.nodes:  # a node stands behind one that reads it
-            for slot in self.survey.slots(node):
+            for slot in [0] if node in self.outer else self.survey.slots(node):
                 below = self.root.scope.producers.get(node.input(slot))
                 if below is not None and below in self.nodes:
                     leads.setdefault(below, (node, slot))

@@ -1,6 +1,7 @@
 """Sums of convolutions of one value, and the one convolution that stands for them.
 
-y = Σ scaleⱼ·(Kⱼ∗x) + shift, where a branch without a convolution is x itself. One convolution that
+y = Σ scaleⱼ·(Kⱼ∗x) + shift, where a branch without a convolution is x itself, and one of several
+behind each other is put together (composition). One convolution that
 reads x at the same places stands for the sum, with x = e(x′) and its output u(y), exactly if it has
 
     W′ = u_s·(Σ scaleⱼ·Kⱼ)·e_s          b′ = u_s·(shift + Σ scaleⱼ·Kⱼ·e_t) + u_t
@@ -17,6 +18,7 @@ import numpy as np
 
 from bnfold.graph.index import Node, Role
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError
+from bnfold.proof.laws.branches.composition import Taps, composed, dirac, pool, response
 from bnfold.proof.laws.branches.geometry import Geometry, geometry_of
 from bnfold.proof.laws.passing import is_idle
 from bnfold.proof.laws.products.weights import Lost, weight_of
@@ -24,30 +26,33 @@ from bnfold.proof.laws.sites import site
 from bnfold.proof.numbers.correct_rounding import Numbers
 from bnfold.proof.numbers.functions import Functions
 from bnfold.proof.numbers.maps import Map
-from bnfold.proof.numbers.reals import Real, Sum, plus, rational, times
+from bnfold.proof.numbers.reals import Real, Sum, plus, times
 from bnfold.proof.numbers.rounding import check
 from bnfold.proof.reading.model import Model
 from bnfold.proof.values.operands import Array
 
-GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads")  # which may change
+GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")  # which may change
 _JOINS = ("Add", "Sub", "Sum")
 _MOST = 1000  # nodes of one sum
 
 
 @dataclass(frozen=True)
 class _Branch:
-    """scale·(weight∗x); without a weight, scale·x."""
+    """scale·(taps∗x); without taps, scale·x."""
 
     scale: Real
-    weight: Array | None  # [M, C/group, …]
+    taps: Taps | None
     geometry: Geometry | None
 
 
 @dataclass(frozen=True)
 class _Form:
-    """Σ of branches by their convolutions, and a shift for each channel, or one for all."""
+    """Σ of branches by their convolutions, and a shift for each channel, or one for all.
 
-    by_node: dict[Node | None, _Branch]
+    A convolution of what another one makes goes by both.
+    """
+
+    by_node: dict[object, _Branch]
     shift: Real
 
     @property
@@ -110,8 +115,10 @@ class BranchSum:
         if node is None or node.output != name:
             raise UnprovenError("a sum of values that are not of one source")
         self.nodes[node] = None
-        if node.op == "Conv":
-            return self._convolution(node)
+        if node.op in ("Conv", "AveragePool"):
+            if node.op == "Conv" and (scope.owner(node.input(0)), node.input(0)) == self.source:
+                return self._convolution(node)
+            return self._composed(node, self._of(node.input(0), depth))
         at = site(self.model, self.functions, node)
         if at is not None:
             slot, a = at
@@ -134,15 +141,44 @@ class BranchSum:
         return total
 
     def _convolution(self, node: Node) -> _Form:
-        scope = node.scope
-        if (scope.owner(node.input(0)), node.input(0)) != self.source:
-            raise UnprovenError("convolutions of different values")
         geometry, weight = geometry_of(self.model, node)
+        branch = _Branch(Real.full(1.0), Taps.of(weight), geometry)
+        return _Form({node: branch}, self._bias(node, weight))
+
+    def _bias(self, node: Node, weight: Array) -> Real:
         bias = self.model.value_at(node, 2) if node.input(2) else np.zeros(1, weight.dtype)
-        quantized = self.model.is_quantized(scope, node.input(1))
+        quantized = self.model.is_quantized(node.scope, node.input(1))
         if bias is None or bias.shape not in ((1,), weight.shape[:1]) or quantized:
             raise UnprovenError("a bias that is no constant")
-        return _Form({node: _Branch(Real.full(1.0), weight, geometry)}, Real.of(bias))
+        return Real.of(bias)
+
+    def _composed(self, node: Node, inner: _Form) -> _Form:
+        """A convolution or pool of a sum is the sum of those of its branches."""
+        shape = self.model.shapes.of(node.scope, node.input(0))
+        if shape is None or len(shape) < 3 or not isinstance(shape[1], int):
+            raise UnprovenError("values of unknown shape")
+        channels, axes = shape[1], len(shape) - 2
+        if node.op == "Conv":
+            geometry, weight = geometry_of(self.model, node)
+            outer, bias, scale = (
+                (geometry, Taps.of(weight)),
+                self._bias(node, weight),
+                Real.full(1.0),
+            )
+        else:
+            outer, bias = pool(node, channels, axes), Real.full(0.0)
+            scale = Real.full(float(np.prod(outer[0].size))).inverse()
+        if any((*outer[0].begins, *outer[0].ends)) and np.any(inner.shift.magnitude):
+            raise UnprovenError("a bias where zeros are read from the padding")
+        branches: dict[object, _Branch] = {}
+        for key, branch in inner.by_node.items():
+            own = dirac(channels, axes)
+            if branch.taps is not None and branch.geometry is not None:
+                own = branch.geometry, branch.taps
+            whole, taps = composed(own, branch.scale, outer)
+            branches[node, key] = _Branch(scale, taps, whole)
+        made = response(outer[1], outer[0].group, inner.shift)
+        return _Form(branches, scale * made + bias)
 
 
 def _vectors(form: _Form) -> list[Real]:
@@ -180,18 +216,17 @@ class _Merged:
         self.inputs = stored.shape[1] * whole.group
         self.value = np.zeros(stored.shape)
         self.magnitude = np.zeros(stored.shape)
-        self.steps = max(b.scale.steps for b in form.branches) + len(form.branches) + 1
+        steps = [b.scale.steps + (b.taps.steps if b.taps else 0) for b in form.branches]
+        self.steps = max(steps) + len(form.branches) + 1
 
     def lay(self, branch: _Branch) -> None:
         """Add a branch to what is needed."""
         shape, whole = self.stored.shape, self.whole
-        own, weight = branch.geometry, branch.weight
-        if own is None or weight is None:
-            own, weight = self._dirac
-        elif weight.dtype != self.stored.dtype:
+        own, weight = self._of_branch(branch)
+        if weight.kind is not None and weight.kind != self.stored.dtype:
             raise WrongError("its weight is of another type")
         fits = own.strides == whole.strides and own.reach == whole.reach
-        if not fits or len(weight) != shape[0] or weight.shape[1] * own.group != self.inputs:
+        if not fits or len(weight.value) != shape[0] or weight.shape[1] * own.group != self.inputs:
             raise WrongError("it does not read what its branches read")
         if len(branch.scale) not in (1, shape[0]) or own.group % whole.group:
             raise WrongError("its groups are not those of its branches")
@@ -202,17 +237,18 @@ class _Merged:
             if at is None:
                 raise WrongError("it does not read what its branches read")
             picked: Any = (slice(None), slice(None), *tap)
-            taps = weight[picked].astype(np.float64)
             spot: Any = (rows, columns, *at)
-            self.value[spot] += taps * scale.value[:, None]
-            self.magnitude[spot] += np.abs(taps) * scale.magnitude[:, None]
+            self.value[spot] += weight.value[picked] * scale.value[:, None]
+            self.magnitude[spot] += weight.magnitude[picked] * scale.magnitude[:, None]
+
+    def _of_branch(self, branch: _Branch) -> tuple[Geometry, Taps]:
+        if branch.geometry is None or branch.taps is None:
+            return self._dirac
+        return branch.geometry, branch.taps
 
     @cached_property
-    def _dirac(self) -> tuple[Geometry, Array]:
-        """X itself as a convolution: one tap in the middle for each channel."""
-        axes = len(self.whole.size)
-        one, none = (1,) * axes, (0,) * axes
-        return Geometry(self.inputs, one, one, one, none, none), np.ones((self.inputs, 1, *one))
+    def _dirac(self) -> tuple[Geometry, Taps]:
+        return dirac(self.inputs, len(self.whole.size))
 
     def _columns(self, group: int, count: int) -> tuple[Any, Any]:
         """Where the weights [M, count] of so many groups stand in the whole weight."""
@@ -301,15 +337,13 @@ class _Merged:
         channel = int(self._channels[row, column])
         total: Sum = ()
         for branch in self.form.branches:
-            own, weight = branch.geometry, branch.weight
-            if own is None or weight is None:
-                own, weight = self._dirac
-            first = row // (len(weight) // own.group) * weight.shape[1]
+            own, weight = self._of_branch(branch)
+            first = row // (len(weight.value) // own.group) * weight.shape[1]
             if not first <= channel < first + weight.shape[1]:
                 continue
             scale = branch.scale.exact(row if len(branch.scale) > 1 else 0)
             for place in itertools.product(*map(range, own.size)):
                 if own.place(place, self.whole) == tuple(tap):
-                    entry = rational(float(weight[(row, channel - first, *place)]))
+                    entry = weight.exact((row, channel - first, *place))
                     total = plus(total, times(scale, entry))
         return total
