@@ -48,8 +48,9 @@ class Options:
             stay, but values that callers feed to those that were folded no longer have the effect
             they had.
         allow_max: Relu(x) + t may become Max(x + t, t), so that a shift can be pushed up past it.
-        merge_branches: parallel branches that are linear in one value and are added up become a
-            single convolution (RepVGG, MobileOne).
+        merge_branches: branches that are linear in one value and are added up become a single
+            convolution (RepVGG, MobileOne), and so do convolutions in a row (SESR), where that
+            takes no more weights.
         skip: names of nodes, or patterns with *, ? and [], that are not folded and into which
             nothing is folded.
         only: names or patterns of the nodes that may be folded, when no others may.

@@ -82,7 +82,8 @@ fold_options = group(
     Options,
     option(
         sections.FOLDING, "--merge-branches", is_flag=True,
-        help="Merge parallel branches that are added up into one convolution (RepVGG, MobileOne).",
+        help="Merge branches that are added up, and convolutions in a row, into one convolution "
+        "(RepVGG, MobileOne, SESR) where that takes no more weights.",
     ),
     option(
         sections.FOLDING, "--allow-max", is_flag=True,

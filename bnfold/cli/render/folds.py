@@ -110,7 +110,8 @@ def _verdict(verdict: Verdict, folded: str) -> Text:
         return Text("written out, as asked for: no gain on a CPU", style="green")
     if verdict.refusal is None:
         into = ", ".join(map(plain, verdict.into))
-        how = f"{verdict.branches} branches merged into" if verdict.branches else folded
+        merged = f"{verdict.branches} branches" if verdict.branches > 1 else "convolutions in a row"
+        how = f"{merged} merged into" if verdict.branches else folded
         return Text(f"{how} {into}" if into else "does nothing", style="green")
     reason = verdict.refusal.reason
     text = Text(f"kept ({reason.code}): {plain(verdict.refusal.sentence)}", style="yellow")

@@ -18,6 +18,7 @@ from bnfold.graph.index import Index, Node, Role
 
 JOINS = ("Add", "Sub", "Sum")
 SLIDING = ("AveragePool", "Conv")  # which add up what a window sees
+_TERMS = 16  # of a sum that a convolution reads: sums of sums multiply
 _SOURCES = 4  # values that the branches of one sum are asked to be linear in
 _MOST = 100  # nodes of one tree
 
@@ -69,6 +70,8 @@ def composed_sum(draft: Draft, node: Node, inner: LinearSum) -> LinearSum | None
 
     None where it adds up a shift that is not the same at its border.
     """
+    if len(inner.scales) > _TERMS:
+        return None
     scales: dict[Term, FloatArray] = {
         Composed(node, term, scale, biased=place == 0): np.ones(1)
         for place, (term, scale) in enumerate(inner.scales.items())

@@ -34,6 +34,7 @@ from bnfold.proof.values.operands import Array
 GEOMETRY = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides")  # which may change
 _JOINS = ("Add", "Sub", "Sum")
 _MOST = 1000  # nodes of one sum
+_MOST_WITHIN = 64  # branches of a sum that a convolution reads
 
 
 @dataclass(frozen=True)
@@ -154,6 +155,8 @@ class BranchSum:
 
     def _composed(self, node: Node, inner: _Form) -> _Form:
         """A convolution or pool of a sum is the sum of those of its branches."""
+        if len(inner.by_node) > _MOST_WITHIN:
+            raise UnprovenError("a sum of too many branches")
         shape = self.model.shapes.of(node.scope, node.input(0))
         if shape is None or len(shape) < 3 or not isinstance(shape[1], int):
             raise UnprovenError("values of unknown shape")
