@@ -6,8 +6,8 @@ and FastViT nest such sums. With kernels Kⱼ, that of x itself being 1 in the m
     Σ sⱼ·(Kⱼ∗x + bⱼ) + t  =  (Σ sⱼ·Kⱼ)∗x + (Σ sⱼ·bⱼ + t)
 
 where the kernels are laid over each other by the places at which their taps read x, and groups are
-filled up with zeros. A convolution of what another one makes is one of x, too. Planned before any site: what maps are left fold into the merged weight, which
-is still float64 then.
+filled up with zeros. A convolution of what another one makes is one of x, too. Planned before any
+site: what maps are left fold into the merged weight, which is still float64 then.
 """
 
 from __future__ import annotations

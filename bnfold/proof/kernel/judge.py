@@ -59,6 +59,7 @@ from bnfold.proof.kernel.passing import apart
 from bnfold.proof.kernel.regions import Correspondence
 from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.laws.products.weights import KINDS
 from bnfold.proof.numbers.maps import Relation
 from bnfold.proof.reading.model import Model
 from bnfold.proof.reading.same_constants import same_constant
@@ -119,6 +120,8 @@ def _require_one_meaning(model: Model) -> None:
                 raise WrongError(f"{node.label} says an attribute twice")
     if any(function.domain in DEFAULT_DOMAINS for function in proto.functions):
         raise WrongError("it defines an operator of ONNX's own")
+    if any(f"{function.domain}::{function.name}" in KINDS for function in proto.functions):
+        raise WrongError("it defines an operator of onnxruntime's own")
 
 
 class _Walk(NodeWalk):

@@ -160,3 +160,19 @@ def test_a_fused_gemm_gets_a_c_but_keeps_its_operator() -> None:
     assert (node.op_type, node.domain, len(node.input)) == ("FusedGemm", "com.microsoft", 3)
     beta = fused(parse(GEMM_NORM, **GEMM, **bn(3)), "lin", beta=0.0)
     assert np.all([v.site == "norm" for v in bnfold.fold(beta).verdicts])
+
+
+def test_an_operator_of_that_name_that_the_model_defines_is_another() -> None:
+    model = fused(parse(CONV_NORM, **CONV, **bn(3)), "lin")
+    result = bnfold.fold(model)
+    for one in (model, result.model):
+        inner = helper.make_node("Conv", ["x", "w", "d"], ["c"])
+        minus = helper.make_node("Abs", ["c"], ["y"])
+        one.functions.append(
+            helper.make_function(
+                "com.microsoft", "FusedConv", ["x", "w", "d"], ["y"], [inner, minus],
+                [helper.make_opsetid("", 17)],
+            )
+        )  # fmt: skip
+    found = judged(model, result.model, from_json(result.proof.encode()))
+    assert found.certificate.verdict is Outcome.INVALID
