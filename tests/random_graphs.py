@@ -122,6 +122,46 @@ class Builder:
             weight = self.constant(self.normal(m, self.shape[-2]))
             self.add("MatMul", [weight, self.value], (*self.shape[:-2], m, self.shape[-1]))
 
+    def einsum(self) -> None:
+        if len(self.shape) != 4:
+            return
+        n, c, h, w = self.shape
+        m = int(self.rng.integers(1, 6))
+        equation, sizes, shape = [
+            ("nchw,oc->nohw", (m, c), (n, m, h, w)),
+            ("nchw,noc->nohw", (n, m, c), (n, m, h, w)),
+            ("nchw,cho->ncow", (c, h, m), (n, c, m, w)),
+            ("nchw,wo->ncho", (w, m), (n, c, h, m)),
+        ][self.rng.integers(4)]
+        names = [self.value, self.constant(self.normal(*sizes))]
+        if self.maybe(0.3):
+            left, out = equation.split("->")
+            equation = ",".join(reversed(left.split(","))) + "->" + out
+            names.reverse()
+        self.add("Einsum", names, shape, equation=equation)
+
+    def shuffle(self) -> None:
+        if len(self.shape) != 4 or self.shape[1] % 2 or self.shape[1] < 4:
+            return
+        n, c, h, w = self.shape
+        perm = [0, 2, 1, 3, 4] if self.maybe(0.8) else [0, 1, 2, 4, 3]
+        self.add("Reshape", [self.value, self.integers(0, 2, c // 2, h, w)], (n, 2, c // 2, h, w))
+        self.add("Transpose", [self.value], tuple(self.shape[axis] for axis in perm), perm=perm)
+        self.add("Reshape", [self.value, self.integers(n, c, h, w)], (n, c, h, w))
+
+    def alike_norms(self) -> None:
+        """Two that are the same, of one value."""
+        if len(self.shape) < 2:
+            return
+        value, shape, c = self.value, self.shape, self.shape[1]
+        names = [self.constant(a) for a in (*self.normal(3, c), self.rng.uniform(0.5, 2, c))]
+        parts = []
+        for op in ("Relu", "Neg"):
+            self.add("BatchNormalization", [value, *names], shape)
+            self.add(op, [self.value], shape)
+            parts.append(self.value)
+        self.add("Add", parts, shape)
+
     def instance_norm(self) -> None:
         if self.images:
             c = self.shape[1]

@@ -322,8 +322,8 @@ def _read(node: Node) -> list[str]:
 _SAME_TYPE = frozenset(
     (
         "Abs", "Add", "AveragePool", "BatchNormalization", "CastLike", "Ceil", "Celu", "Clip",
-        "Concat", "Conv", "ConvTranspose", "CumSum", "DepthToSpace", "DequantizeLinear", "Div",
-        "Dropout", "Elu", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
+        "Concat", "Conv", "ConvTranspose", "CumSum", "DeformConv", "DepthToSpace",
+        "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
         "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization",
         "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LRN",
         "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "LpPool",
@@ -333,6 +333,6 @@ _SAME_TYPE = frozenset(
         "Sin", "Cos", "Slice", "Softmax", "Softplus", "Softsign", "SpaceToDepth", "Split", "Sqrt",
         "Squeeze",
         "Sub", "Sum", "Tanh", "ThresholdedRelu", "Tile", "Transpose", "Trilu", "Unsqueeze",
-        "Upsample", "Where",
+        "Upsample", "Where", "com.microsoft::FusedConv", "com.microsoft::FusedGemm",
     )
 )  # fmt: skip
