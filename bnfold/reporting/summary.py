@@ -17,7 +17,8 @@ def would_fold(inspection: Inspection) -> str:
     """What would become of a model, in one sentence."""
     if not inspection.verdicts:
         return f"there is no {BATCH_NORM}{_with_flags(inspection.flags)}"
-    return f"{_folded(inspection.verdicts)} would be folded{_with_flags(inspection.flags)}"
+    would = f"{_folded(inspection.verdicts)} would be folded{_written_out(inspection.verdicts)}"
+    return f"{would}{_with_flags(inspection.flags)}"
 
 
 def statistics(layers: Sequence[LayerSummary]) -> str:
@@ -40,24 +41,32 @@ def closing(result: OptimizeResult) -> str:
     if not result.folded:
         where = f"nothing to fold: {plain(str(result.model))} is a copy of the original"
         return f"{where}{_with_flags(result.flags)}"
-    done = _folded(result.verdicts)
+    done = f"{_folded(result.verdicts)} folded{_written_out(result.verdicts)}"
     if result.comparison is None:
-        return f"{done} folded; not verified"
+        return f"{done}; not verified"
     if not result.comparison.runs:
-        return f"{done} folded and proven; not run"
-    return f"{done} folded and verified: equal up to rounding"
+        return f"{done} and proven; not run"
+    return f"{done} and verified: equal up to rounding"
 
 
 def _folded(verdicts: tuple[Verdict, ...]) -> str:
-    norms = [verdict.folded for verdict in verdicts if verdict.op == BATCH_NORM]
+    norms = [v.folded and not v.written_out for v in verdicts if v.op == BATCH_NORM]
     others = [v for v in verdicts if v.op != BATCH_NORM and v.folded]
     joins = sum(verdict.branches > 0 for verdict in others)
+    rows = sum(verdict.branches == 1 for verdict in others)
     parts = [f"{sum(norms)} of {count(len(norms), BATCH_NORM)}"] if norms or not others else []
     if chains := len(others) - joins:
         parts.append(f"{count(chains, 'chain')} of constants")
-    if joins:
-        parts.append(f"{count(joins, 'sum')} of branches")
+    if joins - rows:
+        parts.append(f"{count(joins - rows, 'sum')} of branches")
+    if rows:
+        parts.append(f"{count(rows, 'row')} of convolutions")
     return " and ".join(parts)
+
+
+def _written_out(verdicts: tuple[Verdict, ...]) -> str:
+    written = sum(verdict.written_out for verdict in verdicts)
+    return f", {written} written out" if written else ""
 
 
 def _with_flags(parameters: Sequence[str]) -> str:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto, numpy_helper
 
@@ -12,7 +15,7 @@ from bnfold.proof.kernel.outcome import Outcome
 from bnfold.steps import from_json
 from tests.folding.rules.test_rules import positive, scale_only
 from tests.proving import judged
-from tests.support import Array, bn, numbers, parse
+from tests.support import Array, bn, invoke, numbers, parse
 
 AFFINE, CONV = Options(rest="affine"), Options(rest="conv")
 
@@ -137,3 +140,12 @@ def test_a_mul_for_one_that_shifts_is_invalid() -> None:
     result = bnfold.fold(model, options=AFFINE)
     found = judged(other, result.model, from_json(result.proof.encode()))
     assert found.certificate.verdict is Outcome.INVALID
+
+
+def test_the_terminal_says_what_was_written_out_and_not_folded(tmp_path: Path) -> None:
+    onnx.save(alone(), tmp_path / "m.onnx")
+    done = invoke("optimize", str(tmp_path / "m.onnx"), "-v", "--rest", "conv", "-o",
+                  str(tmp_path / "o.onnx"))  # fmt: skip
+    assert "0 of 1 BatchNormalization folded, 1 written out and verified: equal" in done.stdout
+    assert "written out, as asked for: no gain on a CPU" in done.stdout
+    assert "no BatchNormalization" not in done.stdout
