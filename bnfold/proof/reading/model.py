@@ -323,8 +323,8 @@ _SAME_TYPE = frozenset(
     (
         "Abs", "Add", "AveragePool", "BatchNormalization", "CastLike", "Ceil", "Celu", "Clip",
         "Concat", "Conv", "ConvTranspose", "CumSum", "DeformConv", "DepthToSpace",
-        "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu", "Erf", "Exp", "Expand", "Flatten", "Floor", "Gather", "GatherElements",
-        "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization",
+        "DequantizeLinear", "Div", "Dropout", "Einsum", "Elu", "Erf", "Exp", "Expand", "Flatten",
+        "Floor", "Gather", "GatherElements", "GatherND", "Gelu", "Gemm", "GlobalAveragePool", "GlobalMaxPool", "GroupNormalization",
         "HardSigmoid", "HardSwish", "Identity", "InstanceNormalization", "LRN",
         "LayerNormalization", "LeakyRelu", "Log", "LogSoftmax", "LpNormalization", "LpPool",
         "MatMul", "Max", "MaxPool", "Mean", "Min", "Mish", "Mul", "Neg", "PRelu", "Pad", "Pow",
