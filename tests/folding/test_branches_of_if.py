@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+import onnx
 import pytest
 from onnx import ModelProto
 
@@ -100,3 +102,24 @@ def test_what_a_loop_gives_stays() -> None:
     model = parse(text, w=numbers(4, 4, 1, 1), **bn(4))
     (verdict,) = bnfold.fold(model).verdicts
     assert not verdict.folded
+
+
+@pytest.mark.parametrize(
+    "rest", ["r = BatchNormalization <epsilon = 0.0> (o, s, b, m, v)", "r = Mul (o, one)"]
+)
+def test_a_site_in_a_branch_that_has_gone_before(rest: str) -> None:
+    then = f"[one] o = Conv (x, w) [inner] {rest.replace('r =', 'p =')}"
+    model = choice(then=then)
+    if "one)" in rest:
+        ones = np.ones(1, np.float32)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(ones, "one"))
+    assert folded(model).ops == ["If"]
+
+
+def test_what_stands_behind_an_if_knows_its_shape() -> None:
+    model = choice(more="[scale] u = Mul (y, k2) [flat] f = Flatten (u) [gemm] z = Gemm (f, g2)",
+                   outputs=", float[2,3] z")  # fmt: skip
+    for name, array in (("k2", numbers(4, 1, 1)), ("g2", numbers(144, 3))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    del model.graph.output[0]
+    assert folded(model).ops == ["If", "Flatten", "Gemm"]

@@ -20,7 +20,7 @@ from bnfold.proof.laws.absorbing import (
     WrongError,
 )
 from bnfold.proof.laws.passing import is_idle
-from bnfold.proof.laws.products import linear
+from bnfold.proof.laws.products import einsum, linear
 from bnfold.proof.laws.sites import SITES, TRAINS, trains
 from bnfold.proof.laws.spreading import SPREADING
 from bnfold.proof.numbers.maps import Map, Relation
@@ -137,6 +137,13 @@ class NodeWalk(Passing):
         different = any(known is not None and not known.relation.same for known in inputs)
         if node.call_attribute() and (different or ref in self.carried):
             raise UnprovenError("an attribute that only a call gives")
+        if node.op == "Einsum" and different:  # else its constant has taken what is carried
+            found = next(k for k in inputs if k is not None and not k.relation.same)
+            relation = einsum.passed(self.original, node, found.relation)
+            if relation is not None:
+                self._require_same_operator(node, other)
+                self.used.add(ref)
+                return {0: relation}
         if ref in self.carried:
             self.used.add(ref)
             if node.op in linear.RECURRENT:

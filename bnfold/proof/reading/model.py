@@ -304,6 +304,13 @@ class Model:
             return given.get(name, 0)
         if node.op == "Cast":
             return node.attribute("to", 0) if node.scope.opset >= 6 else 0
+        if node.op == "If":  # what runtimes hold the branches to
+            place = list(node.proto.output).index(name)
+            kinds = {
+                body.output[place].type.tensor_type.elem_type
+                for _, body in bodies(node.proto) if place < len(body.output)
+            }  # fmt: skip
+            return kinds.pop() if len(kinds) == 1 else 0
         if node.op in ("Shape", "Size", "ArgMax", "ArgMin", "NonZero"):
             return TensorProto.INT64
         own = node.output == name or node.op == "Split"

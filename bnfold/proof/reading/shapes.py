@@ -11,12 +11,13 @@ followed as far as they are made of dimensions.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from onnx import GraphProto
 
 from bnfold.graph.index import Node, Scope
+from bnfold.onnx_io.protos import bodies
 from bnfold.proof.reading.dimensions import LONGEST, Dim, Shape, UnknownShapeError
 from bnfold.proof.reading.shape_numbers import computed
 from bnfold.proof.reading.shape_table import RULES
@@ -34,6 +35,7 @@ class Shapes:
         self._shapes: dict[tuple[Scope, str], Shape | None] = {}
         self._numbers: dict[tuple[Scope, str], tuple[Dim, ...] | None] = {}
         self._symbols = itertools.count()
+        self._bodies: dict[int, Scope] = {}  # by the identity of their graphs
         main = model.index.scopes[0]
         assert isinstance(main.container, GraphProto)
         for value in main.container.input:
@@ -135,8 +137,8 @@ class Shapes:
                 stack.pop()
                 continue
             waiting = []
-            for name in top.proto.input if top not in opened else ():
-                owner = top.scope.owner(name) if name else None
+            for scope, name in self._needed(top) if top not in opened else ():
+                owner = scope.owner(name) if name else None
                 maker = owner.producers.get(name) if owner is not None else None
                 if maker is not None and (maker.scope, maker.output) not in self._shapes:
                     waiting.append(maker)
@@ -149,7 +151,7 @@ class Shapes:
             if tensor is not None:  # of a Constant
                 self._shapes[key] = tuple(tensor.dims)
                 continue
-            rule = RULES.get(top.op)
+            rule = RULES.get(top.op) if top.op != "If" else Shapes._of_branches
             found: Sequence[Shape | None] = ()
             if rule is not None and not top.call_attribute():
                 try:
@@ -160,6 +162,33 @@ class Shapes:
                 if name or place == 0:
                     shape = found[place] if place < len(found) else None
                     self._shapes.setdefault((top.scope, name), shape)
+
+    def _needed(self, node: Node) -> Iterator[tuple[Scope, str]]:
+        """The values whose shapes say that of what the node makes."""
+        yield from ((node.scope, name) for name in node.proto.input)
+        for body in self._bodies_of(node) if node.op == "If" else ():
+            yield from ((body, name) for name in _outputs(body))
+
+    def _of_branches(self, node: Node) -> list[Shape | None]:
+        """What both branches of an If make, as far as they are alike."""
+        ends = [[self.of(body, n) for n in _outputs(body)] for body in self._bodies_of(node)]
+        return [self._alike(list(shapes)) for shapes in zip(*ends, strict=True)]
+
+    def _alike(self, shapes: list[Shape | None]) -> Shape | None:
+        known = [shape for shape in shapes if shape is not None]
+        if len(known) < len(shapes) or len({len(shape) for shape in known}) != 1:
+            return None
+        dims = (set(several) for several in zip(*known, strict=True))
+        return tuple(next(iter(d)) if len(d) == 1 else self.new() for d in dims)
+
+    def _bodies_of(self, node: Node) -> list[Scope]:
+        if not self._bodies:
+            self._bodies = {id(scope.container): scope for scope in self.model.index.scopes}
+        return [self._bodies[id(body)] for _, body in bodies(node.proto)]
+
+
+def _outputs(body: Scope) -> list[str]:
+    return [v if isinstance(v, str) else v.name for v in body.container.output]
 
 
 def _slice(whole: Shape | None, axis: int) -> Shape | None:

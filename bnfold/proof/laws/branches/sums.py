@@ -163,11 +163,8 @@ class BranchSum:
         channels, axes = shape[1], len(shape) - 2
         if node.op == "Conv":
             geometry, weight = geometry_of(self.model, node)
-            outer, bias, scale = (
-                (geometry, Taps.of(weight)),
-                self._bias(node, weight),
-                Real.full(1.0),
-            )
+            outer, scale = (geometry, Taps.of(weight)), Real.full(1.0)
+            bias = self._bias(node, weight)
         else:
             outer, bias = pool(node, channels, axes), Real.full(0.0)
             scale = Real.full(float(np.prod(outer[0].size))).inverse()

@@ -17,7 +17,7 @@ from bnfold.graph.index import Node
 from bnfold.proof.laws.absorbing import Pair, Taken, UnprovenError, WrongError, require_zero
 from bnfold.proof.laws.products.linear import check_weights
 from bnfold.proof.laws.products.weights import Weight, response_of
-from bnfold.proof.numbers.maps import Map
+from bnfold.proof.numbers.maps import Map, Relation
 from bnfold.proof.numbers.reals import Real
 from bnfold.proof.reading.dimensions import UnknownShapeError
 from bnfold.proof.reading.model import Model
@@ -110,6 +110,24 @@ def take(pair: Pair, e: Map, u: Map) -> Taken:
         offset = np.zeros(seen[1].channels)
         lost.judge(seen[1], offset, 1.0, taken.tallies[pair.other.input(new.slot)])
     return taken
+
+
+def passed(model: Model, node: Node, relation: Relation) -> Relation | None:
+    """Scales along a letter that only the data has, and the result: Σ W·(s·x) = s·ΣW·x.
+
+    None where they lie elsewhere, or shift.
+    """
+    own = _equation(model, node)
+    letters = {_letter(a, own.data) for a in (relation.p, relation.q) if a.axis is not None}
+    letter = "".join(letters)
+    shifts = relation.p.shifts or relation.q.shifts
+    if len(letters) != 1 or letter in own.weight or letter not in own.out or shifts:
+        return None
+    axis = own.out.index(letter)
+    p, q = (
+        a if a.axis is None else Map(a.functions, axis, a.ids) for a in (relation.p, relation.q)
+    )
+    return Relation(p, q)
 
 
 def response(model: Model, node: Node, shift: Map, axis: int) -> Map:

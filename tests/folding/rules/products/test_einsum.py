@@ -188,3 +188,18 @@ def test_the_shape_of_an_einsum_is_that_of_its_letters() -> None:
     node = next(iter(Index(model).nodes()))
     assert read.shapes.output(read.index.scopes[0].nodes[0]) == (5, 4, 4, 2)
     assert node.op == "Einsum"
+
+
+@pytest.mark.parametrize("first", [[0, 1, 2, 4], [1, 0, 2, 1], [1, 2, 4, 8]])
+@pytest.mark.parametrize("second", [[0, 1, 2, 4], [1, 2, 4, 8]])
+def test_dead_channels_on_both_sides_of_an_einsum(first: list[int], second: list[int]) -> None:
+    text = """
+    g (float[2,4,3,5] x) => (float[2,4,3,6] y) {
+      [one] a = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [sum] c = Einsum <equation = "nchw,wq->nchq"> (a, w)
+      [two] y = BatchNormalization <epsilon = 0.0> (c, s2, b2, m2, v2)
+    }"""
+    zeros, ones = np.zeros(4, np.float32), np.ones(4, np.float32)
+    given = {"w": numbers(5, 6), "s": np.array(first, np.float32), "b": zeros, "m": zeros}
+    given |= {"v": ones, "s2": np.array(second, np.float32), "b2": zeros, "m2": zeros, "v2": ones}
+    assert folded(parse(text, **given), count=1).ops == ["BatchNormalization", "Einsum"]
