@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import bnfold
+from bnfold.onnx_io.tensor_storage import Storage
+from bnfold.proof.reading.model import Model
 from bnfold.steps import IDENTITY, NodeMap, Ref, along, inverse, scale, then
 from tests.support import Array, bn, free, numbers, parse
 
@@ -120,3 +122,46 @@ def test_a_scale_and_its_inverse_are_nothing_also_with_another_scale_between_the
 def test_a_scale_and_its_inverse_are_something_with_a_shift_between_them() -> None:
     a, b = scale(NodeMap(Ref(0, 1))), NodeMap(Ref(0, 2))
     assert then(then(a, b), inverse(a)) != b
+
+
+UNKNOWN = '<ir_version: 8, opset_import: ["": 17, "own": 1]>'
+
+
+def test_ranks_that_hold_behind_a_value_of_which_nothing_is_known() -> None:
+    text = """
+    g (float[1,2,3,4] x) => (float[1,3] y) {
+      a = own.Unknown (x)
+      [shift] r = Add (k, a)
+      [flat] f = Flatten (r)
+      [gemm] i = Gemm (f, u)
+      [scale] y = Mul (i, c)
+    }"""
+    model = parse(UNKNOWN + text, k=numbers(2, 1, 1), u=numbers(24, 3), c=numbers(1, 3))
+    assert [n.op_type for n in bnfold.fold(model).model.graph.node][-1] == "Gemm"
+
+
+def test_a_reshape_of_an_unknown_value_to_what_is_asked_for() -> None:
+    """−1 and 0 are sizes that are not known; all else is what it says."""
+    text = """
+    g (float[1,2,3,4] x) => (float[1,12,3] y) {
+      a = own.Unknown (x) [re] y = Reshape (a, target) }"""
+    for zeros, wanted in ((0, (2, 12, None)), (1, (2, 12, 0))):
+        model = parse(UNKNOWN + text, target=np.array([2, 12, 0], np.int64))
+        model.graph.node[1].attribute.add(name="allowzero", type=2, i=zeros)
+        read = Model(model, Storage())
+        shape = read.shapes.output(read.index.scopes[0].nodes[1])
+        assert shape is not None
+        assert tuple(d if isinstance(d, int) else None for d in shape) == wanted
+
+
+def test_a_dead_channel_passes_a_mul_that_is_to_stay() -> None:
+    text = """
+    g (float[2,3,4,4] x) => (float[2,4,4,4] y) {
+      [conv] c = Conv (x, w)
+      [scale] d = Mul (c, k)
+      [norm] y = BatchNormalization <epsilon = 0.0> (d, s, b, m, v)
+    }"""
+    dead = bn(4) | {"s": np.array([1, 0, 2, -1], np.float32)}
+    model = parse(text, w=numbers(4, 3, 1, 1), k=numbers(4, 1, 1), **dead)
+    result = bnfold.fold(model, options=bnfold.Options(only_batch_norm=True))
+    assert [n.op_type for n in result.model.graph.node] == ["Conv", "Mul"]

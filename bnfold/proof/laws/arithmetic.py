@@ -38,7 +38,8 @@ def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
         return Relation(*(_placed(pair, 1 - (slot or 0), a) for a in maps))
     e = relation.original_of_folded()
     if e is None:
-        return "a channel that is lost"
+        conjugates = multiplies and node.scope.opset >= 7
+        return _conjugated(pair, relation) if conjugates else "a channel that is lost"
     if e.is_identity:
         return Relation(e.identity(e.functions), e.identity(e.functions))
     if node.scope.opset < 7 and e.axis is not None and slot == 0:

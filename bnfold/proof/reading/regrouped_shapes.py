@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def reshape(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """What is asked for; 0 keeps a dimension, −1 is what is left."""
-    shape = shapes.input(node, 0)
+    shape = shapes.of(node.scope, node.input(0))
     target: Sequence[Dim] | None
     target = node.numbers("shape") if node.scope.opset < 5 else shapes.numbers(node, 1)
     if target is None:
@@ -25,6 +25,9 @@ def reshape(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
             return [tuple(shapes.new() for _ in range(rank[0]))]
         raise UnknownShapeError
     zeros = bool(node.attribute("allowzero", 0))
+    if shape is None:  # of what is asked for in numbers, and of the rank, that is no matter
+        asked = [dim == -1 or (dim == 0 and not zeros) for dim in target]
+        return [tuple(shapes.new() if a else d for a, d in zip(asked, target, strict=True))]
     result = [shape[k] if dim == 0 and not zeros else dim for k, dim in enumerate(target)]
     # a symbol may turn out to be 0 or −1 only where the file computes it to be
     if -1 in result:
@@ -54,7 +57,9 @@ def _remaining(shapes: Shapes, shape: Shape, others: list[Dim]) -> Dim:
 
 def flatten(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """Two dimensions, of what is in front of an axis and behind."""
-    shape, axis = shapes.input(node, 0), node.attribute("axis", 1)
+    shape, axis = shapes.of(node.scope, node.input(0)), node.attribute("axis", 1)
+    if shape is None:
+        return [(shapes.new(), shapes.new())]
     if not -len(shape) <= axis <= len(shape):
         raise UnknownShapeError
     axis = axis + len(shape) if axis < 0 else axis

@@ -46,7 +46,8 @@ def broadcast_inputs(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
 
 def gemm(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     """[M, K]·[K, N], or transposed."""
-    a, b = shapes.input(node, 0), shapes.input(node, 1)
+    a, b = shapes.of(node.scope, node.input(0)), shapes.input(node, 1)
+    a = (shapes.new(), shapes.new()) if a is None else a
     if len(a) != 2 or len(b) != 2:
         raise UnknownShapeError
     rows = a[1] if node.attribute("transA", 0) else a[0]
