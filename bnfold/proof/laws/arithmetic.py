@@ -94,6 +94,8 @@ def _placed(pair: Pair, slot: int, a: Map) -> Map:
     axis = a.axis + len(out) - len(shape)
     if out[axis] != shape[a.axis]:
         one = a.uniform()
+        if one is None and isinstance(shape[a.axis], str):  # which may be the same size
+            raise UnprovenError("values of unknown shape")
         if one is None:
             raise WrongError("a map along an axis that is broadcast")
         return one

@@ -298,7 +298,8 @@ def _half_step(pair: Pair, u: Map) -> FloatArray | None:
 
 def _step(model: Model, node: Node) -> Array | None:
     """The scale of a bias that is made of 32-bit integers; None for any other."""
-    makers = model.computing(node.scope, node.input(2)) if node.input(2) else []
+    bias = node.input(offset_slot(node))
+    makers = model.computing(node.scope, bias) if bias else []
     found = [maker for maker in makers if maker.op == "DequantizeLinear"]
     if len(found) != 1 or any(maker.op not in _RESHAPING for maker in makers):
         return None

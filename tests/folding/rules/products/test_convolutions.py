@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from onnx import ModelProto, helper
+from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
 from bnfold.proof.kernel.outcome import Outcome
@@ -176,3 +176,25 @@ def test_an_operator_of_that_name_that_the_model_defines_is_another() -> None:
         )  # fmt: skip
     found = judged(model, result.model, from_json(result.proof.encode()))
     assert found.certificate.verdict is Outcome.INVALID
+
+
+def test_the_step_of_its_offsets_is_no_tolerance_for_its_bias() -> None:
+    """A bias of 32-bit integers may be half a step off; a DeformConv has offsets in that slot."""
+    text = """
+    g (float[1,4,6,6] x) => (float[1,3,4,4] y) {
+      offset = DequantizeLinear (q, step)
+      [deform] c = DeformConv (x, w, offset, d)
+      [norm] y = BatchNormalization <epsilon = 0.0> (c, s, b, m, v)
+    }"""
+    zeros, step = np.zeros((1, 18, 4, 4), np.int32), np.array(50, np.float32)
+    up_to_scale = bn(3) | {"s": np.array([2, 3, 4], np.float32), "v": np.ones(3, np.float32)}
+    model = parse(text, 19, 9, w=numbers(3, 4, 3, 3), d=numbers(3), q=zeros, step=step,
+                  **up_to_scale)  # fmt: skip
+    result = bnfold.fold(model)
+    proof = from_json(result.proof.encode())
+    assert judged(model, result.model, proof).valid
+    for tensor in result.model.graph.initializer:
+        if tensor.name == result.model.graph.node[-1].input[3]:
+            array = numpy_helper.to_array(tensor) + np.float32(20)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    assert judged(model, result.model, proof).certificate.verdict is Outcome.INVALID
