@@ -157,7 +157,7 @@ class Builder:
         names = [self.constant(a) for a in (*self.normal(3, c), self.rng.uniform(0.5, 2, c))]
         parts = []
         for op in ("Relu", "Neg"):
-            self.add("BatchNormalization", [value, *names], shape)
+            self.add("BatchNormalization", [value, *names], shape, epsilon=1e-3)
             self.add(op, [self.value], shape)
             parts.append(self.value)
         self.add("Add", parts, shape)
