@@ -299,7 +299,9 @@ def reached_lines() -> dict[tuple[str, int], set[str]]:
         data = str(Path(folder, "data"))
         watch = coverage.Coverage(
             data_file=data,
-            include=[str(ROOT / "bnfold" / "folding" / glob) for glob in ("*.py", "*/*.py", "*/*/*.py")],
+            include=[
+                str(ROOT / "bnfold" / "folding" / glob) for glob in ("*.py", "*/*.py", "*/*/*.py")
+            ],
         )
         with watch.collect():
             code = pytest.main([*_arguments(), "-p", "no:xdist"], plugins=[_Contexts(watch)])
