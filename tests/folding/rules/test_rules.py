@@ -896,6 +896,12 @@ def test_a_map_does_not_go_up_through_a_cast_to_a_wider_type() -> None:
             assert folded(again, execute=False).ops == ["Conv", "Cast", "Relu", "Cast"]
         else:
             assert reason(again) == "narrower-type"
+    wider = text.replace("float[2,4,6,6] y", "double[2,4,6,6] y").replace(
+        "] y = Batch", "] n = Batch"
+    )
+    wider = wider.replace("m, v)", "m, v) y = Cast <to = 11> (n)")
+    model = parse(wider, w=numbers(4, 3, 1, 1, dtype=np.float16), **bn(4))
+    assert reason(model) == "narrower-type", "it is cast, and not back"
     text = """
     g (float16[2,4,6,6] x) => (float[2,3,6,6] y) {
       [norm] c = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)

@@ -149,3 +149,24 @@ def test_two_batch_normalizations_of_which_none_can_move_are_one() -> None:
     }"""
     result = folded(parse(text, **bn(4), **bn(4, seed=5, name="2")), count=1)
     assert result.ops == ["BatchNormalization"]
+
+
+def test_a_shift_before_a_scale_that_a_product_has_taken() -> None:
+    """What the product makes of it is what it makes of the scaled one."""
+    text = """
+    g (float[2,4,5] x) => (float[2,5,3] y) {
+      [norm] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
+      [between] t = MaxPool <kernel_shape = [1]> (n)
+      [turn] r = Transpose <perm = [0,2,1]> (t)
+      [scale] q = Mul (r, k)
+      [product] p = MatMul (q, w)
+      [bias] y = Add (p, c)
+    }"""
+    model = parse(
+        text,
+        k=np.array([1, -2, 4, -1], np.float32),
+        w=numbers(4, 3),
+        c=numbers(3, seed=1),
+        **POSITIVE,
+    )
+    assert folded(model, execute=False).ops == ["MaxPool", "Transpose", "MatMul", "Add"]
