@@ -165,3 +165,15 @@ def test_a_dead_channel_passes_a_mul_that_is_to_stay() -> None:
     model = parse(text, w=numbers(4, 3, 1, 1), k=numbers(4, 1, 1), **dead)
     result = bnfold.fold(model, options=bnfold.Options(only_batch_norm=True))
     assert [n.op_type for n in result.model.graph.node] == ["Conv", "Mul"]
+
+
+def test_a_batch_normalization_says_how_many_channels_there_are() -> None:
+    text = """
+    g (float[2,4,D,5] x) => (float[2,3,4,5] y) {
+      t = Transpose <perm = [0,2,1,3]> (x)
+      n = BatchNormalization <epsilon = 0.0> (t, s, b, m, v)
+      a = Sub (n, k)
+      [conv] y = Conv (a, w)
+    }"""
+    model = parse(text, k=numbers(6, 1, 1), w=numbers(3, 6, 1, 1), **bn(6))
+    assert [n.op_type for n in bnfold.fold(model).model.graph.node] == ["Transpose", "Conv"]

@@ -20,6 +20,17 @@ def same(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
     return [shape, shape] if node.op == "Dropout" else [shape]
 
 
+def batch_norm(shapes: Shapes, node: Node) -> Sequence[Shape | None]:
+    """That of the first input, which has as many channels as there are scales: runtimes see to it.
+
+    Further outputs, of statistics, are not known here.
+    """
+    shape, scales = shapes.input(node, 0), shapes.of(node.scope, node.input(1))
+    if len(shape) > 1 and isinstance(shape[1], str) and scales is not None and len(scales) == 1:
+        shape = (shape[0], scales[0], *shape[2:])
+    return [shape]
+
+
 def broadcast(shapes: Shapes, *given: Shape) -> Shape:
     """What shapes make of each other; a size beside a symbol that is not 1 is that size."""
     rank = max(map(len, given))

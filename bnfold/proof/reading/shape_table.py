@@ -17,6 +17,7 @@ from bnfold.proof.reading.regrouped_shapes import (
 )
 from bnfold.proof.reading.shape_numbers import numbers_made
 from bnfold.proof.reading.shape_rules import (
+    batch_norm,
     broadcast_inputs,
     concat,
     einsum,
@@ -48,7 +49,7 @@ Rule: TypeAlias = Callable[["Shapes", Node], "Sequence[Shape | None]"]
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
         (
-            "Abs", "BatchNormalization", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos",
+            "Abs", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos",
             "CumSum", "DequantizeLinear", "Dropout", "Elu", "Erf", "Exp", "Floor", "Gelu",
             "GroupNormalization", "HardSigmoid", "HardSwish", "Hardmax", "Identity",
             "InstanceNormalization", "IsNaN", "LRN", "LayerNormalization", "LeakyRelu", "Log",
@@ -83,6 +84,7 @@ RULES: dict[str, Rule] = {
         ),
         reduce,
     ),
+    "BatchNormalization": batch_norm,
     "Concat": concat,
     "ConstantOfShape": constant_of_shape,
     "ConvTranspose": conv_transpose,
