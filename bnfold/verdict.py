@@ -22,11 +22,7 @@ class Verdict:
     refusal: Refusal | None = None  # why it did not go up; None if it is gone
     below: Refusal | None = None  # why it did not go down, where that was tried
     branches: int = 0  # how many branches a join adds up, where these were to be merged
-
-    @property
-    def written_out(self) -> bool:
-        """Whether the node took nothing but its own map, as other operators."""
-        return self.into == (self.site,)
+    written_out: bool = False  # whether it is there still, as other operators
 
     @property
     def folded(self) -> bool:

@@ -73,6 +73,8 @@ def fold_in_place(
         inner = fold_in_place(copy, storage, options, may_inline=False)
         if inner.after.nodes <= before.nodes and inner.after.batch_norms < kept:
             best, kept = (inner, names), inner.after.batch_norms
+        if not kept:
+            break
     if best is not None:
         inner, names = best
         if watch is not None:  # who must not see what did not pay

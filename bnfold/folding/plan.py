@@ -104,8 +104,14 @@ class _Planning:
                 verdicts.extend(self._site(parts[-1]))
                 chain = chain[: chain.index(parts[-1][0])]
         if draft.options.rest != "keep":
-            written = set(write_out_rest(draft, index, draft.options.rest))
-            verdicts = [_written_out(v) if _is_of(v, written) else v for v in verdicts]
+            nodes = write_out_rest(draft, index, draft.options.rest)
+            written = {(node.scope.label, node.output) for node in nodes}
+            verdicts = [
+                replace(v, into=(v.site,), refusal=None, below=None, written_out=True)
+                if (v.scope, v.output) in written
+                else v
+                for v in verdicts
+            ]
         order = {(v.scope, v.output): k for k, v in enumerate(_graph_order(index))}
         verdicts.sort(key=lambda verdict: order[verdict.scope, verdict.output])
         return Plan(tuple(draft.edits), tuple(verdicts), draft.constants, tuple(made))
@@ -129,14 +135,6 @@ def _of_merge(merge: Merge) -> Iterator[Verdict]:
             node.label, node.op, node.scope.label, node.output, into, merge.refusal,
             branches=branches,
         )  # fmt: skip
-
-
-def _is_of(verdict: Verdict, nodes: set[Node]) -> bool:
-    return any((n.scope.label, n.output) == (verdict.scope, verdict.output) for n in nodes)
-
-
-def _written_out(verdict: Verdict) -> Verdict:
-    return replace(verdict, into=(verdict.site,), refusal=None, below=None)
 
 
 def _graph_order(index: Index) -> Iterator[Verdict]:

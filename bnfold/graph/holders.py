@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 from onnx import FunctionProto
 
 from bnfold.graph.index import Index, Node, Scope
-from bnfold.onnx_io.protos import bodies
 
 STACKING = ("Loop", "Scan")  # which stack what their bodies make in each iteration
 _SCAN_WITHOUT_BATCH = 9  # the opset from which on a Scan has no batch axis
@@ -19,30 +17,18 @@ class Holders:
 
     def __init__(self, index: Index) -> None:
         self._of: dict[Scope, Node] = {}
-        self._inside: dict[Node, list[Scope]] = {}
         self._functions: dict[tuple[str, str, str], Scope] = {}
         self._calls: dict[Scope, list[Node]] = {}
-        scopes = iter(index.scopes)
-        self._walk(scopes, next(scopes))
-        for scope in scopes:
+        for scope in index.scopes:
             if scope.is_function:
                 function = cast(FunctionProto, scope.container)
                 key = (function.domain, function.name, function.overload)
                 self._functions[key] = scope
-                self._walk(scopes, scope)
         for node in index.nodes():
+            self._of.update(dict.fromkeys(index.bodies_of(node), node))
             called = (node.proto.domain, node.proto.op_type, node.proto.overload)
             if called in self._functions:
                 self._calls.setdefault(self._functions[called], []).append(node)
-
-    def _walk(self, scopes: Iterator[Scope], scope: Scope) -> None:
-        """Bodies are numbered depth first, in the order of their nodes."""
-        for node in scope.nodes:
-            for _ in bodies(node.proto):
-                body = next(scopes)
-                self._of[body] = node
-                self._inside.setdefault(node, []).append(body)
-                self._walk(scopes, body)
 
     def of(self, scope: Scope) -> Node | None:
         """The node that has this body; None for the main graph and functions."""
@@ -55,10 +41,6 @@ class Holders:
     def called(self, node: Node) -> Scope | None:
         """The function that a node calls."""
         return self._functions.get((node.proto.domain, node.proto.op_type, node.proto.overload))
-
-    def inside(self, node: Node) -> list[Scope]:
-        """The bodies of a node."""
-        return self._inside.get(node, [])
 
     def can_be_lifted(self, scope: Scope) -> bool:
         """Whether values of a scope can become outputs of the model.

@@ -180,6 +180,7 @@ class Index:
         self.scopes: list[Scope] = []
         self.names: set[str] = set()
         self._copies: Counter[str] = Counter()
+        self._bodies: dict[Node, list[Scope]] = {}
         opset = _opset(model.opset_import, 1)
         self._add(model.graph, None, "", opset)
         for function in model.functions:
@@ -210,10 +211,9 @@ class Index:
 
     def bodies_of(self, node: Node) -> list[Scope]:
         """The scopes of the graphs that a node holds."""
-        graphs = {id(graph) for _, graph in bodies(node.proto)}
-        return [scope for scope in self.scopes if id(scope.container) in graphs]
+        return self._bodies.get(node, [])
 
-    def _add(self, container: Container, parent: Scope | None, label: str, opset: int) -> None:
+    def _add(self, container: Container, parent: Scope | None, label: str, opset: int) -> Scope:
         scope = Scope(container, parent, label, opset, len(self.scopes))
         self.scopes.append(scope)
         self._define(scope)
@@ -223,7 +223,8 @@ class Index:
                 if name:
                     self._use(scope, name, node, slot)
             for attribute, graph in bodies(node.proto):
-                self._add(graph, scope, _join(label, f"{node.label}.{attribute}"), opset)
+                body = self._add(graph, scope, _join(label, f"{node.label}.{attribute}"), opset)
+                self._bodies.setdefault(node, []).append(body)
         for name in _outputs(container):
             self._use(scope, name, None, -1)
         if isinstance(container, GraphProto):
@@ -232,6 +233,7 @@ class Index:
                 for name in (annotation.tensor_name, *mentioned):
                     if (owner := scope.owner(name)) is not None:
                         owner.uses[name].append(Use(Role.ANNOTATION))
+        return scope
 
     def _define(self, scope: Scope) -> None:
         container = scope.container

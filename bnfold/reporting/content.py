@@ -54,6 +54,7 @@ class SiteReport:
     reason: Cause | None
     below: Cause | None
     layer: Layer | None
+    written_out: bool = False
 
     @property
     def full_name(self) -> str:
@@ -219,7 +220,7 @@ def _sites(verdicts: Sequence[Verdict], layers: Sequence[Layer]) -> Iterator[Sit
         yield SiteReport(
             verdict.site, verdict.scope, verdict.op, verdict.output, verdict.folded, verdict.into,
             verdict.branches, _cause(verdict.refusal), _cause(verdict.below),
-            by_place.get((verdict.scope, verdict.output)),
+            by_place.get((verdict.scope, verdict.output)), verdict.written_out,
         )  # fmt: skip
 
 

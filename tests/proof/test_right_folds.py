@@ -176,4 +176,5 @@ def test_a_batch_normalization_says_how_many_channels_there_are() -> None:
       [conv] y = Conv (a, w)
     }"""
     model = parse(text, k=numbers(6, 1, 1), w=numbers(3, 6, 1, 1), **bn(6))
-    assert [n.op_type for n in bnfold.fold(model).model.graph.node] == ["Transpose", "Conv"]
+    ops = [n.op_type for n in bnfold.fold(model).model.graph.node]
+    assert ops == ["Transpose", "Sub", "Conv"]

@@ -108,6 +108,8 @@ def _verdicts(verdicts: Iterable[Verdict], folded: str, *, verbose: bool) -> lis
 def _verdict(verdict: Verdict, folded: str) -> Text:
     if verdict.written_out:
         return Text("written out, as asked for: no gain on a CPU", style="green")
+    if verdict.into == (verdict.site,):
+        return Text("only a shift is left of it: an Add", style="green")
     if verdict.refusal is None:
         into = ", ".join(map(plain, verdict.into))
         merged = f"{verdict.branches} branches" if verdict.branches > 1 else "convolutions in a row"

@@ -25,12 +25,15 @@ _MOST = 100  # nodes of one tree
 
 @dataclass(frozen=True, eq=False)
 class Composed:
-    """A convolution or an average pool of scale·(inner∗x)."""
+    """A convolution or an average pool of scale·(inner∗x) + shift.
+
+    Of a sum of several, the first one has the shift, and the bias of the outer one.
+    """
 
     outer: Node
     inner: Term
     scale: FloatArray
-    biased: bool  # whether the bias of the outer one counts here
+    shift: FloatArray | None
 
 
 Term = Node | Composed | None  # a convolution of x, one of what another one makes, or x itself
@@ -65,35 +68,15 @@ class LinearSum:
         return LinearSum(scales, self.shift + sign * other.shift)
 
 
-def composed_sum(draft: Draft, node: Node, inner: LinearSum) -> LinearSum | None:
-    """What a convolution or pool makes of a sum; its own bias is that of the terms.
-
-    None where it adds up a shift that is not the same at its border.
-    """
+def composed_sum(node: Node, inner: LinearSum) -> LinearSum | None:
+    """What a convolution or pool makes of a sum; None where that has too many terms."""
     if len(inner.scales) > _TERMS:
         return None
     scales: dict[Term, FloatArray] = {
-        Composed(node, term, scale, biased=place == 0): np.ones(1)
+        Composed(node, term, scale, None if place else inner.shift): np.ones(1)
         for place, (term, scale) in enumerate(inner.scales.items())
     }
-    if not np.any(inner.shift):
-        return LinearSum(scales, np.zeros(1))
-    if any(draft.numbers(node, "pads") or ()) or draft.attribute(node, "auto_pad", b"NOTSET") in (
-        b"SAME_UPPER", b"SAME_LOWER",
-    ):  # fmt: skip
-        return None
-    if draft.op(node) == "AveragePool":
-        return LinearSum(scales, inner.shift)
-    operand = draft.operand(node, 1)
-    if not isinstance(operand, Operand) or len(operand.shape) < 3:
-        return None
-    weight, group = draft.values(node, 1), draft.attribute(node, "group", 1)
-    outputs, inputs = weight.shape[:2]
-    if group < 1 or outputs % group or len(inner.shift) not in (1, inputs * group):
-        return None
-    wide = np.broadcast_to(inner.shift, inputs * group).reshape(group, 1, inputs)
-    sums = weight.reshape(group, outputs // group, inputs, -1).sum(axis=3)
-    return LinearSum(scales, (sums * wide).sum(axis=2).reshape(-1))
+    return LinearSum(scales, np.zeros(1))
 
 
 class Survey:
@@ -186,7 +169,7 @@ class Tree:
                 return LinearSum({node: np.ones(1)}, np.zeros(1))
             inner = self._sum_of(node.input(0))
             self.outer.add(node)
-            return None if inner is None else composed_sum(self.draft, node, inner)
+            return None if inner is None else composed_sum(node, inner)
         slots = self.survey.slots(node)
         sums = [self._sum_of(node.input(slot)) for slot in slots]
         total: LinearSum | None = None

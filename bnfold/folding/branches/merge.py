@@ -144,7 +144,10 @@ class _Merger:
         return self._convolution(term) if isinstance(term, Node) else self._composed(term)
 
     def _composed(self, term: Composed) -> _Branch | Refusal:
-        """K₂∗(s·(K₁∗x + b₁)) + b₂ = (K₂·s·K₁)∗x + (b₂ + ΣK₂·s·b₁); zeros around it stay zeros."""
+        """K₂∗(s·(K₁∗x + b₁) + t) + b₂  =  (K₂·s·K₁)∗x + (b₂ + ΣK₂·(s·b₁ + t)).
+
+        Zeros around what K₂ reads must be what K₁ makes of the zeros around x.
+        """
         outer = self._outer(term.outer)
         if isinstance(outer, Refusal):
             return outer
@@ -154,9 +157,11 @@ class _Merger:
         )
         if isinstance(inner, Refusal):
             return inner
-        if len(inner.weight) != middle or len(term.scale) not in (1, middle):
+        shift = np.zeros(1) if term.shift is None else term.shift
+        channels = {len(inner.weight), len(term.scale), len(shift)} - {1, middle}
+        if channels or len(inner.weight) != middle:
             return refuse(Reason.BRANCHES, self.root, "their numbers of channels differ")
-        between = np.broadcast_to(term.scale * inner.bias, middle)
+        between = np.broadcast_to(term.scale * inner.bias + shift, middle)
         padded = any((*outer.kernel.begins, *outer.kernel.ends))
         if inner.weight.ndim != axes + 2 or (
             padded and (not inner.kernel.is_pointwise or np.any(between))
@@ -169,7 +174,7 @@ class _Merger:
         weight = kernel_geometry.composed_weight(scaled, inner.kernel, outer.weight, outer.kernel)
         sums = outer.weight.reshape(outer.kernel.group, -1, outer.weight.shape[1], outer.taps)
         bias = (sums.sum(axis=3) * between.reshape(outer.kernel.group, 1, -1)).sum(axis=2).ravel()
-        if term.biased:
+        if term.shift is not None:
             bias = bias + outer.bias
         whole = kernel_geometry.composed(inner.kernel, outer.kernel)
         dtype = inner.dtype if outer.conv is None else outer.dtype

@@ -109,8 +109,7 @@ def _ended(draft: Draft, path: list[Node], spread: _Spread) -> _Spread | None:
         shape, out = draft.shape(node, 0), draft.output_shape(node)
         if now is None or shape is None or out is None:
             return None
-        moved = _transposed(node, now) if node.op == "Transpose" else _reshaped(now, shape, out)
-        now = moved
+        now = _transposed(node, now) if node.op == "Transpose" else _reshaped(now, shape, out)
     return now if now is not None and len(now.axes) == 1 else None
 
 

@@ -22,7 +22,7 @@ Indices = npt.NDArray[np.int64]
 def concat_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
     """On the channel axis: A cut into pieces, one for each branch; else A for every branch."""
     slots = range(len(node.proto.input))
-    if _along_joined(draft, node, a) is None:
+    if along_joined(draft, node, a) is None:
         return Step(demands=tuple(Demand(slot, a) for slot in slots))
     ends = draft.join_offsets(node, a.axis or 0)
     if ends is None or ends[-1] != a.channels:
@@ -35,7 +35,7 @@ def concat_up(draft: Draft, node: Node, _: int, a: Affine) -> Step | Refusal:
 
 def concat_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     """The other branches get the identity; not to be had where they share the channels."""
-    if _along_joined(draft, node, a) is None:
+    if along_joined(draft, node, a) is None:
         return refuse(Reason.OTHER_BRANCH, node, "another axis than the channels'")
     ends = draft.join_offsets(node, a.axis or 0)
     if ends is None or ends[slot + 1] - ends[slot] != a.channels:
@@ -45,7 +45,7 @@ def concat_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusa
     return Step(demands=(Demand(0, a.embed(ends[slot], ends[-1])),))
 
 
-def _along_joined(draft: Draft, node: Node, a: Affine) -> int | None:
+def along_joined(draft: Draft, node: Node, a: Affine) -> int | None:
     """The axis of a Concat or Split, if the map varies along it."""
     shape = draft.shape(node, 0)
     axis = node.attribute("axis", 1 if node.scope.opset < 4 else 0)
@@ -62,7 +62,7 @@ def _size(draft: Draft, node: Node, slot: int, axis: int | None) -> int | None:
 
 def split_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
     """On the channel axis: the other outputs get the identity; else they would get A as well."""
-    if a.axis is None or _along_joined(draft, node, a) is None:
+    if a.axis is None or along_joined(draft, node, a) is None:
         return refuse(Reason.OTHER_BRANCH, node, "another axis than the channels', or all of them")
     pieces = _pieces(draft, node, a.axis)
     if pieces is None or pieces[output] != a.channels:
@@ -75,7 +75,7 @@ def split_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal
 def split_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Refusal:
     """Every output takes its piece."""
     outputs = range(len(node.proto.output))
-    if a.axis is None or _along_joined(draft, node, a) is None:
+    if a.axis is None or along_joined(draft, node, a) is None:
         return Step(demands=tuple(Demand(k, a) for k in outputs))
     pieces = _pieces(draft, node, a.axis)
     if pieces is None or sum(pieces) != a.channels:

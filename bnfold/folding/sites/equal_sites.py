@@ -20,9 +20,9 @@ def equals_of(chain: DraftedChain) -> list[Chain] | None:
     """
     draft, scope = chain.draft, chain.first.node.scope
     name = draft.origin(scope, chain.first.node.input(chain.first.slot))
-    if (scope, name) in draft.told_apart:
+    if (scope, name) in draft.compared:  # each value is asked for once: readers may be many
         return None
-    draft.told_apart.add((scope, name))  # each value is asked for once: readers may be many
+    draft.compared.add((scope, name))
     producer = scope.producers.get(name)
     split = producer is not None and draft.op(producer) == "Split"
     names = [n for n in producer.proto.output if n] if producer and split else [name]

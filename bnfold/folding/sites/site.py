@@ -139,6 +139,8 @@ class Site:
         going = {(chain.first.node, chain.first.slot) for chain in chains}
         propagation = Propagation(self.draft, going)
         refusal = propagation.push_up(self.first.node, self.first.slot, a)
+        if refusal is None and self.first.node.scope.is_function:
+            refusal = self._more_nodes(propagation)
         if refusal is not None or not all(chain.bypassable() for chain in chains):
             propagation.undo()
             return False

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 
 from bnfold.folding.rules.base import Step, broadcast_along, refuse
+from bnfold.folding.rules.slicing import along_joined
 from bnfold.folding.walk.table import DOWN, PRODUCTS, UP
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft, Operand
@@ -155,9 +156,7 @@ class Propagation:
 
     def _before_split(self, split: Node, a: Affine) -> Refusal | None:
         """A(x₁), A(x₂), …  =  Split(A(x)) where A does not vary along the axis that is split."""
-        shape = self.draft.shape(split, 0)
-        axis = split.attribute("axis", 0)
-        if a.axis is not None and (shape is None or axis % len(shape) == a.axis):
+        if along_joined(self.draft, split, a) is not None:
             return refuse(Reason.OTHER_BRANCH, split, "the channels' axis, of all of them")
         refusal = self.push_up(split, 0, a)
         for output, name in enumerate(split.proto.output):
@@ -275,13 +274,14 @@ class Propagation:
         if step.edits or not step.demands:
             self.absorbed_by.append(node.label)
         for demand in step.demands:
-            for between in demand.through[:-1]:
+            path = demand.through or (node,)
+            for between in path[:-1]:
                 self.draft.add(Scatter(between))
-            first, last = (demand.through or (node,))[0], (demand.through or (node,))[-1]
             if up:
-                refusal = self.push_up(first, demand.place, demand.affine)
+                refusal = self.push_up(path[0], demand.place, demand.affine)
             else:
-                refusal = self.push_down(last, last.proto.output[demand.place], demand.affine)
+                output = path[-1].proto.output[demand.place]
+                refusal = self.push_down(path[-1], output, demand.affine)
             if refusal is not None:
                 return refusal
         return None

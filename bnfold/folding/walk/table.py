@@ -111,8 +111,8 @@ UP: dict[str, Rule] = {
     "Split": slicing.split_up,
     "Sub": elementwise.add_up,
     "Sum": elementwise.add_up,
-    "com.microsoft::FusedConv": fused.before_activation(convolution.conv_up),
-    "com.microsoft::FusedGemm": fused.before_activation(gemm_and_matmul.gemm_up),
+    "com.microsoft::FusedConv": fused.fused_conv_up,
+    "com.microsoft::FusedGemm": fused.fused_gemm_up,
 }
 
 DOWN: dict[str, Rule] = {

@@ -78,7 +78,7 @@ class Draft:
         self._signature_faults: dict[Node, str] = {}
         self._carries: dict[tuple[Node, int, int | None], list[Carry]] = {}
         self.scattered: Counter[Node] = Counter()  # those that carry maps along several axes
-        self.told_apart: set[tuple[Scope, str]] = set()  # values whose readers make other maps
+        self.compared: set[tuple[Scope, str]] = set()  # values of which all readers were compared
         self._refs: dict[Node, steps.Ref] = {}
         self.merged: set[Node] = set()  # the roots of sums that one convolution makes
         self._ends: dict[tuple[Node, int], list[int] | None] = {}

@@ -34,12 +34,12 @@ def passes_beside(pair: Pair, relation: Relation) -> Relation | str:
     node, slot = pair.node, constant_slot(pair.original, pair.node)
     maps = (relation.p, relation.q)
     multiplies = node.op == "Mul" or (node.op == "Div" and slot == 1)
-    if multiplies and node.scope.opset >= 7 and not any(a.shifts for a in maps):
+    multiplies &= node.scope.opset >= 7
+    if multiplies and not any(a.shifts for a in maps):
         return Relation(*(_placed(pair, 1 - (slot or 0), a) for a in maps))
     e = relation.original_of_folded()
     if e is None:
-        conjugates = multiplies and node.scope.opset >= 7
-        return _conjugated(pair, relation) if conjugates else "a channel that is lost"
+        return _conjugated(pair, relation) if multiplies else "a channel that is lost"
     if e.is_identity:
         return Relation(e.identity(e.functions), e.identity(e.functions))
     if node.scope.opset < 7 and e.axis is not None and slot == 0:

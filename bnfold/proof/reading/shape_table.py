@@ -96,6 +96,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("ScatterElements", "ScatterND"), same),
     "Gather": gather,
     **dict.fromkeys(("Gemm", "com.microsoft::FusedGemm"), gemm),
+    "If": lambda shapes, node: shapes.of_branches(node),
     "Pad": pad,
     "Reshape": reshape,
     "Resize": resize,

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 from onnx import GraphProto
 
 from bnfold.graph.index import Node, Scope
-from bnfold.onnx_io.protos import bodies
 from bnfold.proof.reading.dimensions import LONGEST, Dim, Shape, UnknownShapeError
 from bnfold.proof.reading.shape_numbers import computed
 from bnfold.proof.reading.shape_table import RULES
@@ -35,7 +34,6 @@ class Shapes:
         self._shapes: dict[tuple[Scope, str], Shape | None] = {}
         self._numbers: dict[tuple[Scope, str], tuple[Dim, ...] | None] = {}
         self._symbols = itertools.count()
-        self._bodies: dict[int, Scope] = {}  # by the identity of their graphs
         main = model.index.scopes[0]
         assert isinstance(main.container, GraphProto)
         for value in main.container.input:
@@ -151,7 +149,7 @@ class Shapes:
             if tensor is not None:  # of a Constant
                 self._shapes[key] = tuple(tensor.dims)
                 continue
-            rule = RULES.get(top.op) if top.op != "If" else Shapes._of_branches
+            rule = RULES.get(top.op)
             found: Sequence[Shape | None] = ()
             if rule is not None and not top.call_attribute():
                 try:
@@ -166,12 +164,13 @@ class Shapes:
     def _needed(self, node: Node) -> Iterator[tuple[Scope, str]]:
         """The values whose shapes say that of what the node makes."""
         yield from ((node.scope, name) for name in node.proto.input)
-        for body in self._bodies_of(node) if node.op == "If" else ():
+        for body in self.model.index.bodies_of(node) if node.op == "If" else ():
             yield from ((body, name) for name in _outputs(body))
 
-    def _of_branches(self, node: Node) -> list[Shape | None]:
+    def of_branches(self, node: Node) -> list[Shape | None]:
         """What both branches of an If make, as far as they are alike."""
-        ends = [[self.of(body, n) for n in _outputs(body)] for body in self._bodies_of(node)]
+        bodies = self.model.index.bodies_of(node)
+        ends = [[self.of(body, name) for name in _outputs(body)] for body in bodies]
         return [self._alike(list(shapes)) for shapes in zip(*ends, strict=True)]
 
     def _alike(self, shapes: list[Shape | None]) -> Shape | None:
@@ -180,11 +179,6 @@ class Shapes:
             return None
         dims = (set(several) for several in zip(*known, strict=True))
         return tuple(next(iter(d)) if len(d) == 1 else self.new() for d in dims)
-
-    def _bodies_of(self, node: Node) -> list[Scope]:
-        if not self._bodies:
-            self._bodies = {id(scope.container): scope for scope in self.model.index.scopes}
-        return [self._bodies[id(body)] for _, body in bodies(node.proto)]
 
 
 def _outputs(body: Scope) -> list[str]:

@@ -95,8 +95,10 @@ def _sites(sites: Sequence[SiteReport], done: str) -> Iterator[str]:
 
 def _verdict(site: SiteReport) -> str:
     if site.reason is None:
-        if site.into == (site.name,):
+        if site.written_out:
             return "written out, no gain on a CPU"
+        if site.into == (site.name,):
+            return "only a shift is left of it: an Add"
         return ", ".join(code(name, in_table=True) for name in site.into) or "did nothing"
     causes = [cause for cause in (site.reason, site.below) if cause is not None]
     told = dict.fromkeys(f"**{cause.code}**: {markdown(cause.sentence)}" for cause in causes)

@@ -48,7 +48,7 @@ class Lifter:
             holder = self.holders.of(scope)
             assert holder is not None, "it is a body"
             scope.container.output.extend(_typed(names))  # type: ignore[arg-type]
-            for other in self.holders.inside(holder) if holder.op == "If" else ():
+            for other in self._index.bodies_of(holder) if holder.op == "If" else ():
                 if other is not scope:
                     _give_nothing(other, [self._index.fresh_name(name) for name in names])
             for attribute in holder.proto.attribute:

@@ -176,7 +176,7 @@ class _Levels:
     """Counts along the values of a model, through bodies and calls."""
 
     def __init__(self, index: Index, norms: Collection[Node]) -> None:
-        self._holders, self._norms = Holders(index), norms
+        self._index, self._holders, self._norms = index, Holders(index), norms
         self._height: dict[tuple[Scope, str], int] = {}
         self.level: dict[Node, int] = {}
 
@@ -205,7 +205,7 @@ class _Levels:
     def _node(self, node: Node, given: int) -> int:
         reads = [self._of(node.scope, name) for name in _read([node.proto]) if name]
         level = max([*reads, 0 if node.scope.is_main else given])
-        inner = self._holders.inside(node)
+        inner = self._index.bodies_of(node)
         called = self._holders.called(node)
         level = max(
             [level, *(self.scope(s, level) for s in (*inner, *([called] if called else ())))]

@@ -1265,16 +1265,6 @@ def test_a_product_of_a_value_with_itself_takes_no_scale() -> None:
     assert "with itself" in verdict.below.detail
 
 
-def test_two_batch_normalizations_in_a_row_become_one() -> None:
-    text = """
-    g (float[2,4,6,6] x) => (float[2,4,6,6] y) {
-      [one] n = BatchNormalization <epsilon = 0.0> (x, s, b, m, v)
-      [two] y = BatchNormalization <epsilon = 0.0> (n, s2, b2, m2, v2)
-    }"""
-    result = folded(parse(text, **bn(4), **bn(4, seed=5, name="2")), count=1)
-    assert result.node.name == "one"
-
-
 @pytest.mark.parametrize("name", "sbmv")
 def test_one_parameter_of_another_shape(name: str) -> None:
     model = up("d = Identity (c)")

@@ -149,6 +149,7 @@ def test_two_batch_normalizations_of_which_none_can_move_are_one() -> None:
     }"""
     result = folded(parse(text, **bn(4), **bn(4, seed=5, name="2")), count=1)
     assert result.ops == ["BatchNormalization"]
+    assert result.node.name == "one"
 
 
 def test_a_shift_before_a_scale_that_a_product_has_taken() -> None:

@@ -45,6 +45,16 @@ def test_mul_and_add() -> None:
     assert ops(alone(), AFFINE) == ["Sigmoid", "Mul", "Add", "Exp"]
 
 
+def test_one_that_only_shifts_is_an_add_without_being_asked(tmp_path: Path) -> None:
+    ones = positive(4) | {"s": np.ones(4, np.float32), "v": np.ones(4, np.float32)}
+    model = alone(**ones)
+    assert ops(model, Options()) == ["Sigmoid", "Add", "Exp"]
+    onnx.save(model, tmp_path / "m.onnx")
+    done = invoke("optimize", str(tmp_path / "m.onnx"), "-v", "-o", str(tmp_path / "o.onnx"))
+    assert "only a shift is left of it: an Add" in done.stdout
+    assert "written out" not in done.stdout
+
+
 def test_one_of_them_where_the_other_would_change_nothing() -> None:
     assert ops(alone(**scale_only(4)), AFFINE) == ["Sigmoid", "Mul", "Exp"]
     ones = positive(4) | {"s": np.ones(4, np.float32), "v": np.ones(4, np.float32)}

@@ -5,7 +5,8 @@ A map behind them has to pass the activation first: s·f(x) = f(s·x). One befor
 
 from __future__ import annotations
 
-from bnfold.folding.rules.base import Rule, Step, refuse, refuse_negative_scale, refuse_shift
+from bnfold.folding.rules.base import Step, refuse, refuse_negative_scale, refuse_shift
+from bnfold.folding.rules.products import convolution, gemm_and_matmul
 from bnfold.folding.weights.affine import Affine
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Node
@@ -15,17 +16,24 @@ _HOMOGENEOUS = (b"Relu", b"LeakyRelu")
 _SUMMAND = 3  # the input of a FusedConv that is added to what the convolution makes
 
 
-def before_activation(rule: Rule) -> Rule:
-    """The rule of the operator without its activation, for a map that may pass that."""
+def fused_conv_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
+    """f(W∗x + b): as a Conv, where the map may pass f, and nothing else is added."""
+    if draft.has(node, _SUMMAND):
+        return refuse(Reason.NOT_TRANSPARENT, node, "FusedConv that adds another value")
+    return _stopped(node, a) or convolution.conv_up(draft, node, output, a)
 
-    def fused_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
-        if node.op.endswith("Conv") and draft.has(node, _SUMMAND):
-            return refuse(Reason.NOT_TRANSPARENT, node, "FusedConv that adds another value")
-        activation = node.attribute("activation", b"")
-        if activation and activation not in _HOMOGENEOUS:
-            name = activation.decode(errors="replace")
-            return refuse(Reason.NOT_TRANSPARENT, node, f"the {name} in {node.op}")
-        passes = refuse_negative_scale(node, a) or refuse_shift(node, a) if activation else None
-        return passes or rule(draft, node, output, a)
 
-    return fused_up
+def fused_gemm_up(draft: Draft, node: Node, output: int, a: Affine) -> Step | Refusal:
+    """f(α·A·B + β·C): as a Gemm, likewise."""
+    return _stopped(node, a) or gemm_and_matmul.gemm_up(draft, node, output, a)
+
+
+def _stopped(node: Node, a: Affine) -> Refusal | None:
+    """Why a map does not pass what the operator ends in; None where it does."""
+    activation = node.attribute("activation", b"")
+    if not activation:
+        return None
+    if activation not in _HOMOGENEOUS:
+        name = activation.decode(errors="replace")
+        return refuse(Reason.NOT_TRANSPARENT, node, f"the {name} in {node.op}")
+    return refuse_negative_scale(node, a) or refuse_shift(node, a)

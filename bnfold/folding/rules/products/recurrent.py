@@ -34,13 +34,13 @@ def recurrent_down(draft: Draft, node: Node, slot: int, a: Affine) -> Step | Ref
         return own
     guard = Guard(np.zeros(()), weight.shape[2])
     edits: list[Edit] = [Rescale(node, 1, weight.shape, own.scale, guard=guard)]
-    added = draft.values(node, 1) @ own.shift
-    both = np.concatenate([added, np.zeros_like(added)], axis=1)
     bias = draft.operand(node, 3) if draft.has(node, 3) else None
-    if isinstance(bias, Operand) and bias.shape != both.shape:
+    if isinstance(bias, Operand) and bias.shape != (weight.shape[0], 2 * weight.shape[1]):
         return refuse_misshapen_weight(node, bias)
     if not own.shifts:
         return Step(tuple(edits))
+    added = draft.values(node, 1) @ own.shift
+    both = np.concatenate([added, np.zeros_like(added)], axis=1)
     if bias is None:
         supplied = Supply(node, 3, both, weight.dtype, f"{weight.name}_bias")
         return Step((*edits, supplied))

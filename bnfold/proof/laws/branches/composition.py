@@ -102,17 +102,16 @@ def composed(
     )))  # fmt: skip
     if math.prod((len(pairs), len(second.value), second.shape[1], first.shape[1])) > _MOST:
         raise UnprovenError("too many products")
-    parts = []
-    for outside, within in ((second.value, scale.value), (second.magnitude, scale.magnitude)):
-        inside = first.value if outside is second.value else first.magnitude
-        parts.append(_summed(inside * within.reshape(-1, *(1,) * (axes + 1)), outside, one, two))
+    between = [v.reshape(-1, *(1,) * (axes + 1)) for v in (scale.value, scale.magnitude)]
+    value = _summed(first.value * between[0], second.value, one, two, whole)
+    magnitude = _summed(first.magnitude * between[1], second.magnitude, one, two, whole)
     terms = second.shape[1] * len(pairs)
     kind = first.kind if second.kind is None else second.kind
     if None not in (first.kind, second.kind) and first.kind != second.kind:
         raise UnprovenError("weights of different types")
     exact = _exactly(inner, scale, outer, whole)
     steps = first.steps + second.steps + scale.steps + terms + 2
-    return whole, Taps(parts[0], parts[1], steps, exact, kind)
+    return whole, Taps(value, magnitude, steps, exact, kind)
 
 
 def require_pointwise(inner: Geometry) -> None:
@@ -140,9 +139,10 @@ def _geometry(one: Geometry, two: Geometry) -> Geometry:
     )  # fmt: skip
 
 
-def _summed(inside: FloatArray, outside: FloatArray, one: Geometry, two: Geometry) -> FloatArray:
+def _summed(
+    inside: FloatArray, outside: FloatArray, one: Geometry, two: Geometry, whole: Geometry
+) -> FloatArray:
     """Σ outside·inside over the channels between, for every pair of taps."""
-    whole = _geometry(one, two)
     a, b = (_in_groups(w, g, whole.group) for w, g in ((inside, one.group), (outside, two.group)))
     groups, outputs, inputs = whole.group, b.shape[1], a.shape[2]
     total = np.zeros((groups, outputs, inputs, *whole.size))
@@ -211,9 +211,10 @@ def response(taps: Taps, group: int, shift: Real) -> Real:
     outputs = len(taps.value)
     first = np.arange(outputs) // (outputs // group) * taps.shape[1]
     columns = first[:, None] + np.arange(taps.shape[1])
-    value, magnitude = (
-        (t.reshape(outputs, taps.shape[1], -1).sum(axis=2) * side[columns]).sum(axis=1)
-        for t, side in ((taps.value, wide.value), (taps.magnitude, wide.magnitude))
+    sums = [v.reshape(*v.shape[:2], -1).sum(axis=2) for v in (taps.value, taps.magnitude)]
+    value, magnitude, parts = (
+        (v * side[columns]).sum(axis=1)
+        for v, side in zip((*sums, sums[-1]), (wide.value, wide.magnitude, wide.parts), strict=True)
     )
 
     def exact(row: int) -> Sum:
@@ -224,4 +225,4 @@ def response(taps: Taps, group: int, shift: Real) -> Real:
         return total
 
     steps = taps.steps + wide.steps + int(np.prod(taps.shape[1:])) + 1
-    return Real(value, magnitude, steps, exact, doubles=shift.doubles)
+    return Real(value, magnitude, steps, exact, parts, shift.doubles)

@@ -177,7 +177,8 @@ class BranchSum:
                 own = branch.geometry, branch.taps
             whole, taps = composed(own, branch.scale, outer)
             branches[node, key] = _Branch(scale, taps, whole)
-        made = response(outer[1], outer[0].group, inner.shift)
+        # what its parts were before they cancelled excuses nothing here
+        made = response(outer[1], outer[0].group, replace(inner.shift, before=None))
         return _Form(branches, scale * made + bias)
 
 
@@ -291,7 +292,8 @@ class _Merged:
         check(self.stored, numbers, tally, loose=pair.loose, errors=errors)
         shift = self.form.shift.spread(len(self.stored))
         if self.shifts:
-            shift = shift + self._response()
+            taps = Taps(self.value, self.magnitude, self.steps, self._exact, self.stored.dtype)
+            shift = shift + response(taps, self.whole.group, self.e[1])
         bias = pair.folded.value_at(pair.other, 2) if pair.other.input(2) else None
         stored = np.zeros(len(self.stored), self.stored.dtype) if bias is None else bias
         if stored.shape != (len(self.stored),) or stored.dtype != self.stored.dtype:
@@ -311,25 +313,6 @@ class _Merged:
             channels = (index[0], int(self._channels[index[:2]]))
             lost.add(channels, float(errors[index]), float(exact[index]))
         return lost
-
-    def _response(self) -> Real:
-        """Σ scaleⱼ·Kⱼ·e_t for each output channel."""
-        t = self.e[1]
-
-        def exact(row: int) -> Sum:
-            total: Sum = ()
-            for index in itertools.product(*map(range, self.value.shape[1:])):
-                entry = t.exact(int(self._channels[row, index[0]]))
-                total = plus(total, times(self._exact((row, *index)), entry))
-            return total
-
-        sums = [v.reshape(*v.shape[:2], -1).sum(axis=2) for v in (self.value, self.magnitude)]
-        value, magnitude, parts = (
-            (v * side[self._channels]).sum(axis=1)
-            for v, side in zip((*sums, sums[-1]), (t.value, t.magnitude, t.parts), strict=True)
-        )
-        steps = self.steps + t.steps + int(np.prod(self.stored.shape[1:])) + 1
-        return Real(value, magnitude, steps, exact, parts, t.doubles)
 
     def _exact(self, index: tuple[int, ...]) -> Sum:
         """One entry of the sum of the branches."""
