@@ -140,6 +140,13 @@ class Scope:
     inner_names: set[str] = field(default_factory=set)  # what the bodies inside define
 
     @property
+    def outputs(self) -> list[str]:
+        """The names of what it gives, in order."""
+        if isinstance(self.container, GraphProto):
+            return [value.name for value in self.container.output]
+        return list(self.container.output)
+
+    @property
     def is_function(self) -> bool:
         """Whether this is the body of a local function, which has no initializers."""
         return isinstance(self.container, FunctionProto)
@@ -225,7 +232,7 @@ class Index:
             for attribute, graph in bodies(node.proto):
                 body = self._add(graph, scope, _join(label, f"{node.label}.{attribute}"), opset)
                 self._bodies.setdefault(node, []).append(body)
-        for name in _outputs(container):
+        for name in scope.outputs:
             self._use(scope, name, None, -1)
         if isinstance(container, GraphProto):
             for annotation in container.quantization_annotation:
@@ -317,12 +324,6 @@ def _require_known_type(value: ValueInfoProto) -> None:
             "does not know",
             "export it for a released version of ONNX, or install a newer onnx",
         )
-
-
-def _outputs(container: Container) -> list[str]:
-    if isinstance(container, GraphProto):
-        return [value.name for value in container.output]
-    return list(container.output)
 
 
 def _opset(imports: Any, default: int) -> int:

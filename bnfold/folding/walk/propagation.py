@@ -132,8 +132,7 @@ class Propagation:
     def _in_both_branches(self, choice: Node, output: int, a: Affine) -> Refusal | None:
         """A(If(then, else)) = If(A(then), A(else))."""
         for body in self.draft.index.bodies_of(choice):
-            name = body.container.output[output].name  # type: ignore[union-attr]
-            name = self.draft.origin(body, name)
+            name = self.draft.origin(body, body.outputs[output])
             ends = [use for use in self.draft.uses(body, name) if use.role is Role.OUTPUT]
             if len(ends) > 1:
                 return refuse(Reason.GRAPH_OUTPUT, choice, name)

@@ -215,7 +215,7 @@ class _Walk(NodeWalk):
             self.known[old, name] = Known((new, name), self.same)
         for node in in_order(old):
             self._node(node)
-        names = [_output_names(scope) for scope in (old, new)]
+        names = [scope.outputs for scope in (old, new)]
         if len(names[0]) != len(names[1]):
             self._say(WrongError("it has not the same number of outputs"), old.label or WHOLE)
         return [self._output(old, a, new, b, passes) for a, b in zip(*names, strict=False)]
@@ -250,18 +250,14 @@ class _Walk(NodeWalk):
         ours, theirs = dict(bodies(node.proto)), dict(bodies(other.proto))
         if ours.keys() != theirs.keys():
             raise WrongError("it has other bodies than in the original")
-        names = {id(body): name for name, body in ours.items()}
         ended: list[list[Relation | None]] = []
-        for old, new in self.pairing.scopes.items():
-            name = names.get(id(old.container))
-            if old.parent is node.scope and name is not None:
-                if theirs[name] is not new.container:
-                    raise WrongError("it has other bodies than in the original")
-                if len(old.inputs) != len(new.inputs):
-                    raise WrongError("a body with other inputs")
-                ended.append(self._scope(old, new, passes=node.op == "If"))
-        if len(ended) != len(ours):
-            raise WrongError("it has other bodies than in the original")
+        for name, old in zip(ours, self.original.index.bodies_of(node), strict=True):
+            new = self.pairing.scopes.get(old)
+            if new is None or theirs[name] is not new.container:
+                raise WrongError("it has other bodies than in the original")
+            if len(old.inputs) != len(new.inputs):
+                raise WrongError("a body with other inputs")
+            ended.append(self._scope(old, new, passes=node.op == "If"))
         if node.op != "If":
             return dict.fromkeys(range(len(node.proto.output)), self.same)
         return {
@@ -280,7 +276,3 @@ class _Walk(NodeWalk):
         if not all(end.p.equals(first.p) and end.q.equals(first.q) for end in known):
             raise UnprovenError("its branches give what is not the same in both models")
         return first
-
-
-def _output_names(scope: Scope) -> list[str]:
-    return [v if isinstance(v, str) else v.name for v in scope.container.output]

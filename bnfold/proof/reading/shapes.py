@@ -165,12 +165,12 @@ class Shapes:
         """The values whose shapes say that of what the node makes."""
         yield from ((node.scope, name) for name in node.proto.input)
         for body in self.model.index.bodies_of(node) if node.op == "If" else ():
-            yield from ((body, name) for name in _outputs(body))
+            yield from ((body, name) for name in body.outputs)
 
     def of_branches(self, node: Node) -> list[Shape | None]:
         """What both branches of an If make, as far as they are alike."""
         bodies = self.model.index.bodies_of(node)
-        ends = [[self.of(body, name) for name in _outputs(body)] for body in bodies]
+        ends = [[self.of(body, name) for name in body.outputs] for body in bodies]
         return [self._alike(list(shapes)) for shapes in zip(*ends, strict=True)]
 
     def _alike(self, shapes: list[Shape | None]) -> Shape | None:
@@ -179,10 +179,6 @@ class Shapes:
             return None
         dims = (set(several) for several in zip(*known, strict=True))
         return tuple(next(iter(d)) if len(d) == 1 else self.new() for d in dims)
-
-
-def _outputs(body: Scope) -> list[str]:
-    return [v if isinstance(v, str) else v.name for v in body.container.output]
 
 
 def _slice(whole: Shape | None, axis: int) -> Shape | None:
