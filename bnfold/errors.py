@@ -55,11 +55,24 @@ class WorkerError(BnfoldError):
 
 
 def unexpected(error: Exception) -> BnfoldError:
-    """What to say of an error that nobody foresaw."""
+    """What to say of an error that nobody foresaw. Raises the interrupt behind it, if there is."""
+    if (interrupt := interrupt_behind(error)) is not None:
+        raise interrupt
     return BnfoldError(
         f"bnfold itself failed: {type(error).__name__}: {error}",
         "please report it, with the traceback and if you may with the model",
     )
+
+
+def interrupt_behind(error: BaseException | None) -> BaseException | None:
+    """What was to end this process, and became another error: Python and C++ do so to some."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def first_line(error: Exception, most: int = 400) -> str:

@@ -6,12 +6,14 @@ its name, and says so where there is nothing. Imports nothing of bnfold.
 
 from __future__ import annotations
 
+import _thread
 import codecs
 import contextlib
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,39 @@ def end_at_signals() -> None:
     """End at once when told to, whatever handlers were inherited."""
     for number in END_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+
+
+def hear_lost_signals() -> None:
+    """Have what ends this process come again where Python drops it: in finalizers and callbacks."""
+    former = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        value = dropped.exc_value
+        if isinstance(value, KeyboardInterrupt):
+            _come_again(signal.SIGINT)
+        elif isinstance(value, SystemExit) and isinstance(value.code, int) and value.code > 128:
+            _come_again(value.code - 128)
+        else:
+            former(dropped)
+
+    sys.unraisablehook = hook
+
+
+def _come_again(number: int) -> None:
+    """Send a signal to the main thread, a little later: when the finalizer is done."""
+    thread = threading.Timer(0.02, _send_to_main, [number])
+    thread.daemon = True
+    with contextlib.suppress(RuntimeError):  # the interpreter ends anyway
+        thread.start()
+
+
+def _send_to_main(number: int) -> None:
+    if hasattr(signal, "pthread_kill"):  # which also ends a wait
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, number)
+    else:
+        _thread.interrupt_main(signal.Signals(number))
 
 
 def describe_end(code: int) -> str:

@@ -18,7 +18,7 @@ from bnfold.cli.options import debug_option
 from bnfold.cli.quantization import equalize
 from bnfold.cli.tuning import assign, freeze, recalibrate, recover, stats
 from bnfold.cli.verify import diff, verify
-from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError
+from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError, interrupt_behind
 from bnfold.text.escape import escape_commands
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import plain
@@ -45,10 +45,18 @@ class Commands(click.Group):
         system.spell_out_on(sys.stdout, sys.stderr)
         return super().main(*arguments, **keywords)
 
+    def _invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            if (interrupt := interrupt_behind(error)) is not None:
+                raise interrupt from None
+            raise
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; errors end here, or go on as they are with --debug."""
         try:
-            return super().invoke(ctx)
+            return self._invoke(ctx)
         except BnfoldError as error:
             if _debug(ctx):
                 raise
@@ -121,6 +129,7 @@ def main() -> None:
     Start with:
       bnfold optimize model.onnx
     """
+    system.hear_lost_signals()
     for number in system.END_SIGNALS:  # end in order: no stray files, no stray worker
         signal.signal(number, lambda received, _: sys.exit(128 + received))
 
