@@ -51,6 +51,10 @@ from .proof.kernel.outcome import CertifiedFold as CertifiedFold
 from .proof.kernel.outcome import Finding as Finding
 from .proof.kernel.outcome import Frame as Frame
 from .proof.kernel.outcome import Outcome as Outcome
+from .quantization.correct import CorrectedLayer as CorrectedLayer
+from .quantization.correct import CorrectResult as CorrectResult
+from .quantization.correct import UncorrectedLayer as UncorrectedLayer
+from .quantization.correct import correct as correct
 from .quantization.equalize import EqualizedLayer as EqualizedLayer
 from .quantization.equalize import EqualizedRegion as EqualizedRegion
 from .quantization.equalize import EqualizeResult as EqualizeResult

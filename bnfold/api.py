@@ -10,7 +10,7 @@ import dataclasses
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import onnx
 
@@ -31,14 +31,14 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import on_disk, write_model
 from bnfold.options import Level, Options, Rest, RunOptions, Verify, current_choice, require_choice
 from bnfold.progress import Progress, Stage, ignore
-from bnfold.tuning.prediction.consistency import consistency_of
 from bnfold.tuning.prediction.verdicts import LayerSummary
-from bnfold.tuning.tensor_moments import files as moment_files
-from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import Comparing, compare
 from bnfold.verification.comparison import Comparison, require_equal
+
+if TYPE_CHECKING:
+    from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,8 @@ def inspect(
     flags: tuple[str, ...] = ()
     if not any(verdict.folded for verdict in verdicts):
         flags = helpful_flags(index, options)
+    from bnfold.tuning.prediction.consistency import consistency_of
+
     statistics = consistency_of(index).summaries
     return Inspection(verdicts, before, drawn, flags, statistics)
 
@@ -185,9 +187,13 @@ def optimize(
         before = proof_files.resources(source) if proof_file is not None else ()
         if proof_file is not None:
             require_replaceable(Path(proof_file), Kind.PROOF, [source, target])
+        watch: Watch | None = None
         if moments_file is not None:
+            from bnfold.tuning.tensor_moments import files as moment_files
+            from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
+
             moment_files.require_writable(moments_file, [source, target])
-        watch = Watch() if moments_file is not None else None
+            watch = Watch()
         tell(Stage("planning what to fold"))
         result = fold_in_place(file.model, file.storage, options, watch=watch)
         drawn, statistics = _details(original, file, result.verdicts, options)
@@ -328,6 +334,8 @@ def _details(
     if original is None:
         return (), ()
     before, after = (Index(model, folded.storage) for model in (original, folded.model))
+    from bnfold.tuning.prediction.consistency import consistency_of
+
     drawn = layers(before, after, verdicts, options or Options())
     return drawn, consistency_of(before).summaries
 

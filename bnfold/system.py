@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +36,23 @@ def end_at_signals() -> None:
 
 def hear_lost_signals() -> None:
     """Have what ends this process come again where Python drops it: in finalizers and callbacks."""
-    former = sys.unraisablehook
+    if sys.unraisablehook is not _unraisable:
+        _others[:] = [sys.unraisablehook]
+        sys.unraisablehook = _unraisable
 
-    def hook(dropped: Any) -> None:
-        value = dropped.exc_value
-        if isinstance(value, KeyboardInterrupt):
-            _come_again(signal.SIGINT)
-        elif isinstance(value, SystemExit) and isinstance(value.code, int) and value.code > 128:
-            _come_again(value.code - 128)
-        else:
-            former(dropped)
 
-    sys.unraisablehook = hook
+_others: list[Callable[[Any], object]] = []  # the hook for all other errors
+
+
+def _unraisable(dropped: Any) -> None:
+    value = dropped.exc_value
+    if isinstance(value, KeyboardInterrupt):
+        _come_again(signal.SIGINT)
+    elif isinstance(value, SystemExit) and isinstance(value.code, int) and value.code > 128:
+        _come_again(value.code - 128)
+    else:
+        for hook in _others:
+            hook(dropped)
 
 
 def _come_again(number: int) -> None:

@@ -91,7 +91,7 @@ def _task(name: str) -> Callable[[Job], dict[str, Any]]:
         return worker.load if name == "load" else worker.latency
     from bnfold.tuning.worker import tasks
 
-    return tasks.stats if name == "stats" else tasks.recalibrate
+    return {"stats": tasks.stats, "means": tasks.means, "recalibrate": tasks.recalibrate}[name]
 
 
 def _public(error: BnfoldError) -> str:

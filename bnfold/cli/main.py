@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import signal
 import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
 
 from bnfold import system
-from bnfold.cli.bench import bench
-from bnfold.cli.check import check
-from bnfold.cli.optimize import inspect, optimize
 from bnfold.cli.options import debug_option
-from bnfold.cli.quantization import equalize
-from bnfold.cli.tuning import assign, freeze, recalibrate, recover, stats
-from bnfold.cli.verify import diff, verify
 from bnfold.errors import INTERNAL_EXIT_CODE, BnfoldError, UsageError, interrupt_behind
 from bnfold.text.escape import escape_commands
 from bnfold.text.flags import as_flags
@@ -35,6 +31,29 @@ Exit codes:
   70  bnfold itself failed: please report it
   130  interrupted
 """
+
+
+_MODULES = {
+    "assign": "tuning", "bench": "bench", "check": "check", "correct": "quantization",
+    "diff": "verify", "equalize": "quantization", "freeze": "tuning", "inspect": "optimize",
+    "optimize": "optimize", "recalibrate": "tuning", "recover": "tuning", "stats": "tuning",
+    "verify": "verify",
+}  # fmt: skip
+
+
+class _Lazily(Mapping[str, click.Command]):
+    """The commands by name; a command's module is imported when it is asked for."""
+
+    def __getitem__(self, name: str) -> click.Command:
+        module = importlib.import_module(f"bnfold.cli.{_MODULES[name]}")
+        found: click.Command = getattr(module, name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
 
 
 class Commands(click.Group):
@@ -119,7 +138,7 @@ def _complain(message: str, remedy: str) -> None:
                 click.echo(escape_commands(head + plain(clean)), err=True)
 
 
-@click.group(cls=Commands, epilog=EXIT_CODES)
+@click.group(cls=Commands, commands=_Lazily(), epilog=EXIT_CODES)
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @debug_option
 def main() -> None:
@@ -132,10 +151,3 @@ def main() -> None:
     system.hear_lost_signals()
     for number in system.END_SIGNALS:  # end in order: no stray files, no stray worker
         signal.signal(number, lambda received, _: sys.exit(128 + received))
-
-
-for command in (
-    optimize, inspect, verify, diff, bench, check, freeze, assign, recover, stats, recalibrate,
-    equalize,
-):  # fmt: skip
-    main.add_command(command)

@@ -29,6 +29,7 @@ from bnfold.options import Options, RunOptions
 if TYPE_CHECKING:
     from bnfold.onnx_io.output_paths import PathLike
     from bnfold.pipeline.model_paths import Job
+    from bnfold.reporting.content import Report
 
 
 @command()
@@ -108,6 +109,9 @@ def optimize(
       bnfold optimize model.onnx other.onnx --out-dir folded --jobs 2
       cat model.onnx | bnfold optimize - > folded.onnx
     """
+    from bnfold.verification.waiting import early_worker
+
+    ctx.with_resource(early_worker(verify))
     from bnfold.pipeline.model_paths import is_many, jobs_of
 
     many = out_dir is not None or is_many(models)
@@ -172,8 +176,6 @@ def _optimize_one(
     model: str, output: str | None, given: dict[str, Any], reporting: Reporting, display: Display
 ) -> None:
     import bnfold
-    from bnfold.cli.render.folds import of_optimize
-    from bnfold.reporting import content
 
     if model == stdio.STREAM and output is None:
         output = stdio.STREAM
@@ -191,9 +193,17 @@ def _optimize_one(
         result = bnfold.optimize(source, target, progress=progress, **given)
     if output == stdio.STREAM:
         result = replace(result, model=Path(stdio.STREAM))
-    outcome = bnfold.ModelOutcome(Path(model), result)
-    reporting.write(lambda: content.of_optimize([outcome], 0))
-    display.print(of_optimize(result, model, verbose=display.verbose))
+
+    def report() -> Report:
+        from bnfold.reporting import content
+
+        return content.of_optimize([bnfold.ModelOutcome(Path(model), result)], 0)
+
+    reporting.write(report)
+    if not display.quiet:
+        from bnfold.cli.render.folds import of_optimize
+
+        display.print(of_optimize(result, model, verbose=display.verbose))
 
 
 def _optimize_many(

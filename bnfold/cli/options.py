@@ -299,11 +299,11 @@ def json_option(help_text: str) -> Callable[[F], F]:
     return option(sections.REPORTS, "--json", "as_json", is_flag=True, help=help_text)
 
 
-def output_option(suffix: str) -> Callable[[F], F]:
+def output_option(suffix: str, of: str = "MODEL") -> Callable[[F], F]:
     """Where a command writes that makes one model of another."""
     return option(
         sections.OUTPUT, "-o", "--output", metavar="PATH", type=click.Path(),
-        help=f"Where to write.  [default: MODEL.{suffix}.onnx beside it]",
+        help=f"Where to write.  [default: {of}.{suffix}.onnx beside it]",
     )  # fmt: skip
 
 

@@ -1,14 +1,15 @@
-"""`bnfold equalize`: a folded model made ready for quantisation."""
+"""`bnfold equalize` and `bnfold correct`: before quantisation, and after it."""
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from bnfold.cli import sections
 from bnfold.cli.options import (
     command,
+    data_options,
     display_options,
     json_option,
     option,
@@ -18,6 +19,9 @@ from bnfold.cli.options import (
 )
 from bnfold.cli.terminal.display import Display
 from bnfold.options import RunOptions, Scales, Verify
+
+if TYPE_CHECKING:
+    from bnfold.tuning.data_statistics import Dataset
 
 
 @command()
@@ -80,3 +84,47 @@ def equalize(
         click.echo(dumps(jsonable(result)), nl=False)
     else:
         display.print(of_equalize(result, model, verbose=display.verbose))
+
+
+@command()
+@click.argument("model", type=click.Path())
+@click.argument("quantized", type=click.Path())
+@output_option("corrected", of="QUANTIZED")
+@option(
+    sections.STATISTICS,
+    "--moments",
+    "moments_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="The .json file of MODEL that optimize or equalize wrote: what the means of its values "
+    "are. Without it they are measured on --inputs.",
+)
+@data_options(required=False)
+@json_option("Print the result as JSON.")
+@display_options
+def correct(
+    model: str, quantized: str, output: str | None, moments_file: str | None, data: Dataset | None,
+    as_json: bool, display: Display,
+) -> None:  # fmt: skip
+    """Take from biases what rounding the weights adds to them.
+
+    QUANTIZED is what onnxruntime's quantiser made of MODEL, in QDQ or QOperator form. Nothing but
+    the biases changes.
+
+    \b
+    Examples:
+      bnfold correct model.folded.onnx int8.onnx --inputs calibration.npz
+      bnfold correct model.folded.onnx int8.onnx --moments moments.json
+    """
+    from bnfold.cli.render.quantization import of_correct
+    from bnfold.quantization.correct import correct as corrected
+    from bnfold.text.json_encoding import dumps, jsonable
+
+    with display.progress() as progress:
+        result = corrected(
+            model, quantized, output, moments_file=moments_file, data=data, progress=progress
+        )
+    if as_json:
+        click.echo(dumps(jsonable(result)), nl=False)
+    else:
+        display.print(of_correct(result, quantized))

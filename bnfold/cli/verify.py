@@ -85,6 +85,9 @@ def verify(
     """
     from pathlib import Path
 
+    from bnfold.verification.waiting import early_worker
+
+    click.get_current_context().with_resource(early_worker(level))
     import bnfold
     from bnfold.cli.render.comparison import of_verify
     from bnfold.onnx_io.replace_file import Kind, require_replaceable

@@ -36,6 +36,11 @@ _NARROW = tuple(
     number for name, number in TensorProto.DataType.items()
     if name.endswith(("INT4", "INT2", "FLOAT4E2M1"))
 )  # fmt: skip
+_FLOATS = ({np.dtype(np.float32)}, {np.dtype(np.float64)})
+_FUNCTIONS: dict[str, np.ufunc] = {
+    "Add": np.add, "Sub": np.subtract, "Mul": np.multiply, "Div": np.divide,
+    "Neg": np.negative, "Sqrt": np.sqrt,
+}  # fmt: skip
 _LEAST = 1 << 24  # elements that are always allowed
 _GROWTH = 8  # times the largest operand
 
@@ -54,13 +59,6 @@ def evaluate(
         return None  # another kind of broadcasting, by attributes
     if _misjudged(node, operands):
         return None
-    if node.op_type == "Squeeze" and (axes := _axes(node)):
-        # the reference evaluator overlooks the attribute that opset 13 made an input
-        operand = operands[0]
-        try:
-            return None if operand is None else np.squeeze(operand, axis=axes)
-        except ValueError:
-            return None
     given = [operand for operand in operands if operand is not None]
     largest = max((operand.size for operand in given), default=0)
     size = _size(node.op_type, given)
@@ -69,6 +67,11 @@ def evaluate(
     budget.spend_on_constant(int(size))
     if node.op_type in SUMMING:
         return summed_constants.evaluate(node, opset, operands)
+    try:
+        if len(given) == len(operands) and (result := _plainly(node, given)) is not None:
+            return result
+    except (KeyError, TypeError, ValueError):
+        return None
     from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
 
     try:
@@ -85,6 +88,31 @@ def evaluate(
     except Exception:  # the model is wrong here, or the reference lacks the operator's version
         return None
     return np.asarray(result)
+
+
+def _plainly(node: NodeProto, operands: Sequence[Array]) -> Array | None:
+    """What NumPy gives by itself, without the reference, which is slow to import.
+
+    None where this is no such operator. Raises ValueError and TypeError where it has no result.
+    """
+    attributes = {attribute.name: attribute for attribute in node.attribute}
+    match node.op_type, operands:
+        case "Transpose", [value]:
+            return np.transpose(value, attributes["perm"].ints if attributes else None)
+        case "Squeeze", [value, *_] if "axes" in attributes:  # which the reference overlooks
+            return np.squeeze(value, tuple(attributes["axes"].ints))
+        case "Unsqueeze", [value] if "axes" in attributes:
+            return np.expand_dims(value, tuple(attributes["axes"].ints))
+        case "Unsqueeze", [value, axes]:
+            return np.expand_dims(value, tuple(axes.tolist()))
+        case "Reshape", [value, shape] if np.all((shape == -1) | (shape > 0)):
+            return value.reshape(shape.tolist())
+    function = _FUNCTIONS.get(node.op_type)
+    kinds = {operand.dtype for operand in operands}
+    if function is None or function.nin != len(operands) or kinds not in _FLOATS:
+        return None
+    with np.errstate(all="ignore"):  # what is not finite is refused where it is used
+        return np.asarray(function(*operands))
 
 
 def _well_defined(node: NodeProto, operands: Sequence[Array | None]) -> bool:
@@ -149,7 +177,3 @@ def _size(op: str, operands: list[Array]) -> float:
 def _product(sizes: Array) -> float:
     """The product of sizes; a 0 counts as 1, for what is made before it is thrown away."""
     return math.prod(max(float(size), 1.0) for size in sizes.ravel())
-
-
-def _axes(node: NodeProto) -> tuple[int, ...]:
-    return tuple(axis for a in node.attribute if a.name == "axes" for axis in a.ints)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +35,20 @@ class Payload(Protocol):
     def put(self, sink: Sink) -> None:
         """Hand all bytes to the sink, in pieces that fit into memory."""
         ...
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """A payload that is there already."""
+
+    data: bytes
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def put(self, sink: Sink) -> None:
+        """Hand over all of it."""
+        sink(0, self.data)
 
 
 def joined_bytes(payload: Payload) -> bytearray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from bnfold.errors import NotBetterError, UndecidedError, UsageError
-from bnfold.graph.index import Index
+from bnfold.graph.index import Index, Node
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike, output_path
 from bnfold.onnx_io.write_model import write_model
@@ -25,6 +25,7 @@ from bnfold.options import ImageLayout, require_choice
 from bnfold.progress import Progress
 from bnfold.runtime.process import run_worker
 from bnfold.tuning.drift import ChannelDrift, DriftLimits, Fit
+from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.stored_statistics import assign_statistics
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 
@@ -196,6 +197,23 @@ def recalibrate(
         after,
         answer["prior"],
     )
+
+
+def means(
+    model: PathLike, data: Dataset, readers: Iterable[Node], progress: Progress | None = None
+) -> dict[str, FloatArray]:
+    """The means of what these nodes of the main graph read, over all of the data, by its name.
+
+    Channels are on the second axis. Raises what `stats` raises.
+    """
+    request = _request("means", model, data, assume_inference=False)
+    request["values"] = list(dict.fromkeys(node.input(0) for node in readers))
+    return run_worker(request, data.timeout, _means, progress)
+
+
+def _means(answer: dict[str, Any], folder: Path) -> dict[str, FloatArray]:
+    with np.load(folder / "result.npz", allow_pickle=False) as archive:
+        return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
 
 
 def _require_not_data(target: Path, data: Path) -> None:

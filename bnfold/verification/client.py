@@ -13,8 +13,9 @@ import msgspec
 from bnfold.errors import UsageError
 from bnfold.options import Level, RunOptions
 from bnfold.progress import Progress
-from bnfold.runtime.process import CrashedError, Worker, run_worker
+from bnfold.runtime.process import CrashedError, run_worker
 from bnfold.verification.comparison import Comparison
+from bnfold.verification.waiting import new_worker
 
 
 def compare(
@@ -62,10 +63,7 @@ class Comparing:
             "inputs": os.path.abspath(run_options.inputs) if run_options.inputs else None,
             "counterexample": _new_folder(run_options.counterexample),
         }
-        modules = ["bnfold.verification.worker.levels"]
-        if level not in ("frame", "proof"):
-            modules.append("bnfold.verification.worker.first_runs")
-        self._worker = Worker(modules)
+        self._worker = new_worker(level)
         self._worker.begin(self._request)
 
     def __enter__(self) -> Comparing:

@@ -22,6 +22,8 @@ from bnfold.cli.main import main
 from bnfold.folding.apply import Applied
 from bnfold.steps import Proof
 from bnfold.text.formatting import plain
+from bnfold.verification import waiting
+from bnfold.verification.waiting import early_worker
 from tests.support import bn, invoke, numbers, parse
 from tests.verification.test_compare import endless
 
@@ -329,6 +331,30 @@ def test_the_console_script() -> None:
     script = Path(sys.executable).with_name("bnfold")
     done = subprocess.run([script, "--version"], capture_output=True, text=True, check=False)
     assert done.stdout == f"bnfold {bnfold.__version__}\n"
+
+
+def test_the_worker_starts_before_anything_heavy_is_imported() -> None:
+    """Two processes import side by side then, and a small model is optimised in half the time."""
+    code = (
+        "import sys\n"
+        "from bnfold.cli.main import main\n"
+        "from bnfold.runtime import process\n"
+        "start = process.Worker.__init__\n"
+        "def watched(*arguments):\n"
+        "    print(*{'numpy', 'onnx', 'rich'} & sys.modules.keys(), 'then the worker')\n"
+        "    start(*arguments)\n"
+        "process.Worker.__init__ = watched\n"
+        "main(['optimize', 'model.onnx', '-q'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "then the worker\n"), done.stderr
+
+
+def test_a_worker_that_nobody_asks_for_ends() -> None:
+    with early_worker("run"):
+        (worker,) = waiting._early.values()
+    assert worker._process.returncode is not None
+    assert not worker.folder.exists()
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
+from bnfold.quantization.correct import CorrectResult
 from bnfold.quantization.equalize import EqualizeResult
 from bnfold.quantization.hazards import Hazard
 from bnfold.text.flags import as_flags
@@ -45,6 +46,29 @@ def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -
         parts.append(Text(f"\n{norms} in the model: fold first, bnfold optimize", style="yellow"))
     if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
+    return Group(*parts)
+
+
+def of_correct(result: CorrectResult, source: str) -> RenderableType:
+    """By how much biases changed, and what stayed."""
+    done = f"biases of {count(len(result.layers), 'layer')} corrected"
+    parts: list[RenderableType] = [
+        Text(f"{plain(source)} → {plain(str(result.model))}"),
+        Text(f"{done if result.layers else 'nothing to correct: the model is a copy'}\n",
+             style="bold"),
+    ]  # fmt: skip
+    if result.layers:
+        figures = ("largest change", "rms", "steps")
+        rows = table("means were off by", *figures, right=figures)
+        for layer in result.layers:
+            steps = f"{layer.steps:,}" if layer.steps else ""
+            rows.add_row(Text(plain(layer.node)), f"{layer.largest:.3g}", f"{layer.rms:.3g}", steps)
+        parts.append(rows)
+    if result.left:
+        rows = table("not corrected", "because")
+        for one in result.left:
+            rows.add_row(Text(plain(one.node)), Text(plain(one.sentence), style="yellow"))
+        parts += [Text(""), rows]
     return Group(*parts)
 
 

@@ -190,6 +190,18 @@ def stats(job: Job) -> dict[str, Any]:
     return runner.answer(drifts=plain)
 
 
+def means(job: Job) -> dict[str, Any]:
+    """The means of values of the main graph, by their names."""
+    runner = _Runner(job)
+    runner.stage("running the data through the model")
+    index = Index(runner.file.model, runner.file.storage)
+    wanted = set(job.request["values"])
+    data = runner.moments(node for node in index.scopes[0].nodes if node.input(0) in wanted)
+    found = {value.name: moments.mean for value, moments in data.items()}
+    _save(job.folder, {f"a{number}": mean for number, mean in enumerate(found.values())})
+    return {"names": list(found)}
+
+
 def recalibrate(job: Job) -> dict[str, Any]:
     """Estimate μ and σ² anew, layer after layer; each sees what those before it give then."""
     request = job.request

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from graphlib import TopologicalSorter
+from typing import TYPE_CHECKING
 
 import numpy as np
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
 from bnfold.onnx_io.protos import Array, bodies, tensors
 from bnfold.runtime.sessions import Feed
-from bnfold.verification.numerics.reference_operators import MENDED
+
+if TYPE_CHECKING:
+    from onnx.reference import ReferenceEvaluator
 
 _NARROW = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 _TYPE_ATTRIBUTES = ("to", "dtype")  # of Cast, RandomNormal, EyeLike, …
@@ -29,6 +31,10 @@ class Evaluator:
     """
 
     def __init__(self, model: ModelProto, *, wide: bool) -> None:
+        from onnx.reference import ReferenceEvaluator  # slow, and seldom needed
+
+        from bnfold.verification.numerics.reference_operators import MENDED
+
         self.wide = wide
         self._evaluator: ReferenceEvaluator | None = None
         try:

@@ -30,6 +30,7 @@ class FirstRuns:
         except RuntimeError as error:  # there is no room for a thread
             raise MemoryError from error
         self._folded: Future[list[Run]] | None = None
+        self._optimised: Future[list[Run]] | None = None
 
     @classmethod
     def begin(cls, job: Job) -> FirstRuns | None:
@@ -39,8 +40,9 @@ class FirstRuns:
         return None if common_roundings(job.original, job.original) else cls(job)
 
     def go_on_with(self, folded: ModelFile) -> None:
-        """Run the folded model as well, on the same inputs."""
+        """Run the folded model as well, on the same inputs, without and with optimisations."""
         self._folded = self._pool.submit(self._runner.run_folded, folded)
+        self._optimised = self._pool.submit(self._runner.run_optimised, folded)
 
     def of_original(self) -> tuple[list[InputSet], list[Run]]:
         """The inputs and what the original gives. Raises BnfoldError where it does not run."""
@@ -51,3 +53,8 @@ class FirstRuns:
         """What the folded model gives. Raises what onnxruntime raises."""
         assert self._folded is not None
         return self._folded.result()
+
+    def of_optimised(self) -> list[Run]:
+        """Likewise, with onnxruntime's optimisations on."""
+        assert self._optimised is not None
+        return self._optimised.result()

@@ -211,6 +211,18 @@ class Runner:
         session = self.sessions.open(str(folded.path))
         return self._run_all(session, "running the folded model")
 
+    def run_optimised(self, file: ModelFile) -> list[Run]:
+        """The outputs of either model with onnxruntime's optimisations on."""
+        if self.first is not None and file is self.job.folded:
+            return self.first.of_optimised()  # type: ignore[no-any-return]
+        session = self.sessions.open(str(file.path), optimised=True)
+        names = [output.name for output in self.job.original.model.graph.output]
+        return [require_tensors(run(session, feed, names)) for feed in self._own_feeds()]
+
+    def _own_feeds(self) -> list[Feed]:
+        """Without what only models that were cut open are fed."""
+        return [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
+
     def _run_on_feeds(self, session: Any) -> list[Run]:
         if self.sets:
             return self._run_all(session, "running the original")
@@ -231,17 +243,16 @@ class Runner:
     def _run_optimised(self, whole: Pair, output_judge: OutputJudge) -> Deployed:
         """The folded model with onnxruntime's optimisations on, against the original without."""
         self.stage("running the folded model with onnxruntime's optimisations")
-        feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
         names = [value.name for value in whole.original.model.graph.output]
         own = replace(
             output_judge, truth=[{n: r[n] for n in names if n in r} for r in output_judge.truth],
             in_float64=self.request["level"] != "run",
         )  # fmt: skip
-        folded = self._optimised(whole.folded, feeds, own)
+        folded = self._optimised(whole.folded, own)
         wrong = next((d for d in folded.differences if not d.equal), None)
         if wrong is None and not folded.refused:
             return Deployed(True, folded.most)
-        original = self._optimised(whole.original, feeds, own)
+        original = self._optimised(whole.original, own)
         if folded.refused:
             return optimised_run.verdict_on_refusal(folded, original)
         assert wrong is not None
@@ -254,14 +265,10 @@ class Runner:
             folded, original, own.truth, wrong, step, moved, fused
         )
 
-    def _optimised(
-        self, file: ModelFile, feeds: list[Feed], output_judge: OutputJudge
-    ) -> optimised_run.Optimised:
+    def _optimised(self, file: ModelFile, output_judge: OutputJudge) -> optimised_run.Optimised:
         """What it gives with optimisations, and how far that is from the original without."""
         try:
-            session = self.sessions.open(str(file.path), optimised=True)
-            names = list(output_judge.truth[0])
-            results = [require_tensors(run(session, feed, names)) for feed in feeds]
+            results = self.run_optimised(file)
         except UndecidedError:
             raise
         except Exception as error:
@@ -277,7 +284,7 @@ class Runner:
         step does to each part between them.
         """
         self.stage("measuring what roundings that fall differently make")
-        feeds = [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
+        feeds = self._own_feeds()
         own = replace(output_judge, original=whole.original, feeds=feeds, _moved=[])
         moved = float(np.max(own.noise()[name], initial=0.0))
         session = self.sessions.open(str(self.pair.original.path))

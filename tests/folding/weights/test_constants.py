@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from decimal import Decimal, getcontext
 from fractions import Fraction
 from typing import Any
@@ -12,12 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 import bnfold
 from bnfold.folding.weights.constants import rounded
 from bnfold.graph.budget import Budget
 from bnfold.graph.constant_evaluation import evaluate
 from bnfold.graph.index import Index
+from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.tuning.stored_statistics import norms
 from tests.support import Array, affine, bn, folded, nodes, numbers, parse, reason
 
@@ -489,3 +493,53 @@ def test_names_docs_and_metadata_stay_and_the_vanished_value_is_not_declared() -
     assert [value.name for value in result.model.graph.value_info] == ["w"]
     (w,) = (t for t in result.model.graph.initializer if t.name == "w")
     assert (w.doc_string, w.metadata_props[0].value) == ("doc of w", "w")
+
+
+# --- what NumPy computes by itself ---------------------------------------------------------------
+
+A, B = np.array([[1, -2, 3], [0.1, 0, 7]], "f"), np.array([[2, 0, 0.3]], "f")
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16, np.int32])
+@pytest.mark.parametrize(
+    ("op", "operands", "attributes"),
+    [
+        ("Add", [A, B], {}), ("Sub", [B, A], {}), ("Mul", [A, B], {}), ("Div", [A, B], {}),
+        ("Neg", [A], {}), ("Sqrt", [A], {}), ("Transpose", [A], {}),
+        ("Transpose", [A[None]], {"perm": [1, 2, 0]}), ("Reshape", [A, [3, -1]], {}),
+        ("Reshape", [A, [0, 3]], {}), ("Reshape", [A, [4, 4]], {}), ("Reshape", [A, [-2]], {}),
+        ("Unsqueeze", [A, [0, -1]], {}), ("Unsqueeze", [A, [9]], {}), ("Squeeze", [B, [0]], {}),
+    ],
+)  # fmt: skip
+def test_it_is_what_the_reference_gives(
+    op: str, operands: list[Any], attributes: dict[str, Any], dtype: Any
+) -> None:
+    given = [np.array(o, np.int64 if isinstance(o, list) else dtype) for o in operands]
+    names = [f"x{k}" for k in range(len(given))]
+    node = helper.make_node(op, names, ["y"], **attributes)
+    found = evaluate(
+        node, 17, given, Budget.of(Index(parse("g (float[1] x) => (float[1] y) { y = Relu (x) }")))
+    )
+    try:
+        with np.errstate(all="ignore"):
+            feed = dict(zip(names, given, strict=True))
+            (wanted,) = ReferenceEvaluator(node, opsets={"": 17}).run(None, feed)
+    except Exception:
+        assert found is None
+        return
+    assert found is not None
+    assert found.dtype == np.asarray(wanted).dtype
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_transposed_weight_needs_no_reference_evaluator() -> None:
+    """Importing it takes longer than folding a small model."""
+    code = (
+        "import sys, onnx, bnfold\n"
+        "bnfold.optimize('sample_models/digits_mlp.onnx', sys.argv[1], verify='none')\n"
+        "sys.exit('onnx.reference' in sys.modules)"
+    )
+    with PrivateFolder() as folder:
+        target = str(folder / "folded.onnx")
+        done = subprocess.run([sys.executable, "-c", code, target], check=False)
+    assert done.returncode == 0
