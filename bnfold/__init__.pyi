@@ -1,12 +1,12 @@
 # What `import bnfold` offers, and where it comes from. The module of the same name loads each name
 # on first use, by this list; type checkers and editors read it as it is.
 
-from .api import Inspection as Inspection
-from .api import OptimizeResult as OptimizeResult
-from .api import fold as fold
-from .api import inspect as inspect
-from .api import optimize as optimize
-from .api import verify as verify
+from .api.comparing import verify as verify
+from .api.files import OptimizeResult as OptimizeResult
+from .api.files import optimize as optimize
+from .api.models import Inspection as Inspection
+from .api.models import fold as fold
+from .api.models import inspect as inspect
 from .benchmark.ratios import BenchMode as BenchMode
 from .benchmark.ratios import BenchResult as BenchResult
 from .benchmark.ratios import ExecutedGraph as ExecutedGraph

@@ -57,4 +57,5 @@ def every_fold_is_proven(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
             proven(before, result.model, proof, storage)
         return result
 
-    monkeypatch.setattr("bnfold.api.fold_in_place", and_proven)
+    for module in ("models", "files", "comparing"):
+        monkeypatch.setattr(f"bnfold.api.{module}.fold_in_place", and_proven)

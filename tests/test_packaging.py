@@ -98,7 +98,7 @@ def test_a_type_checker_in_a_fresh_project_sees_the_types(fresh: Path, tmp_path:
         "uses.py", cwd=tmp_path,
     )  # fmt: skip
     told = done.stdout
-    assert 'Revealed type is "bnfold.api.OptimizeResult"' in told
+    assert 'Revealed type is "bnfold.api.files.OptimizeResult"' in told
     assert "CheckResult" in told
     assert "has incompatible type \"Literal['perhaps']\"" in told
     assert 'Module has no attribute "no_such_name"' in told

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bnfold import system
-from bnfold.api import OptimizeResult, optimize
+from bnfold.api.files import OptimizeResult, optimize
 from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.onnx_io import atomic_output, model_file
 from bnfold.onnx_io.output_paths import PathLike

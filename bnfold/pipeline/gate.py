@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bnfold.api import inspect
+from bnfold.api.models import inspect
 from bnfold.errors import BnfoldError, UsageError, unexpected
 from bnfold.graph.index import BATCH_NORM
 from bnfold.onnx_io.output_paths import PathLike

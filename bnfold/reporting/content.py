@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 
-from bnfold.api import Inspection
+from bnfold.api.models import Inspection
 from bnfold.errors import BnfoldError
 from bnfold.folding.layer_details import Layer
 from bnfold.graph.node_counts import NodeCounts

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from bnfold.api import Inspection, OptimizeResult
+from bnfold.api.files import OptimizeResult
+from bnfold.api.models import Inspection
 from bnfold.graph.index import BATCH_NORM
 from bnfold.text.flags import flag
 from bnfold.text.formatting import count, plain

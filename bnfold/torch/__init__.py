@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bnfold.api import OptimizeResult, optimize, verify
+from bnfold.api.comparing import verify
+from bnfold.api.files import OptimizeResult, optimize
 from bnfold.deprecation import renamed_parameter
 from bnfold.errors import ModelError, UndecidedError, UsageError, first_line
 from bnfold.onnx_io import model_file

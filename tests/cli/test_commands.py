@@ -202,7 +202,7 @@ def test_a_fault_of_bnfold_is_no_verdict(monkeypatch: pytest.MonkeyPatch) -> Non
     def broken(*_: object) -> None:
         raise RuntimeError("oops")
 
-    monkeypatch.setattr("bnfold.api.plan", broken)
+    monkeypatch.setattr("bnfold.api.models.plan", broken)
     result = invoke("inspect model.onnx")
     assert result.exit_code == 70
     assert "bnfold itself failed: RuntimeError: oops" in result.stderr

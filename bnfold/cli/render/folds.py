@@ -12,7 +12,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from bnfold.api import Inspection, OptimizeResult
+from bnfold.api.files import OptimizeResult
+from bnfold.api.models import Inspection
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM

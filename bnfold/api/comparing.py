@@ -1,0 +1,113 @@
+"""Two models: `verify` compares them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from pathlib import Path
+from typing import cast
+
+import onnx
+
+from bnfold.deprecation import renamed_parameter
+from bnfold.errors import ModelError, UsageError
+from bnfold.folding.in_place import fold_in_place
+from bnfold.graph.index import BATCH_NORM, Index
+from bnfold.onnx_io import model_file
+from bnfold.onnx_io.output_paths import PathLike
+from bnfold.onnx_io.write_model import on_disk
+from bnfold.options import Level, Options, Rest, RunOptions, current_choice, require_choice
+from bnfold.progress import Progress
+from bnfold.verification import proof_file as proof_files
+from bnfold.verification.client import compare
+from bnfold.verification.comparison import Comparison
+
+
+@renamed_parameter("trial", "run_options")
+def verify(
+    original: onnx.ModelProto | PathLike,
+    folded: onnx.ModelProto | PathLike,
+    *,
+    run_options: RunOptions | None = None,
+    level: Level = "full",
+    foreign: bool = False,
+    freeze_initializers: bool = False,
+    proof_file: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Compare two models: what the files tell, and what they give in onnxruntime.
+
+    `level` is how far to go: "frame" (nothing changed but what folds explain; whether that is right
+    is not looked at, and the result is never `equal`, see its `passed`), "proof" (and what
+    was folded is right for every input), "folds" (and every folded node, fed what the original
+    computes there, gives the same), "run" (a proof, and both models on the same inputs) or "full"
+    (all of these, and the errors of both models against float64). `foreign`: the second
+    model was made by another tool; changes of names and metadata are reported but not held against
+    it, and its constants may be rounded more than once. `freeze_initializers`: callers do not
+    replace initializers that are also graph inputs. `proof_file` is a proof that `optimize` wrote
+    of these two files: it is believed in nothing, and proven again. `progress` is called with each
+    Stage.
+
+    Raises ModelError, UndecidedError or WorkerError where no comparison was possible; a difference
+    is not an error here: look at the result's `equal`.
+    """
+    level = cast(Level, current_choice("level", level))
+    require_choice("level", level, Level)
+    if foreign and proof_file is not None:
+        raise UsageError(
+            "`foreign` and `proof_file` exclude each other",
+            "a proof says all that has changed: omit `foreign`",
+        )
+    if foreign and level == "frame":
+        raise UsageError(
+            '`level="frame"` asks whether files are the same but for folds; those of another tool '
+            "are not",
+            'use `level="proof"`',
+        )
+    with contextlib.ExitStack() as stack:
+        one, two = on_disk(original, stack), on_disk(folded, stack)
+        if proof_file is not None:
+            proofs = [proof_files.read(proof_file, one, two)]
+        else:
+            proofs = [] if foreign else _own_folds(one, two, freeze=freeze_initializers)
+        return compare(
+            one, two, run_options or RunOptions(), level=level, foreign=foreign,
+            freeze_initializers=freeze_initializers, exact=level == "full", progress=progress,
+            proofs=proofs, proven=proof_file is not None,
+        )  # fmt: skip
+
+
+def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
+    """What bnfold itself would do to a model, with the options that two files make likely.
+
+    Nobody believes it: it is tried on the two files, and proves them equal or does not.
+    """
+    try:
+        before, after = model_file.read(original), model_file.read(folded)
+        counts = [
+            Counter(node.op for node in Index(file.model, file.storage).nodes())
+            for file in (before, after)
+        ]
+        if counts[1][BATCH_NORM] and not counts[0][BATCH_NORM]:
+            raise UsageError(
+                f"{folded} has a BatchNormalization, {original} has none: no fold adds any",
+                "swap the two files; or compare any two models with `foreign`",
+            )
+        options = Options(
+            freeze_initializers=freeze,
+            allow_max=counts[1]["Max"] > counts[0]["Max"],
+            merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
+            rest=_likely_rest(*counts),
+        )
+        return [fold_in_place(before.model, before.storage, options).proof]
+    except ModelError:  # said by whoever compares them
+        return []
+
+
+def _likely_rest(before: Counter[str], after: Counter[str]) -> Rest:
+    """What two models say of the BatchNormalizations that nothing took."""
+    if after[BATCH_NORM] or not before[BATCH_NORM]:
+        return "keep"
+    if after["Conv"] > before["Conv"]:
+        return "conv"
+    return "affine" if after["Mul"] + after["Add"] > before["Mul"] + before["Add"] else "keep"
