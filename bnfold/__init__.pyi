@@ -55,6 +55,7 @@ from .quantization.correct import CorrectedLayer as CorrectedLayer
 from .quantization.correct import CorrectResult as CorrectResult
 from .quantization.correct import UncorrectedLayer as UncorrectedLayer
 from .quantization.correct import correct as correct
+from .quantization.equalize import Equalization as Equalization
 from .quantization.equalize import EqualizedLayer as EqualizedLayer
 from .quantization.equalize import EqualizedRegion as EqualizedRegion
 from .quantization.equalize import EqualizeResult as EqualizeResult

@@ -18,18 +18,28 @@ from bnfold.folding.selection import helpful_flags
 from bnfold.graph.index import Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike, folded_path, require_own_data
+from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.replace_file import Kind, require_replaceable
 from bnfold.onnx_io.write_model import write_model
-from bnfold.options import Options, RunOptions, Verify, current_choice, require_choice
+from bnfold.options import (
+    Level,
+    Options,
+    RunOptions,
+    Scales,
+    Verify,
+    current_choice,
+    require_choice,
+)
 from bnfold.progress import Progress, Stage, ignore
 from bnfold.tuning.prediction.verdicts import LayerSummary
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
-from bnfold.verification.client import Comparing
+from bnfold.verification.client import Comparing, compare
 from bnfold.verification.comparison import Comparison, require_equal
 
 if TYPE_CHECKING:
-    from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
+    from bnfold.quantization.equalize import EqualizeResult
+    from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments, Watch
 
 
 @dataclass(frozen=True)
@@ -48,6 +58,7 @@ class OptimizeResult(FoldResult[Path]):
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
     flags: tuple[str, ...] = ()  # where nothing folded: fields of Options with which it would
     statistics: tuple[LayerSummary, ...] = ()  # with details=True, see `consistency`
+    equalized: EqualizeResult | None = None  # where that was asked for
 
 
 @renamed_parameter("trial", "run_options")
@@ -63,6 +74,7 @@ def optimize(
     details: bool = False,
     proof_file: PathLike | None = None,
     moments_file: PathLike | None = None,
+    equalize: Scales | None = None,
     progress: Progress | None = None,
 ) -> OptimizeResult:
     """Fold a file, verify the result against the original, and write it.
@@ -78,7 +90,8 @@ def optimize(
     adds what a report draws: the maps of all layers and the ranges of their weights. `proof_file`
     is where to write the proof, which `verify` can check again, and `moments_file` what the folded
     BatchNormalizations said of the tensors that are left, as .json, .csv or .overrides.json (for
-    onnxruntime's quantiser). `progress` is called with each Stage of the work.
+    onnxruntime's quantiser). `equalize` moves scales between layers afterwards, which is verified
+    by itself: see `bnfold.equalize`. `progress` is called with each Stage of the work.
 
     Raises ModelError (unreadable, invalid), UsageError (paths, inputs), NotEqualError (nothing is
     written), UndecidedError (neither proven nor runnable), WorkerError (the worker crashed).
@@ -89,6 +102,11 @@ def optimize(
         raise UsageError(
             '`proof_file` asks for a proof, and `verify="none"` for checking none',
             'use `verify="proof"`, which checks it and runs nothing',
+        )
+    if proof_file is not None and equalize is not None:
+        raise UsageError(
+            "`proof_file` is for one proof, and `equalize` has one of its own",
+            "equalise the folded model afterwards: `bnfold.equalize`",
         )
     source = Path(path_in)
     freeze = options is not None and options.freeze_initializers
@@ -113,30 +131,41 @@ def optimize(
         watch: Watch | None = None
         if moments_file is not None:
             from bnfold.tuning.tensor_moments import files as moment_files
-            from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 
             moment_files.require_writable(moments_file, [source, target])
+        if moments_file is not None or equalize is not None:
+            from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
+
             watch = Watch()
         tell(Stage("planning what to fold"))
         result = fold_in_place(file.model, file.storage, options, watch=watch)
-        drawn, statistics = _details(original, file, result.verdicts, options)
         flags: tuple[str, ...] = ()
         if not result.folded:
             flags = helpful_flags(Index(file.model, file.storage), options)
+        equalizing: _Equalizing | None = None
+        if equalize is not None and watch is not None:
+            tell(Stage("moving scales between layers"))
+            folder = stack.enter_context(PrivateFolder())
+            equalizing = _Equalizing(file, folder, equalize, watch.tensors)
+        drawn, statistics = _details(original, file, result.verdicts, options)
         comparison: Comparison | None = None
 
         def check(candidate: Path) -> None:
             nonlocal comparison
             if comparing is not None and result.folded:
                 comparison = comparing.with_folded(
-                    candidate, (result.proof,), proven=True, progress=progress
-                )
+                    equalizing.folded if equalizing else candidate, (result.proof,), proven=True,
+                    progress=progress,
+                )  # fmt: skip
                 require_equal(comparison)
+            if equalizing and verify != "none":
+                equalizing.verify(candidate, verify, run_options or RunOptions(), progress)
 
+        changed = bool(result.folded) or (equalizing is not None and bool(equalizing.found.proof))
         tell(Stage("writing the model"))
         written = write_model(
             file, target, keep=not in_place, external_data=external_data, check=check,
-            unchanged=not (result.folded or file.locations or external_data != model_file.KEEP),
+            unchanged=not (changed or file.locations or external_data != model_file.KEEP),
         )  # fmt: skip
         if proof_file is not None:
             certificate = comparison.certificate if comparison is not None else None
@@ -144,13 +173,46 @@ def optimize(
                 proof_file, before, target, result.proof, options or Options(), certificate
             )
         if moments_file is not None and watch is not None:
-            moment_files.save(watch.tensors, moments_file, target.name)
+            tensors = equalizing.found.moments if equalizing else watch.tensors
+            moment_files.save(tensors, moments_file, target.name)
         return OptimizeResult(
             target, result.verdicts, result.before, result.after, result.copied_bytes, result.proof,
             size,
             written.size, written.data_files, written.left_behind, comparison, drawn, flags,
-            statistics,
+            statistics, equalizing.result(target) if equalizing else None,
         )  # fmt: skip
+
+
+class _Equalizing:
+    """A folded model that is equalised; what it was is kept, since each step is verified alone."""
+
+    def __init__(
+        self, file: model_file.ModelFile, folder: Path, scales: Scales,
+        moments: tuple[TensorMoments, ...],
+    ) -> None:  # fmt: skip
+        """Changes the model in `file`."""
+        from bnfold.quantization.equalize import equalize_in_place
+
+        self.folded = model_file.save(file.model, file.storage, folder / "folded.onnx")
+        self.found = equalize_in_place(file.model, file.storage, moments=moments, scales=scales)
+        self._comparison: Comparison | None = None
+
+    def verify(
+        self, candidate: Path, level: Level, run_options: RunOptions, progress: Progress | None
+    ) -> None:
+        """Compare the equalised model with the folded one. Raises NotEqualError."""
+        if self.found.proof:
+            self._comparison = compare(
+                self.folded, candidate, run_options, level=level, progress=progress,
+                proofs=(self.found.proof,), proven=True,
+            )  # fmt: skip
+            require_equal(self._comparison)
+
+    def result(self, target: Path) -> EqualizeResult:
+        """What became of it."""
+        from bnfold.quantization.equalize import EqualizeResult
+
+        return EqualizeResult(**vars(self.found), model=target, comparison=self._comparison)
 
 
 def _details(

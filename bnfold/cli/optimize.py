@@ -71,6 +71,13 @@ if TYPE_CHECKING:
     help="Also write the proof, an in-toto statement that bnfold verify can check again.",
 )
 @moments_option
+@option(
+    sections.OUTPUT,
+    "--equalize",
+    is_flag=True,
+    help="Also move scales between layers, by powers of two, so that int8 loses less: see bnfold "
+    "equalize.",
+)
 @verify_option(
     "How to verify before anything is written: not at all (none), from the two files (proof), by "
     "running both models as well (run), or with every fold run by itself and float64 too (full)."
@@ -92,7 +99,7 @@ if TYPE_CHECKING:
 def optimize(
     ctx: click.Context, /, models: tuple[str, ...], output: str | None, out_dir: str | None,
     in_place: bool, external_data: str, proof_file: str | None, moments_file: str | None,
-    verify: str, options: Options, run_options: RunOptions,
+    equalize: bool, verify: str, options: Options, run_options: RunOptions,
     reports: ReportRequest, recursive: bool, jobs: int, display: Display,
 ) -> None:  # fmt: skip
     """Fold, verify against the original, and write.
@@ -124,6 +131,7 @@ def optimize(
     given: dict[str, Any] = {
         "options": options, "in_place": in_place, "verify": verify,
         "external_data": external_data, "run_options": run_options, "details": reporting.details,
+        "equalize": "power-of-two" if equalize else None,
     }  # fmt: skip
     for flag, what, file in (
         ("--proof", "proof", proof_file), ("--moments", "moments", moments_file),

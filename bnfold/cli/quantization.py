@@ -45,6 +45,13 @@ if TYPE_CHECKING:
     help="The .json file that optimize wrote with --moments: how large activations become.",
 )
 @option(
+    sections.OUTPUT,
+    "--moments-out",
+    metavar="FILE",
+    type=click.Path(dir_okay=False),
+    help="Also write what --moments says, of the model that is written.",
+)
+@option(
     sections.STATISTICS,
     "--growth",
     default=2.0,
@@ -58,7 +65,8 @@ if TYPE_CHECKING:
 @json_option("Print the result as JSON.")
 @display_options
 def equalize(
-    model: str, output: str | None, scales: Scales, moments_file: str | None, growth: float,
+    model: str, output: str | None, scales: Scales, moments_file: str | None,
+    moments_out: str | None, growth: float,
     verify: Verify, run_options: RunOptions, as_json: bool, display: Display,
 ) -> None:  # fmt: skip
     """Make the ranges of weights alike, for quantisation per tensor.
@@ -77,11 +85,13 @@ def equalize(
 
     with display.progress() as progress:
         result = equalized(
-            model, output, scales=scales, growth=growth, moments_file=moments_file, verify=verify,
+            model, output, scales=scales, growth=growth, moments_file=moments_file,
+            moments_out=moments_out, verify=verify,
             run_options=run_options, progress=progress,
         )  # fmt: skip
     if as_json:
-        click.echo(dumps(jsonable(result)), nl=False)
+        told = jsonable(result)
+        click.echo(dumps({k: told[k] for k in told if k not in ("proof", "moments")}), nl=False)
     else:
         display.print(of_equalize(result, model, verbose=display.verbose))
 

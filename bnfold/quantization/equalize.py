@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
+from onnx import ModelProto
 
 from bnfold.errors import UsageError
 from bnfold.folding.apply import apply
@@ -16,6 +17,7 @@ from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike, output_path
+from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Scales, Verify, require_choice
 from bnfold.progress import Progress
@@ -57,17 +59,26 @@ class EqualizedRegion:
 
 
 @dataclass(frozen=True)
-class EqualizeResult:
-    """A model whose weights have ranges that are more alike. `comparison` is None without one.
+class Equalization:
+    """What became of a model whose weights have ranges that are more alike.
 
     `batch_norms` is how many BatchNormalizations stand between layers, which are better folded.
+    `proof` is empty where nothing changed.
     """
 
-    model: Path
     layers: tuple[EqualizedLayer, ...]
     regions: tuple[EqualizedRegion, ...]
+    batch_norms: int
+    proof: str
+    moments: tuple[TensorMoments, ...]  # of the new model, where those of the old one were given
+
+
+@dataclass(frozen=True)
+class EqualizeResult(Equalization):
+    """A file that was equalised. `comparison` is None where nothing was, or nothing was checked."""
+
+    model: Path
     comparison: Comparison | None = None
-    batch_norms: int = 0
 
 
 def equalize(
@@ -77,6 +88,7 @@ def equalize(
     scales: Scales = "power-of-two",
     growth: float = 2.0,
     moments_file: PathLike | None = None,
+    moments_out: PathLike | None = None,
     verify: Verify = "run",
     run_options: RunOptions | None = None,
     progress: Progress | None = None,
@@ -89,44 +101,65 @@ def equalize(
     nothing overflows or becomes subnormal; with "free" ones up to rounding, proven as folds are. In
     return activations change their ranges: none of a tensor's channels may grow beyond `growth`
     times the largest one, by a `moments_file` of `optimize`; without it, none more than 16 times.
+    `moments_out` is where to write the moments of the new model, of those of the old one.
 
     `verify`, `run_options` and `progress` are those of `optimize`; `path_out` defaults to
     `model.equalized.onnx`. Raises ModelError, UsageError, NotEqualError (nothing is written),
     UndecidedError and WorkerError.
     """
     require_choice("verify", verify, Verify)
-    require_choice("scales", scales, Scales)
-    if not growth >= 1:
-        raise UsageError("`growth` is a factor of at least 1")
     moments = files.read(moments_file) if moments_file is not None else ()
     source = Path(path_in)
     file = model_file.read(source)
     target = output_path(source, path_out, ".equalized.onnx")
-    index = Index(file.model, file.storage)
-    linear = [node for node in index.scopes[0].nodes if node.op in LINEAR]
-    draft = Draft(index, Options())
-    before = _ratios(draft, linear)
-    told = _plan(index, draft, moments, growth, powers_of_two=scales == "power-of-two")
-    after = _ratios(draft, linear)
-    proof = to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()
-    changed = bool(draft.edits)
+    if moments_out is not None:
+        if moments_file is None:
+            raise UsageError("`moments_out` is made of a `moments_file`", "give that as well")
+        files.require_writable(moments_out, [source, target, moments_file])
+    found = equalize_in_place(
+        file.model, file.storage, moments=moments, scales=scales, growth=growth
+    )
     comparison: Comparison | None = None
 
     def check(candidate: Path) -> None:
         nonlocal comparison
         comparison = compare(
             source, candidate, run_options or RunOptions(), level=cast(Level, verify),
-            progress=progress, proofs=(proof,), proven=True,
+            progress=progress, proofs=(found.proof,), proven=True,
         )  # fmt: skip
         require_equal(comparison)
 
     write_model(
-        file, target, unchanged=not changed,
-        check=check if changed and verify != "none" else None,
+        file, target, unchanged=not found.proof,
+        check=check if found.proof and verify != "none" else None,
     )  # fmt: skip
-    layers = tuple(EqualizedLayer(label, before[label], after[label]) for label in before)
-    norms = sum(node.op == BATCH_NORM for node in index.scopes[0].nodes)
-    return EqualizeResult(target, layers, told, comparison, norms)
+    if moments_out is not None:
+        files.save(found.moments, moments_out, target.name)
+    return EqualizeResult(**vars(found), model=target, comparison=comparison)
+
+
+def equalize_in_place(
+    model: ModelProto, storage: Storage, *, moments: Sequence[TensorMoments] = (),
+    scales: Scales = "power-of-two", growth: float = 2.0,
+) -> Equalization:  # fmt: skip
+    """`equalize` for a model in memory, which is changed."""
+    require_choice("scales", scales, Scales)
+    if not growth >= 1:
+        raise UsageError("`growth` is a factor of at least 1")
+    index = Index(model, storage)
+    linear = [node for node in index.scopes[0].nodes if node.op in LINEAR]
+    draft = Draft(index, Options())
+    before = _ratios(draft, linear)
+    found = _plan(index, draft, moments, growth, powers_of_two=scales == "power-of-two")
+    after = _ratios(draft, linear)
+    proof = to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()
+    return Equalization(
+        tuple(EqualizedLayer(label, before[label], after[label]) for label in before),
+        tuple(_told(*each) for each in found),
+        sum(node.op == BATCH_NORM for node in index.scopes[0].nodes),
+        proof if draft.edits else "",
+        tuple(_moments_now(moments, found)),
+    )
 
 
 def _ratios(draft: Draft, nodes: Iterable[Node]) -> dict[str, float]:
@@ -137,8 +170,8 @@ def _ratios(draft: Draft, nodes: Iterable[Node]) -> dict[str, float]:
 def _plan(
     index: Index, draft: Draft, moments: Sequence[TensorMoments], growth: float, *,
     powers_of_two: bool,
-) -> tuple[EqualizedRegion, ...]:  # fmt: skip
-    """Add the edits to the draft, and tell what became of each region."""
+) -> list[tuple[str, int, Borders | Refusal]]:  # fmt: skip
+    """Add the edits to the draft; for each region its first node, how many values, its scales."""
     known = {m.name: m for m in moments if not m.scope}
     found: dict[str, Borders | Refusal] = {}
     values: dict[str, int] = {}
@@ -159,7 +192,7 @@ def _plan(
             and (refusal := _moved(draft, border, powers_of_two=powers_of_two)) is not None
         }  # fmt: skip
         if not refused:
-            return tuple(_told(label, values[label], border) for label, border in found.items())
+            return [(label, values[label], border) for label, border in found.items()]
         draft.undo_to(0)
         found |= refused
 
@@ -176,6 +209,26 @@ def _told(label: str, values: int, border: Borders | Refusal) -> EqualizedRegion
     if isinstance(border, Refusal):
         return EqualizedRegion(label, values, refusal=border)
     return EqualizedRegion(label, values, float(border.total.min()), float(border.total.max()))
+
+
+def _moments_now(
+    moments: Sequence[TensorMoments], found: Iterable[tuple[str, int, Borders | Refusal]]
+) -> Iterator[TensorMoments]:
+    """Those of the equalised model: what was divided by a scale is so much smaller."""
+    scales: dict[tuple[str, int], FloatArray] = {}
+    for _, _, border in found:
+        if isinstance(border, Borders):
+            axis = border.region.axis
+            for node, output in border.region.values:
+                scales[node.proto.output[output], axis] = border.total
+    for m in moments:
+        s = scales.get((m.name, m.axis)) if not m.scope else None
+        if s is None or len(s) != len(m.mean):
+            yield m
+        else:
+            yield replace(
+                m, mean=m.mean / s, deviation=m.deviation / s, low=m.low / s, high=m.high / s
+            )
 
 
 def _least(region: Region, known: Mapping[str, TensorMoments], growth: float) -> FloatArray:

@@ -39,15 +39,27 @@ def statistics(layers: Sequence[LayerSummary]) -> str:
 
 def closing(result: OptimizeResult) -> str:
     """What became of a model, in one sentence."""
+    return f"{_what_folded(result)}{_equalized(result)}"
+
+
+def _what_folded(result: OptimizeResult) -> str:
     if not result.folded:
-        where = f"nothing to fold: {plain(str(result.model))} is a copy of the original"
-        return f"{where}{_with_flags(result.flags)}"
+        copied = result.equalized is None or not result.equalized.proof
+        is_copy = f": {plain(str(result.model))} is a copy of the original" if copied else ""
+        return f"nothing to fold{is_copy}{_with_flags(result.flags)}"
     done = f"{_folded(result.verdicts)} folded{_written_out(result.verdicts)}"
     if result.comparison is None:
         return f"{done}; not verified"
     if not result.comparison.runs:
         return f"{done} and proven; not run"
     return f"{done} and verified: equal up to rounding"
+
+
+def _equalized(result: OptimizeResult) -> str:
+    if result.equalized is None:
+        return ""
+    moved = sum(region.least != region.largest for region in result.equalized.regions)
+    return f"; scales moved in {count(moved, 'region')}" if moved else "; no scale to move"
 
 
 def _folded(verdicts: tuple[Verdict, ...]) -> str:

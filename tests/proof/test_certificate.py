@@ -14,7 +14,7 @@ import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 import bnfold
-from bnfold import api
+from bnfold.api import comparing
 from bnfold.onnx_io.model_file import ModelFile, read, save
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.proof.certificate import Static, certify, explain
@@ -32,7 +32,7 @@ def judged(original: ModelProto, folded: ModelProto, tmp_path: Path, loose: floa
     """What two files tell, as `verify` has them checked."""
     paths = (tmp_path / "a.onnx", tmp_path / "b.onnx")
     one, two = file_of(original, paths[0]), file_of(folded, paths[1])
-    guesses = [from_json(p.encode()) for p in api._own_folds(*paths, freeze=False)]
+    guesses = [from_json(p.encode()) for p in comparing._own_folds(*paths, freeze=False)]
     return explain(one, two, guesses, foreign=loose > 0, loose=loose)
 
 

@@ -310,3 +310,78 @@ def test_a_residual_sum_of_sixty_blocks_takes_one_scale(tmp_path: Path) -> None:
     (first,) = [region for region in result.regions if region.node == "Conv→s0"]
     assert (first.values, first.refusal) == (121, None)
     assert first.largest > first.least
+
+
+# --- with optimize, and what is known afterwards -------------------------------------------------
+
+BLOCK = """
+g (float[N,3,6,6] x) => (float[N,5,4,4] y) {
+  [first] a = Conv (x, w1)
+  [bn] n = BatchNormalization (a, s, b, m, v)
+  r = Relu (n)
+  [second] y = Conv (r, w2)
+}"""
+
+
+def block() -> None:
+    spread = np.array([1, 32, 0.25, 8], "f")
+    model = parse(
+        BLOCK, w1=numbers(C, 3, 3, 3), w2=numbers(5, C, 1, 1), s=spread, b=spread, m=numbers(C),
+        v=np.ones(C, "f"),
+    )  # fmt: skip
+    onnx.save(model, "model.onnx")
+
+
+@pytest.mark.usefixtures("cwd")
+def test_optimize_equalises_as_the_two_commands_do_one_after_the_other() -> None:
+    block()
+    result = bnfold.optimize(
+        "model.onnx", "both.onnx", equalize="power-of-two", moments_file="both.json"
+    )
+    bnfold.optimize("model.onnx", "folded.onnx", moments_file="folded.json")
+    apart = bnfold.equalize(
+        "folded.onnx", "apart.onnx", moments_file="folded.json", moments_out="apart.json"
+    )
+    assert Path("both.onnx").read_bytes() == Path("apart.onnx").read_bytes()
+    assert Path("both.onnx").read_bytes() != Path("folded.onnx").read_bytes()
+    tensors = [json.loads(Path(f"{n}.json").read_text())["tensors"] for n in ("both", "apart")]
+    assert tensors[0] == tensors[1]
+    assert result.comparison is not None
+    assert result.equalized is not None
+    assert result.equalized.comparison is not None
+    assert result.equalized.layers == apart.layers
+    assert all(np.array_equal(a, b) for a, b in zip(*map(outputs, map(Path, (
+        "folded.onnx", "both.onnx"))), strict=True))  # fmt: skip
+
+
+@pytest.mark.usefixtures("cwd")
+def test_moments_of_the_equalised_model_are_those_of_its_own_tensors() -> None:
+    block()
+    bnfold.optimize("model.onnx", "both.onnx", equalize="free", moments_file="both.json")
+    known = {t["name"]: t for t in json.loads(Path("both.json").read_text())["tensors"]}
+    made = known["n"]
+    mean, deviation = (np.array(made[name]) for name in ("mean", "deviation"))
+    scale = np.array([1, 32, 0.25, 8]) / mean  # β and γ are alike in this model
+    np.testing.assert_allclose(deviation * scale, [1, 32, 0.25, 8], rtol=1e-4)
+    assert scale.max() / scale.min() > 8
+
+
+@pytest.mark.usefixtures("cwd")
+def test_where_nothing_folds_optimize_equalises_all_the_same() -> None:
+    onnx.save(net(CROSSED[0][0]), "model.onnx")
+    done = invoke("optimize model.onnx --equalize")
+    assert done.exit_code == 0, done.output
+    assert "nothing to fold; scales moved in 1 region" in done.stdout
+    assert "largest range / median" in done.stdout
+    again = invoke("optimize model.folded.onnx -o again.onnx --equalize")
+    assert "again.onnx is a copy of the original; no scale to move" in again.stdout
+
+
+@pytest.mark.usefixtures("cwd")
+def test_what_does_not_go_together() -> None:
+    block()
+    with pytest.raises(UsageError, match="one proof"):
+        bnfold.optimize("model.onnx", equalize="free", proof_file="model.proof.json")
+    with pytest.raises(UsageError, match="made of a `moments_file`"):
+        bnfold.equalize("model.onnx", moments_out="moments.json")
+    assert sorted(path.name for path in Path().iterdir()) == ["model.onnx"]

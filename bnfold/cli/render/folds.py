@@ -16,6 +16,7 @@ from bnfold.api.files import OptimizeResult
 from bnfold.api.models import Inspection
 from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
+from bnfold.cli.render.quantization import ranges
 from bnfold.graph.index import BATCH_NORM
 from bnfold.pipeline.batch import ModelOutcome
 from bnfold.reporting.summary import closing, statistics, would_fold
@@ -35,6 +36,8 @@ def of_optimize(result: OptimizeResult, source: str, *, verbose: bool = False) -
     ]
     if result.comparison is not None and verbose:
         parts.append(of_comparison(result.comparison))
+    if result.equalized is not None:
+        parts += [Text(""), *ranges(result.equalized, verbose=verbose)]
     left = "left behind, no longer needed: "
     parts.extend(Text(left + plain(str(path))) for path in result.left_behind)
     return Group(*parts)

@@ -11,7 +11,7 @@ from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
 from bnfold.quantization.correct import CorrectResult
-from bnfold.quantization.equalize import EqualizeResult
+from bnfold.quantization.equalize import Equalization, EqualizeResult
 from bnfold.quantization.hazards import Hazard
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain
@@ -25,12 +25,23 @@ def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -
     parts: list[RenderableType] = [
         Text(f"{plain(source)} → {plain(str(result.model))}"),
         Text(f"{done if moved else 'nothing to move: the model is a copy'}\n", style="bold"),
+        *ranges(result, verbose=verbose),
     ]
+    if result.batch_norms:
+        norms = count(result.batch_norms, BATCH_NORM)
+        parts.append(Text(f"\n{norms} in the model: fold first, bnfold optimize", style="yellow"))
+    if result.comparison is not None and verbose:
+        parts.append(of_comparison(result.comparison))
+    return Group(*parts)
+
+
+def ranges(result: Equalization, *, verbose: bool = False) -> list[RenderableType]:
+    """The range of each layer before and after, and what stood in the way."""
     figures = ("before", "after")
     rows = table("largest range / median", *figures, right=figures)
     for layer in result.layers:
         rows.add_row(Text(plain(layer.node)), f"{layer.before:.2f}", f"{layer.after:.2f}")
-    parts.append(rows)
+    parts: list[RenderableType] = [rows]
     kept = [region for region in result.regions if region.refusal is not None]
     if kept:
         rows = table("not equalised", "because")
@@ -41,12 +52,7 @@ def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -
                 text.append(f"\n{as_flags(region.refusal.reason.remedy)}", style="dim")
             rows.add_row(Text(plain(region.node)), text)
         parts += [Text(""), rows]
-    if result.batch_norms:
-        norms = count(result.batch_norms, BATCH_NORM)
-        parts.append(Text(f"\n{norms} in the model: fold first, bnfold optimize", style="yellow"))
-    if result.comparison is not None and verbose:
-        parts.append(of_comparison(result.comparison))
-    return Group(*parts)
+    return parts
 
 
 def of_correct(result: CorrectResult, source: str) -> RenderableType:
