@@ -55,10 +55,10 @@ from .quantization.correct import CorrectedLayer as CorrectedLayer
 from .quantization.correct import CorrectResult as CorrectResult
 from .quantization.correct import UncorrectedLayer as UncorrectedLayer
 from .quantization.correct import correct as correct
-from .quantization.equalize import Equalization as Equalization
-from .quantization.equalize import EqualizedLayer as EqualizedLayer
-from .quantization.equalize import EqualizedRegion as EqualizedRegion
-from .quantization.equalize import EqualizeResult as EqualizeResult
+from .quantization.equalization import Equalization as Equalization
+from .quantization.equalization import EqualizedLayer as EqualizedLayer
+from .quantization.equalization import EqualizedRegion as EqualizedRegion
+from .quantization.equalization import EqualizeResult as EqualizeResult
 from .quantization.equalize import equalize as equalize
 from .quantization.hazards import Hazard as Hazard
 from .quantization.hazards import hazards as hazards
@@ -86,8 +86,8 @@ from .tuning.prediction.verdicts import Consistency as Consistency
 from .tuning.prediction.verdicts import ConsistencyResult as ConsistencyResult
 from .tuning.prediction.verdicts import LayerConsistency as LayerConsistency
 from .tuning.prediction.verdicts import LayerSummary as LayerSummary
-from .tuning.tensor_moments.moments_of_tensors import TensorMoments as TensorMoments
 from .tuning.tensor_moments.moments_of_tensors import moments as moments
+from .tuning.tensor_moments.tensors import TensorMoments as TensorMoments
 from .verdict import Verdict as Verdict
 from .verification.comparison import Comparison as Comparison
 from .verification.comparison import Deployed as Deployed

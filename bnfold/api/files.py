@@ -31,6 +31,7 @@ from bnfold.options import (
     require_choice,
 )
 from bnfold.progress import Progress, Stage, ignore
+from bnfold.quantization.equalization import EqualizeResult
 from bnfold.tuning.prediction.verdicts import LayerSummary
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
@@ -38,8 +39,8 @@ from bnfold.verification.client import Comparing, compare
 from bnfold.verification.comparison import Comparison, require_equal
 
 if TYPE_CHECKING:
-    from bnfold.quantization.equalize import EqualizeResult
-    from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments, Watch
+    from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 
 
 @dataclass(frozen=True)
@@ -210,8 +211,6 @@ class _Equalizing:
 
     def result(self, target: Path) -> EqualizeResult:
         """What became of it."""
-        from bnfold.quantization.equalize import EqualizeResult
-
         return EqualizeResult(**vars(self.found), model=target, comparison=self._comparison)
 
 

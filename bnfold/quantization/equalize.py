@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -21,64 +21,24 @@ from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Scales, Verify, require_choice
 from bnfold.progress import Progress
+from bnfold.quantization.equalization import (
+    Equalization,
+    EqualizedLayer,
+    EqualizedRegion,
+    EqualizeResult,
+)
 from bnfold.quantization.regions import LINEAR, Region, regions
 from bnfold.quantization.weight_ranges import Borders, borders, equalised, kept_exact, range_ratio
 from bnfold.reasons import Refusal
 from bnfold.steps import to_json
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.tensor_moments import files
-from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 from bnfold.verification.client import compare
 from bnfold.verification.comparison import Comparison, require_equal
 
 _LEAST = 1 / 16  # of the scales where nothing is known of activations
 _FLOOR = 2.0**-10
-
-
-@dataclass(frozen=True)
-class EqualizedLayer:
-    """A linear node: the largest range of its output channels by the median one, before and now."""
-
-    node: str
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class EqualizedRegion:
-    """Values that took scales together, by the first node that makes one; or why they did not.
-
-    `least` and `largest` are the scales that its values were divided by.
-    """
-
-    node: str
-    values: int
-    least: float = 1.0
-    largest: float = 1.0
-    refusal: Refusal | None = None
-
-
-@dataclass(frozen=True)
-class Equalization:
-    """What became of a model whose weights have ranges that are more alike.
-
-    `batch_norms` is how many BatchNormalizations stand between layers, which are better folded.
-    `proof` is empty where nothing changed.
-    """
-
-    layers: tuple[EqualizedLayer, ...]
-    regions: tuple[EqualizedRegion, ...]
-    batch_norms: int
-    proof: str
-    moments: tuple[TensorMoments, ...]  # of the new model, where those of the old one were given
-
-
-@dataclass(frozen=True)
-class EqualizeResult(Equalization):
-    """A file that was equalised. `comparison` is None where nothing was, or nothing was checked."""
-
-    model: Path
-    comparison: Comparison | None = None
 
 
 def equalize(

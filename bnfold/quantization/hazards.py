@@ -17,7 +17,8 @@ from bnfold.options import Options
 from bnfold.quantization.regions import LINEAR, is_constant
 from bnfold.quantization.weight_ranges import channel_ranges
 from bnfold.tuning.moments import FloatArray
-from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments, Watch
+from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 
 _UNEVEN = 8.0  # largest range by the median one, from which on three bits of eight are lost
 _LONG = 16.0  # likewise of activations

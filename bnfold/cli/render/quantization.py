@@ -11,7 +11,7 @@ from bnfold.cli.render.comparison import of_comparison
 from bnfold.cli.render.console import table
 from bnfold.graph.index import BATCH_NORM
 from bnfold.quantization.correct import CorrectResult
-from bnfold.quantization.equalize import Equalization, EqualizeResult
+from bnfold.quantization.equalization import Equalization, EqualizeResult
 from bnfold.quantization.hazards import Hazard
 from bnfold.text.flags import as_flags
 from bnfold.text.formatting import count, plain

@@ -27,7 +27,7 @@ from bnfold.onnx_io.protos import delete_named
 from bnfold.options import Options
 from bnfold.steps import Carried, Proof, Ref, to_json
 from bnfold.tuning.moments import FloatArray
-from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 
 EPSILON = 2.0**-17  # about 10⁻⁵, and exact in every type
 _BITS = 12  # of a deviation, whose square is then exact in float32

@@ -22,7 +22,7 @@ from bnfold.errors import UsageError
 from bnfold.onnx_io.replace_file import Kind, require_replaceable, write_whole
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import REACH
-from bnfold.tuning.tensor_moments.moments_of_tensors import TensorMoments
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 
 _OVERRIDES = ".overrides.json"
 _ARRAYS = ("mean", "deviation", "low", "high")

@@ -7,7 +7,7 @@ between two                     what the rules of `prediction` carry on
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,31 +22,10 @@ from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
 from bnfold.options import Options
 from bnfold.steps import Proof
-from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import NORMAL, POOLED, STATIONARY, Carried, Values
 from bnfold.tuning.prediction.network import carried_moments
 from bnfold.tuning.tensor_moments.correspondence import Place, named, places
-
-
-@dataclass(frozen=True)
-class TensorMoments:
-    """One tensor of the folded model; arrays of C numbers along `axis`, NaN where not known.
-
-    `batch_norm` is the BatchNormalization that made its value, or "" where none did; `mean` and
-    `deviation` are then its β and |γ|, as the tensor now holds them. `low` and `high` are the ends
-    of what n deviations of the last normal value before it make. `assumes` is what the mean rests
-    on, as in `consistency`. `scope` is the body that the tensor is in, "" for the main graph.
-    """
-
-    name: str
-    scope: str
-    batch_norm: str
-    axis: int
-    mean: FloatArray
-    deviation: FloatArray
-    low: FloatArray
-    high: FloatArray
-    assumes: tuple[str, ...]
+from bnfold.tuning.tensor_moments.tensors import TensorMoments
 
 
 class Watch:
