@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -48,7 +49,8 @@ class OptimizeResult(FoldResult[Path]):
     """A folded file. `model` is its path; sizes are in bytes and include external data.
 
     `data_files` are those that belong to the model; `left_behind` are the data files of a model
-    that was replaced, which are not deleted.
+    that was replaced, which are not deleted. `flags` are fields of Options, and how many sites more
+    would fold if they were set.
     """
 
     bytes_before: int = 0
@@ -57,7 +59,7 @@ class OptimizeResult(FoldResult[Path]):
     left_behind: tuple[Path, ...] = ()
     comparison: Comparison | None = None  # None: nothing folded, or verify="none"
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
-    flags: tuple[str, ...] = ()  # where nothing folded: fields of Options with which it would
+    flags: Mapping[str, int] = field(default_factory=dict)  # only where nothing folded
     statistics: tuple[LayerSummary, ...] = ()  # with details=True, see `consistency`
     equalized: EqualizeResult | None = None  # where that was asked for
 
@@ -140,9 +142,9 @@ def optimize(
             watch = Watch()
         tell(Stage("planning what to fold"))
         result = fold_in_place(file.model, file.storage, options, watch=watch)
-        flags: tuple[str, ...] = ()
+        flags: dict[str, int] = {}
         if not result.folded:
-            flags = helpful_flags(Index(file.model, file.storage), options)
+            flags = helpful_flags(Index(file.model, file.storage), options, 0)
         equalizing: _Equalizing | None = None
         if equalize is not None and watch is not None:
             tell(Stage("moving scales between layers"))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx
@@ -31,7 +32,7 @@ class Inspection:
     verdicts: tuple[Verdict, ...]
     counts: NodeCounts
     layers: tuple[Layer, ...] = ()  # with details=True, one for each verdict
-    flags: tuple[str, ...] = ()  # where nothing folds: fields of Options with which it would
+    flags: Mapping[str, int] = field(default_factory=dict)  # see `flags` of `OptimizeResult`
     statistics: tuple[LayerSummary, ...] = ()  # whether what is stored fits, see `consistency`
 
 
@@ -83,9 +84,8 @@ def inspect(
     ):  # whether that pays shows only when it is done
         verdicts = fold_in_place(copied(proto), storage, options).verdicts
     drawn = layers(index, None, verdicts, options or Options()) if details else ()
-    flags: tuple[str, ...] = ()
-    if not any(verdict.folded for verdict in verdicts):
-        flags = helpful_flags(index, options)
+    kept = sum(not verdict.folded for verdict in verdicts)
+    flags = helpful_flags(index, options, len(verdicts) - kept) if kept or not verdicts else {}
     from bnfold.tuning.prediction.consistency import consistency_of
 
     statistics = consistency_of(index).summaries

@@ -13,20 +13,22 @@ from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.options import Options
 
 
-def helpful_flags(index: Index, options: Options | None) -> tuple[str, ...]:
-    """The fields of Options with which something of a model would fold where nothing does."""
+def helpful_flags(index: Index, options: Options | None, folded: int) -> dict[str, int]:
+    """How many sites more than `folded` each field of Options would fold that is not set yet."""
     own = options or Options()
     if own.skip or own.only:
-        return ()
+        return {}
     tried = {
         "merge_branches": dataclasses.replace(own, merge_branches=True),
         "freeze_initializers": dataclasses.replace(own, freeze_initializers=True),
         "allow_max": dataclasses.replace(own, allow_max=True),
     }
-    return tuple(
-        flag for flag, more in tried.items()
-        if more != own and any(verdict.folded for verdict in plan(index, more).verdicts)
-    )  # fmt: skip
+    found = {
+        name: sum(bool(verdict.folded) for verdict in plan(index, more).verdicts) - folded
+        for name, more in tried.items()
+        if more != own
+    }
+    return {name: more for name, more in found.items() if more > 0}
 
 
 def require_sites(index: Index, options: Options | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bnfold.api.files import OptimizeResult
 from bnfold.api.models import Inspection
@@ -82,7 +82,7 @@ def _written_out(verdicts: tuple[Verdict, ...]) -> str:
     return f", {written} written out" if written else ""
 
 
-def _with_flags(parameters: Sequence[str]) -> str:
-    """What would change that, to be said behind a sentence; nothing where nothing would."""
-    names = " or ".join(map(flag, parameters))
-    return f"; something would fold with {names}" if names else ""
+def _with_flags(more: Mapping[str, int]) -> str:
+    """What would fold beyond that, to be said behind a sentence; nothing where nothing would."""
+    told = ", ".join(f"{number} more with {flag(name)}" for name, number in more.items())
+    return f"; {told}" if told else ""

@@ -115,7 +115,7 @@ g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
 def test_nothing_to_fold_names_the_flag_that_would_change_that(command: str) -> None:
     onnx.save(parse(BRANCHES, w=numbers(3, 3, 1, 1)), "model.onnx")
     said = invoke(command, "model.onnx").output
-    assert "something would fold with --merge-branches" in said
+    assert "; 1 more with --merge-branches" in said
     assert "1 sum of branches" in invoke(command, "model.onnx", "--merge-branches").output
     overridable = parse(CONV_NORM, w=numbers(3, 3, 1, 1), **bn(3))
     for tensor in overridable.graph.initializer:
@@ -123,9 +123,27 @@ def test_nothing_to_fold_names_the_flag_that_would_change_that(command: str) -> 
             onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         )
     onnx.save(overridable, "model.onnx")
-    assert "something would fold with --freeze-initializers" in invoke(command, "model.onnx").output
+    assert "; 1 more with --freeze-initializers" in invoke(command, "model.onnx").output
     onnx.save(parse(CONV_NORM.replace("Conv (x, w)", "Sigmoid (x)"), **bn(3)), "model.onnx")
-    assert "something would fold" not in invoke(command, "model.onnx").output
+    assert "more with" not in invoke(command, "model.onnx").output
+
+
+def test_inspect_says_how_many_more_a_flag_would_fold() -> None:
+    text = """
+    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+      a = Conv (x, w)
+      [first] n = BatchNormalization (a, s, b, m, v)
+      r = Relu (n)
+      [second] p = BatchNormalization (r, s, b, m, v)
+      q = Relu (p)
+      y = Sigmoid (q)
+    }"""
+    positive = dict(bn(3), s=np.array([1, 2, 3], "f"))
+    onnx.save(parse(text, w=numbers(3, 3, 1, 1), **positive), "model.onnx")
+    said = invoke("inspect model.onnx").output
+    more = "1 of 2 BatchNormalizations would be folded; 1 more with --allow-max"
+    assert more in said
+    assert "2 of 2 BatchNormalizations would" in invoke("inspect model.onnx --allow-max").output
 
 
 def test_a_kept_chain_of_one_number_is_told() -> None:
