@@ -130,20 +130,19 @@ def test_nothing_to_fold_names_the_flag_that_would_change_that(command: str) -> 
 
 def test_inspect_says_how_many_more_a_flag_would_fold() -> None:
     text = """
-    g (float[1,3,4,4] x) => (float[1,3,4,4] y) {
+    g (float[1,3,4,4] x, float[3,3,1,1] given) => (float[1,3,4,4] y) {
       a = Conv (x, w)
-      [first] n = BatchNormalization (a, s, b, m, v)
-      r = Relu (n)
-      [second] p = BatchNormalization (r, s, b, m, v)
-      q = Relu (p)
-      y = Sigmoid (q)
+      n = BatchNormalization (a, s, b, m, v)
+      r = Sigmoid (n)
+      c = Conv (r, given)
+      y = BatchNormalization (c, s, b, m, v)
     }"""
-    positive = dict(bn(3), s=np.array([1, 2, 3], "f"))
-    onnx.save(parse(text, w=numbers(3, 3, 1, 1), **positive), "model.onnx")
+    onnx.save(parse(text, w=numbers(3, 3, 1, 1), given=numbers(3, 3, 1, 1), **bn(3)), "model.onnx")
     said = invoke("inspect model.onnx").output
-    more = "1 of 2 BatchNormalizations would be folded; 1 more with --allow-max"
+    more = "1 of 2 BatchNormalizations would be folded; 1 more with --freeze-initializers"
     assert more in said
-    assert "2 of 2 BatchNormalizations would" in invoke("inspect model.onnx --allow-max").output
+    frozen = invoke("inspect model.onnx --freeze-initializers").output
+    assert "2 of 2 BatchNormalizations would be folded; nothing was written" in frozen
 
 
 def test_a_kept_chain_of_one_number_is_told() -> None:
