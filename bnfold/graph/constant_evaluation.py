@@ -29,6 +29,9 @@ MOVES = frozenset(
     }
 )  # fmt: skip
 QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
+REARRANGING = frozenset(
+    {"Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
+)  # fmt: skip
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
 SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION | SUMMING.keys()
 
@@ -67,11 +70,11 @@ def evaluate(
     budget.spend_on_constant(int(size))
     if node.op_type in SUMMING:
         return summed_constants.evaluate(node, opset, operands)
-    try:
-        if len(given) == len(operands) and (result := _plainly(node, given)) is not None:
+    if len(given) == len(operands):  # without the reference where that is possible
+        result = rearranged(node, given)
+        result = _computed(node, given) if result is None else result
+        if result is not None:
             return result
-    except (KeyError, TypeError, ValueError):
-        return None
     from onnx.reference import ReferenceEvaluator  # slow to import, and seldom needed
 
     try:
@@ -90,29 +93,43 @@ def evaluate(
     return np.asarray(result)
 
 
-def _plainly(node: NodeProto, operands: Sequence[Array]) -> Array | None:
-    """What NumPy gives by itself, without the reference, which is slow to import.
-
-    None where this is no such operator. Raises ValueError and TypeError where it has no result.
-    """
+def rearranged(node: NodeProto, operands: Sequence[Array]) -> Array | None:
+    """What an operator of REARRANGING makes; None where it is wrong, or not certain."""
     attributes = {attribute.name: attribute for attribute in node.attribute}
-    match node.op_type, operands:
-        case "Transpose", [value]:
-            return np.transpose(value, attributes["perm"].ints if attributes else None)
-        case "Squeeze", [value, *_] if "axes" in attributes:  # which the reference overlooks
-            return np.squeeze(value, tuple(attributes["axes"].ints))
-        case "Unsqueeze", [value] if "axes" in attributes:
-            return np.expand_dims(value, tuple(attributes["axes"].ints))
-        case "Unsqueeze", [value, axes]:
-            return np.expand_dims(value, tuple(axes.tolist()))
-        case "Reshape", [value, shape] if np.all((shape == -1) | (shape > 0)):
-            return value.reshape(shape.tolist())
+    try:
+        match node.op_type, operands:
+            case "Identity", [value]:
+                return value
+            case "Transpose", [value]:
+                return np.transpose(value, attributes["perm"].ints if attributes else None)
+            case "Squeeze", [value, *_] if "axes" in attributes:  # which the reference overlooks
+                return np.squeeze(value, tuple(attributes["axes"].ints))
+            case "Squeeze", [value, axes]:
+                return np.squeeze(value, tuple(axes.tolist()))
+            case "Unsqueeze", [value] if "axes" in attributes:
+                return np.expand_dims(value, tuple(attributes["axes"].ints))
+            case "Unsqueeze", [value, axes]:
+                return np.expand_dims(value, tuple(axes.tolist()))
+            case "Reshape", [value, shape] if np.all((shape == -1) | (shape > 0)):
+                return value.reshape(shape.tolist())
+            case "Concat", [value, *_] if len({operand.dtype for operand in operands}) == 1:
+                return np.concatenate(operands, attributes["axis"].i)
+    except (KeyError, TypeError, ValueError):
+        pass
+    return None
+
+
+def _computed(node: NodeProto, operands: Sequence[Array]) -> Array | None:
+    """What floats of one type make; None for what is not in _FUNCTIONS."""
     function = _FUNCTIONS.get(node.op_type)
     kinds = {operand.dtype for operand in operands}
     if function is None or function.nin != len(operands) or kinds not in _FLOATS:
         return None
     with np.errstate(all="ignore"):  # what is not finite is refused where it is used
-        return np.asarray(function(*operands))
+        try:
+            return np.asarray(function(*operands))
+        except ValueError:
+            return None
 
 
 def _well_defined(node: NodeProto, operands: Sequence[Array | None]) -> bool:

@@ -16,6 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, help
 from bnfold.graph.doubtful_shapes import hide_doubtful_shapes
 from bnfold.graph.index import Scope
 from bnfold.graph.long_vectors import HIDDEN, hide_long_vectors
+from bnfold.graph.shape_operands import store_shape_operands
 from bnfold.onnx_io.protos import bodies, delete_named, is_external
 from bnfold.onnx_io.tensor_storage import Storage
 
@@ -87,6 +88,7 @@ def _infer(
     for value in (*scalars, *skeleton.graph.output):  # runtimes hold nobody to the shape of one
         value.type.tensor_type.ClearField("shape")
     try:
+        store_shape_operands(skeleton.graph)
         first = onnx.shape_inference.infer_shapes(skeleton)
         doubtful = hide_doubtful_shapes(skeleton.graph, first.graph)
         if doubtful:
