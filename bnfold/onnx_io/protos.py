@@ -163,13 +163,14 @@ def size_in_bytes(tensor: TensorProto) -> int | None:
 
     Raises ModelError for dims that no file holds; rules compute with them before they read.
     """
-    if any(dim < 0 for dim in tensor.dims) or math.prod(tensor.dims) > _MOST_ELEMENTS:
+    count = math.prod(tensor.dims)
+    if min(tensor.dims, default=0) < 0 or count > _MOST_ELEMENTS:
         raise ModelError(
             f"the tensor {tensor.name!r} claims the shape {list(tensor.dims)}",
             "export the model again",
         )
     bits = _BITS.get(tensor.data_type)
-    return None if bits is None else -(-math.prod(tensor.dims) * bits // 8)
+    return None if bits is None else -(-count * bits // 8)
 
 
 def _bits() -> dict[int, int]:

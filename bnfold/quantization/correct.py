@@ -8,7 +8,7 @@ weights, whose roundings are the same for every input, that is no noise. It is t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ def correct(
         known = {m.name: m.mean for m in files.read(moments_file) if not m.scope}
     else:
         assert data is not None
-        known = means(original, data, _wanted(layers), progress)
+        known = means(original, data, _wanted(pairs), progress)
     done: list[CorrectedLayer] = []
     left: list[UncorrectedLayer] = []
     for node, pair in pairs.items():
@@ -133,9 +133,11 @@ def correct(
     return CorrectResult(target, tuple(done), tuple(left))
 
 
-def _wanted(layers: Sequence[Node]) -> Iterator[Node]:
+def _wanted(pairs: Mapping[Node, QuantizedLayer | str]) -> Iterator[Node]:
     """Nodes that read a value whose mean is asked for."""
-    for node in layers:
+    for node, pair in pairs.items():
+        if isinstance(pair, str) or isinstance(pair.bias, str):
+            continue
         yield node
         pad = node.scope.producers.get(node.input(0))
         if pad is not None and pad.op == "Pad":
@@ -171,6 +173,8 @@ def _corrected(
     bias = layer.bias
     if isinstance(bias, str):
         return bias
+    if not _is_of(draft, node, bias):
+        return f"the bias of {node.label} is no rounding of the float one: it was changed before"
     try:
         off = _added(draft, node, layer.weight - draft.values(node, 1), known)
     except UnknownMomentsError as unknown:
@@ -186,6 +190,18 @@ def _corrected(
         return f"the bias of {node.label} would not fit into 32 bits"
     rms = float(np.sqrt(np.mean(off**2)))
     return CorrectedLayer(node.label, len(off), float(np.abs(off).max(initial=0.0)), rms, steps)
+
+
+def _is_of(draft: Draft, node: Node, bias: StoredBias) -> bool:
+    """Whether a bias is what the quantiser made of the float one, to a step and to float32."""
+    if node.input(2) and not is_constant(draft, node, 2):
+        return False
+    wanted = draft.values(node, 2).reshape(-1) if node.input(2) else np.zeros(1)
+    values, step = bias.constant.values(), 0.0 if bias.step is None else np.abs(bias.step)
+    if wanted.size not in (1, values.size):
+        return False
+    now = values if bias.step is None else values * bias.step
+    return bool(np.all(np.abs(now - wanted) <= _CLOSE * step + 2.0**-20 * np.abs(wanted)))
 
 
 def _write(bias: StoredBias, change: FloatArray) -> int | None:

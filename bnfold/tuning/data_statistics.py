@@ -208,6 +208,8 @@ def means(
     """
     request = _request("means", model, data, assume_inference=False)
     request["values"] = list(dict.fromkeys(node.input(0) for node in readers))
+    if not request["values"]:
+        return {}
     return run_worker(request, data.timeout, _means, progress)
 
 

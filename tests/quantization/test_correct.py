@@ -222,9 +222,38 @@ def test_a_bias_that_others_read() -> None:
 
 def test_a_bias_that_would_overflow() -> None:
     original, quantized = pair(*LAYERS["padded"])
-    (step,) = (t for t in quantized.graph.initializer if t.name == "bs")
-    step.CopyFrom(numpy_helper.from_array(np.array(1e-12, "f"), "bs"))
+    for name, value in (("bs", np.array(1e-12, "f")), ("bq", np.zeros(3, np.int32))):
+        (tensor,) = (t for t in quantized.graph.initializer if t.name == name)
+        tensor.CopyFrom(numpy_helper.from_array(value, name))
+    (bias,) = (t for t in original.graph.initializer if t.name == "b")
+    bias.CopyFrom(numpy_helper.from_array(np.zeros(3, "f"), "b"))
     assert "would not fit into 32 bits" in left(original, quantized)
+
+
+def test_what_was_corrected_is_not_corrected_again() -> None:
+    result = corrected(*pair(*LAYERS["padded"]))
+    again = bnfold.correct("float.onnx", result.model, "again.onnx", data=Dataset("data.npz"))
+    assert not again.layers
+    assert "no rounding of the float one" in again.left[0].sentence
+    assert Path("again.onnx").read_bytes() == Path(result.model).read_bytes()
+
+
+def test_no_mean_is_asked_for_where_no_bias_could_take_it() -> None:
+    """The vector that this MatMul reads has no channels to average over."""
+    text = "g (float[N,4] x) => (float y) { v = ReduceMax <keepdims = 0, axes = [0]> (x) DQ" + (
+        "[layer] y = MatMul (v, w) [last] z = Gemm (x, h, b) }"
+    )
+    weight, bias = numbers(4, 3) * np.float32(0.1), numbers(3)
+    original = parse(text.replace("DQ", ""), w=weight, h=weight, b=bias)
+    made = "w = DequantizeLinear (wq, ws, wz) h = DequantizeLinear (wq, ws, wz)"
+    integers = np.rint(weight / np.float32(STEP)).astype(np.int8)
+    quantized = parse(
+        text.replace("DQ", made), wq=integers, ws=np.array(STEP, "f"), wz=np.array(0, np.int8),
+        b=bias,
+    )  # fmt: skip
+    result = corrected(original, quantized, data=data())
+    assert [layer.node for layer in result.layers] == ["last"]
+    assert [one.node for one in result.left] == ["layer"]
 
 
 def other_weight(quantized: ModelProto) -> None:

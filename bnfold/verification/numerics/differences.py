@@ -47,6 +47,8 @@ class Differences:
             np.zeros(1) if self.note else distance(a, b)
             for a, b in zip(self.truth, self.results, strict=True)
         ]
+        self._sizes = [_magnitude(array) if is_float(array) else None for array in self.truth]
+        self._floors = list(map(_floor, self.truth, self._sizes))
         self.exact: list[Array | None] = [None] * len(truth)
         self.errors: list[tuple[Noise, Noise] | None] = [None] * len(truth)
 
@@ -60,7 +62,7 @@ class Differences:
             if not np.array_equal(np.isfinite(wide), np.isfinite(truth)):
                 continue
             original, folded = distance(truth, wide), distance(self.results[place], wide)
-            believed = original <= _BELIEVED * distance(narrow, wide) + _floor(truth)
+            believed = original <= _BELIEVED * distance(narrow, wide) + self._floors[place]
             if np.all(believed):
                 self.exact[place] = wide
                 self.errors[place] = (original, folded)
@@ -68,9 +70,8 @@ class Differences:
     def bounds(self, moved: Noise) -> list[Noise]:
         """How far apart both may lie, for each run and group."""
         return [
-            np.maximum(_MARGIN * moved, 0 if errors is None else (_TIMES + 1) * errors[0])
-            + _floor(array)
-            for array, errors in zip(self.truth, self.errors, strict=True)
+            np.maximum(_MARGIN * moved, 0 if errors is None else (_TIMES + 1) * errors[0]) + floor
+            for floor, errors in zip(self._floors, self.errors, strict=True)
         ]
 
     def beyond(self, moved: Noise) -> bool:
@@ -80,8 +81,7 @@ class Differences:
     def _unexplained(self, moved: Noise) -> list[npt.NDArray[np.bool_]]:
         """|f − o| ≤ 4·noise + floor, or |f − exact| ≤ 2·|o − exact| + floor; for each group not."""
         found = []
-        for array, apart, errors in zip(self.truth, self.distances, self.errors, strict=True):
-            floor = _floor(array)
+        for floor, apart, errors in zip(self._floors, self.distances, self.errors, strict=True):
             unexplained = apart > _MARGIN * moved + floor
             if errors is not None:
                 unexplained &= errors[1] > _TIMES * errors[0] + floor
@@ -97,9 +97,9 @@ class Differences:
         ]
         run = int(np.argmax([np.max(ratio, initial=0.0) for ratio in ratios]))
         group = int(np.argmax(ratios[run])) if ratios[run].size else 0
-        array = self.truth[run]
         apart, bound = (_entry(values[run], group) for values in (self.distances, bounds))
-        size = _entry(_magnitude(array), group) if is_float(array) else float(array.size)
+        sizes = self._sizes[run]
+        size = float(self.truth[run].size) if sizes is None else _entry(sizes, group)
         silent = 0 < apart <= bound and not self._tells(bounds)
         if silent and not (self.note or may_say_nothing):
             raise MeaninglessOutputError(
@@ -178,29 +178,34 @@ class Differences:
         """What people ask for, of the finite elements of all runs."""
         if self.note or not all(map(is_float, self.truth)):
             return {}
-        pairs = [
-            (a.astype(np.float64), b.astype(np.float64))
-            for a, b in zip(self.truth, self.results, strict=True)
-        ]
-        flat = [np.concatenate([p[side].reshape(-1) for p in pairs]) for side in (0, 1)]
-        finite = np.isfinite(flat[0]) & np.isfinite(flat[1])
-        one, two = (values[finite] for values in flat)
-        squares, error = float(np.sum(one * one)), float(np.sum((one - two) ** 2))
-        length = np.sqrt(squares) * np.sqrt(float(np.sum(two * two)))
+        squares = others = product = error = 0.0
+        count = 0
+        for a, b in zip(self.truth, self.results, strict=True):
+            one, two = (v.astype(np.float64).reshape(-1) for v in (a, b))
+            if not (np.isfinite(one).all() and np.isfinite(two).all()):
+                finite = np.isfinite(one) & np.isfinite(two)
+                one, two = one[finite], two[finite]
+            count += one.size
+            squares, others = squares + float(one @ one), others + float(two @ two)
+            product += float(one @ two)
+            one -= two
+            error += float(one @ one)
+        length = np.sqrt(squares) * np.sqrt(others)
+        pairs = zip(self.truth, self.results, strict=True)
         rows = [(a, b) for a, b in pairs if a.ndim == 2 and a.shape[1] > 1 and len(a)]
         same = [np.argmax(a, axis=1) == np.argmax(b, axis=1) for a, b in rows]
         return {
-            "rmse": float(np.sqrt(error / one.size)) if one.size else None,
+            "rmse": float(np.sqrt(error / count)) if count else None,
             "snr_db": float(10 * np.log10(squares / error)) if error and squares else None,
-            "cosine": float(np.sum(one * two) / length) if length else None,
+            "cosine": float(product / length) if length else None,
             "top1": float(np.mean(np.concatenate(same))) if same else None,
         }
 
     def _tells(self, bounds: list[Noise]) -> bool:
         """Whether anything was compared that is larger than its bound."""
         return any(
-            bool(np.any((_magnitude(array) if is_float(array) else array.size) > bound))
-            for array, bound in zip(self.truth, bounds, strict=True)
+            bool(np.any((array.size if sizes is None else sizes) > bound))
+            for array, sizes, bound in zip(self.truth, self._sizes, bounds, strict=True)
         )
 
 
@@ -230,12 +235,7 @@ def _furthest(a: Array, b: Array, group: int | None) -> tuple[int, ...]:
     """Where two arrays differ most, in one channel or altogether."""
     if not a.size:
         return ()
-    if is_float(a):
-        both = np.isfinite(a) & np.isfinite(b)
-        wide = [np.where(both, v, 0).astype(np.float64) for v in (a, b)]
-        apart = np.abs(wide[0] - wide[1])
-    else:
-        apart = (a != b).astype(np.float64)
+    apart = _apart(a, b) if is_float(a) else (a != b).astype(np.float64)
     if group is not None:
         apart = np.where(
             np.arange(a.shape[1]).reshape(1, -1, *(1,) * (a.ndim - 2)) == group, apart, -1
@@ -260,7 +260,7 @@ def _unlike(a: Array, b: Array) -> str:
         return f"type {a.dtype} became {b.dtype}"
     if a.shape != b.shape:
         return f"shape {list(a.shape)} became {list(b.shape)}"
-    if is_float(a):
+    if is_float(a) and not (np.isfinite(a).all() and np.isfinite(b).all()):
         same = (np.isnan(a) == np.isnan(b)) & (~np.isinf(a) & ~np.isinf(b) | (a == b) | np.isnan(a))
         if not same.all():
             return f"NaN or infinity in different places ({np.count_nonzero(~same)} values)"
@@ -271,19 +271,32 @@ def distance(a: Array, b: Array) -> Noise:
     """The largest absolute difference of each group; but for floats, how many are different."""
     if not is_float(a):
         return np.array([np.count_nonzero(a != b)], np.float64)
-    both = np.isfinite(a) & np.isfinite(b)
-    wide = np.where(both, a, 0).astype(np.float64) - np.where(both, b, 0).astype(np.float64)
-    return np.asarray(np.max(np.abs(_groups(wide)), axis=1, initial=0.0))
+    return np.asarray(np.max(_groups(_apart(a, b)), axis=1, initial=0.0))
+
+
+def _apart(a: Array, b: Array) -> npt.NDArray[np.float64]:
+    """|a − b|, 0 where either is not finite."""
+    with np.errstate(all="ignore"):
+        apart = a.astype(np.float64)
+        apart -= b
+        np.abs(apart, out=apart)
+    if not np.isfinite(apart).all():
+        apart[~(np.isfinite(a) & np.isfinite(b))] = 0.0
+    return apart
 
 
 def _magnitude(array: Array) -> Noise:
-    values = np.abs(np.where(np.isfinite(array), array, 0).astype(np.float64))
-    return np.asarray(np.max(_groups(values), axis=1, initial=0.0))
+    """The largest finite |x| of each group."""
+    finite = array if np.isfinite(array).all() else np.where(np.isfinite(array), array, 0)
+    values = _groups(finite if finite.dtype.kind == "f" else finite.astype(np.float64))
+    with np.errstate(all="ignore"):
+        ends = np.max(values, axis=1, initial=0.0), np.min(values, axis=1, initial=0.0)
+    return np.asarray(np.maximum(ends[0].astype(np.float64), -ends[1].astype(np.float64)))
 
 
-def _floor(array: Array) -> Noise:
+def _floor(array: Array, sizes: Noise | None) -> Noise:
     """What the rounding of the last operations alone may do."""
-    if not is_float(array):
+    if sizes is None:
         return np.zeros(1)
     unit_roundoff = float(np.finfo(array.dtype).eps) / 2
-    return _ROUNDINGS * unit_roundoff * _magnitude(array)
+    return np.asarray(_ROUNDINGS * unit_roundoff * sizes)
