@@ -178,3 +178,25 @@ def test_a_batch_normalization_says_how_many_channels_there_are() -> None:
     model = parse(text, k=numbers(6, 1, 1), w=numbers(3, 6, 1, 1), **bn(6))
     ops = [n.op_type for n in bnfold.fold(model).model.graph.node]
     assert ops == ["Transpose", "Sub", "Conv"]
+
+
+@pytest.mark.parametrize("op", ["Div", "Mul"])
+@pytest.mark.parametrize("dtype", ["float", "double"])
+def test_a_shift_that_cancels_but_for_a_rounding_goes_on_being_none(op: str, dtype: str) -> None:
+    """β = γ·μ, rounded to float64: what is left of the shift stays nothing when it is scaled."""
+    text = f"""
+    g ({dtype}[1,4,4,4] x) => ({dtype}[1,4,4,4] y) {{
+      a = Conv (x, w, c)
+      b = Conv (x, w)
+      t = Add (a, b)
+      n = BatchNormalization <epsilon = 0.0> (t, s, o, m, v)
+      y = {op} (n, k)
+    }}"""
+    rng = np.random.default_rng(3)
+    kind = np.float64 if dtype == "double" else np.float32
+    gamma, mean = (rng.uniform(-2, 2, 4).astype(kind) for _ in range(2))
+    model = parse(
+        text, w=rng.standard_normal((4, 4, 1, 1)).astype(kind), c=rng.standard_normal(4).astype(kind),
+        s=gamma, o=gamma * mean, m=mean, v=np.ones(4, kind), k=np.array(1.5293486845, kind),
+    )  # fmt: skip
+    assert bnfold.fold(model).after.nodes == 3

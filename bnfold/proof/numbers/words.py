@@ -171,6 +171,11 @@ class Words:
             self._before[at] = self._before[letter] + sizes[0, letter] * self._before[word]
         steps[0, at] = steps[0, letter] + steps[0, word] + 1
         steps[1, at] = 2 + np.maximum(steps[1, letter], steps[0, letter] + steps[1, word])
+        for number, first, last in zip(ids, word, letter, strict=True) if self._dropped else ():
+            own, before = self._dropped.get(int(last), 0.0), self._dropped.get(int(first), 0.0)
+            if own or before:  # what counted as 0 goes on doing so
+                all_of_it = own + abs(float(self._scale[last])) * before
+                self._dropped[number] = all_of_it * (1 + 2.0**-40)  # as this is rounded itself
         self._settle(np.arange(ids.start, ids.stop))
 
     def _settle(self, numbers: Ids) -> None:
@@ -184,6 +189,7 @@ class Words:
                 continue
             value = approximate(self.exact(number)[1])
             rounding = 2 * UNIT * (self._length[number] + 1) * self._before[number]
+            self._dropped.pop(number, None)
             if self._doubles[number] and abs(value) <= rounding:
                 self._dropped[number], value = abs(value), 0.0
             self._shift[number] = value
