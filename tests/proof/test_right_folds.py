@@ -194,7 +194,7 @@ def test_a_shift_that_cancels_but_for_a_rounding_goes_on_being_none(op: str, dty
     }}"""
     rng = np.random.default_rng(3)
     kind = np.float64 if dtype == "double" else np.float32
-    gamma, mean = (rng.uniform(-2, 2, 4).astype(kind) for _ in range(2))
+    gamma, mean = numbers(4, dtype=kind) / 7, numbers(4, seed=1, dtype=kind) / 3
     model = parse(
         text, w=rng.standard_normal((4, 4, 1, 1)).astype(kind), c=numbers(4, dtype=kind),
         s=gamma, o=gamma * mean, m=mean, v=np.ones(4, kind), k=np.array(1.5293486845, kind),
