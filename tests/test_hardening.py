@@ -341,16 +341,20 @@ def test_a_terminal_without_our_letters(encoding: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_reader_that_goes_away_is_no_verdict(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("words", [["inspect", "m.onnx"], ["optimize", "m.onnx"]])
+def test_a_reader_that_goes_away_is_no_verdict(
+    words: list[str], unbuffered: str, tmp_path: Path
+) -> None:
     onnx.save(site(), tmp_path / "m.onnx")
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "bnfold", "inspect", "m.onnx"], cwd=tmp_path, stdout=write,
-        stderr=subprocess.PIPE, check=False,
+        [sys.executable, "-m", "bnfold", *words], cwd=tmp_path, stdout=write,
+        stderr=subprocess.PIPE, check=False, env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )  # fmt: skip
     os.close(write)
-    assert done.returncode == 128 + signal.SIGPIPE, done.stderr
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> None:

@@ -66,7 +66,11 @@ class Commands(click.Group):
 
     def _invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, and not at the exit, a reader may be gone
         except Exception as error:
             if (interrupt := interrupt_behind(error)) is not None:
                 raise interrupt from None

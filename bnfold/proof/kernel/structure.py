@@ -163,24 +163,24 @@ class Skeleton:
             other = new.initializers.get(name)
             if other is None:
                 if not self._may_go(old, name):
-                    yield _wrong("", f"the initializer {name!r} is gone")
+                    yield _wrong(_initializer(name), "is gone")
                 continue
             one, two = _described(tensor), _described(other)
             if (new, name) in self.claimed:
                 del one.dims[:], two.dims[:]
             if one != two:
-                yield _wrong("", f"the {_field(one, two)} of initializer {name!r} has changed")
+                yield _wrong(_initializer(name), f"its {_field(one, two)} has changed")
             elif (new, name) not in self.claimed and not same_data(
                 self.original, tensor, self.folded, other
             ):
-                yield _wrong("", f"the initializer {name!r} has changed, and no fold uses it")
+                yield _wrong(_initializer(name), "has changed, and no fold uses it")
         for name in new.initializers:
             if name in old.initializers:
                 continue
             tensor = new.initializers[name]
             plain = TensorProto(name=name, data_type=tensor.data_type, dims=tensor.dims)
             if (new, name) not in self.claimed:
-                yield _wrong("", f"the initializer {name!r} is new")
+                yield _wrong(_initializer(name), "is new")
             elif _described(tensor) != plain:
                 yield _wrong("", f"the new initializer {name!r} says more than its values")
         order = [name for name in new.initializers if name in old.initializers]
@@ -220,6 +220,11 @@ class Skeleton:
             for model, node in ((self.original, before), (self.folded, after))
         )
         return one == two
+
+
+def _initializer(name: str) -> str:
+    """What a finding is about: not the model as a whole, since another proof may explain it."""
+    return f"the initializer {name!r}"
 
 
 def _wrong(node: str, sentence: str) -> Finding:
