@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import onnx
 
 from bnfold.deprecation import renamed_parameter
-from bnfold.errors import ModelError, UsageError
+from bnfold.errors import ModelError, UndecidedError, UsageError
 from bnfold.folding.in_place import fold_in_place
 from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
+from bnfold.onnx_io.private_folder import PrivateFolder
 from bnfold.onnx_io.write_model import on_disk
 from bnfold.options import Level, Options, Rest, RunOptions, current_choice, require_choice
 from bnfold.progress import Progress
+from bnfold.proof.kernel.outcome import Outcome
 from bnfold.verification import proof_file as proof_files
 from bnfold.verification.client import compare
 from bnfold.verification.comparison import Comparison
@@ -70,11 +75,56 @@ def verify(
             proofs = [proof_files.read(proof_file, one, two)]
         else:
             proofs = [] if foreign else _own_folds(one, two, freeze=freeze_initializers)
-        return compare(
-            one, two, run_options or RunOptions(), level=level, foreign=foreign,
+        ask = partial(
+            compare, run_options=run_options or RunOptions(), level=level,
             freeze_initializers=freeze_initializers, exact=level == "full", progress=progress,
-            proofs=proofs, proven=proof_file is not None,
         )  # fmt: skip
+        undecided: UndecidedError | None = None
+        found: Comparison | None = None
+        try:
+            found = ask(one, two, foreign=foreign, proofs=proofs, proven=proof_file is not None)
+        except UndecidedError as error:
+            undecided = error
+        own = not foreign and proof_file is None and level != "frame"
+        if own and not _is_settled(found):
+            found = _equalised(one, two, ask, freeze=freeze_initializers) or found
+        if found is None:
+            assert undecided is not None
+            raise undecided
+        return found
+
+
+def _is_settled(found: Comparison | None) -> bool:
+    """Whether two files are equal, and proven to be."""
+    if found is None or not found.passed or found.certificate is None:
+        return False
+    return found.certificate.verdict is Outcome.VALID
+
+
+def _equalised(
+    original: Path, other: Path, ask: Callable[..., Comparison], *, freeze: bool
+) -> Comparison | None:
+    """What `optimize` with `equalize` has made of a model, step by step; None if it is not that.
+
+    The folded model between the two is made again. Powers of two change no bit of any result, so
+    that what folding changed is all that has changed.
+    """
+    from bnfold.quantization.equalize import equalized_as
+
+    with contextlib.suppress(ModelError, UndecidedError), PrivateFolder() as folder:
+        before, after = model_file.read(original), model_file.read(other)
+        options = _likely_options(before, after, freeze=freeze)
+        result = fold_in_place(before.model, before.storage, options)
+        middle = model_file.save(before.model, before.storage, folder / "folded.onnx")
+        proof = equalized_as(before.model, before.storage, Index(after.model, after.storage))
+        if not proof:
+            return None
+        second = ask(middle, other, proofs=[proof], proven=True)
+        if not second.passed or not result.folded:
+            return second if second.passed else None
+        first = ask(original, middle, proofs=[result.proof], proven=True)
+        return replace(first, deployed=second.deployed) if first.passed else None
+    return None
 
 
 def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
@@ -84,24 +134,31 @@ def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
     """
     try:
         before, after = model_file.read(original), model_file.read(folded)
-        counts = [
-            Counter(node.op for node in Index(file.model, file.storage).nodes())
-            for file in (before, after)
-        ]
-        if counts[1][BATCH_NORM] and not counts[0][BATCH_NORM]:
-            raise UsageError(
-                f"{folded} has a BatchNormalization, {original} has none: no fold adds any",
-                "swap the two files; or compare any two models with `foreign`",
-            )
-        options = Options(
-            freeze_initializers=freeze,
-            allow_max=counts[1]["Max"] > counts[0]["Max"],
-            merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
-            rest=_likely_rest(*counts),
-        )
+        options = _likely_options(before, after, freeze=freeze)
         return [fold_in_place(before.model, before.storage, options).proof]
     except ModelError:  # said by whoever compares them
         return []
+
+
+def _likely_options(
+    before: model_file.ModelFile, after: model_file.ModelFile, *, freeze: bool
+) -> Options:
+    """The options that two files make likely. Raises UsageError for files in the wrong order."""
+    counts = [
+        Counter(node.op for node in Index(file.model, file.storage).nodes())
+        for file in (before, after)
+    ]
+    if counts[1][BATCH_NORM] and not counts[0][BATCH_NORM]:
+        raise UsageError(
+            f"{after.path} has a BatchNormalization, {before.path} has none: no fold adds any",
+            "swap the two files; or compare any two models with `foreign`",
+        )
+    return Options(
+        freeze_initializers=freeze,
+        allow_max=counts[1]["Max"] > counts[0]["Max"],
+        merge_branches=counts[1]["Conv"] < counts[0]["Conv"],
+        rest=_likely_rest(*counts),
+    )
 
 
 def _likely_rest(before: Counter[str], after: Counter[str]) -> Rest:

@@ -27,7 +27,7 @@ from bnfold.quantization.equalization import (
     EqualizedRegion,
     EqualizeResult,
 )
-from bnfold.quantization.regions import LINEAR, Region, regions
+from bnfold.quantization.regions import LINEAR, Region, is_constant, regions
 from bnfold.quantization.weight_ranges import Borders, borders, equalised, kept_exact, range_ratio
 from bnfold.reasons import Refusal
 from bnfold.steps import to_json
@@ -120,6 +120,52 @@ def equalize_in_place(
         proof if draft.edits else "",
         tuple(_moments_now(moments, found)),
     )
+
+
+def equalized_as(model: ModelProto, storage: Storage, other: Index) -> str:
+    """The proof that powers of two between layers make another model of this one, which is changed.
+
+    "" where that is not how they differ. The scales are read off the weights of both.
+    """
+    index = Index(model, storage)
+    ours, theirs = index.scopes[0].nodes, other.scopes[0].nodes
+    if [node.op for node in ours] != [node.op for node in theirs]:
+        return ""
+    draft, target = Draft(index, Options()), Draft(other, Options())
+    partner = dict(zip(ours, theirs, strict=True))
+    for _, region in list(regions(draft, index)):
+        if isinstance(region, Refusal):
+            continue
+        border = borders(draft, region, np.zeros(region.channels))
+        if isinstance(border, Refusal) or not border.makers:
+            continue
+        scales = _scales_between(draft, target, partner, border)
+        if scales is None or (np.any(scales != 1) and region.rescale(draft, scales) is not None):
+            return ""
+    if not draft.edits:
+        return ""
+    return to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()
+
+
+def _scales_between(
+    draft: Draft, target: Draft, partner: Mapping[Node, Node], border: Borders
+) -> FloatArray | None:
+    """What the values of a region were divided by, by the first weight that makes one of them."""
+    order = {node: place for place, node in enumerate(partner)}
+    (node, slot), channel = min(border.makers.items(), key=lambda each: order[each[0][0]])
+    if not is_constant(target, partner[node], slot):
+        return None
+    sizes = []
+    for weight in (draft.values(node, slot), target.values(partner[node], slot)):
+        if weight.shape != channel.shape:
+            return None
+        size = np.zeros(border.region.channels)
+        np.maximum.at(size, channel.reshape(-1), np.abs(weight).reshape(-1))
+        sizes.append(size)
+    known = (sizes[0] > 0) & (sizes[1] > 0) & np.isfinite(sizes[0]) & np.isfinite(sizes[1])
+    ratio = np.divide(sizes[0], sizes[1], out=np.ones_like(sizes[0]), where=known)
+    scales = np.asarray(2.0 ** np.rint(np.log2(ratio)))
+    return scales if np.array_equal(scales, ratio) else None
 
 
 def _ratios(draft: Draft, nodes: Iterable[Node]) -> dict[str, float]:

@@ -385,3 +385,49 @@ def test_what_does_not_go_together() -> None:
     with pytest.raises(UsageError, match="made of a `moments_file`"):
         bnfold.equalize("model.onnx", moments_out="moments.json")
     assert sorted(path.name for path in Path().iterdir()) == ["model.onnx"]
+
+
+@pytest.mark.usefixtures("cwd")
+@pytest.mark.parametrize("level", ["proof", "run", "full"])
+def test_what_was_equalised_can_be_verified_without_its_proof(level: bnfold.Level) -> None:
+    """Against the original, which was folded on the way, and against the folded model."""
+    block()
+    bnfold.optimize("model.onnx", "folded.onnx", verify="none")
+    bnfold.optimize("model.onnx", "both.onnx", verify="none", equalize="power-of-two")
+    for before in ("model.onnx", "folded.onnx"):
+        found = bnfold.verify(before, "both.onnx", level=level)
+        assert found.equal
+        assert found.certificate is not None
+        assert found.certificate.verdict is Outcome.VALID
+
+
+def spoil(name: str, change: Any) -> None:
+    model = onnx.load("both.onnx")
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    values = numpy_helper.to_array(tensor).copy()
+    change(values)
+    tensor.CopyFrom(numpy_helper.from_array(values, name))
+    onnx.save(model, "spoiled.onnx")
+
+
+def one_ulp(values: Array) -> None:
+    values.flat[3] = np.nextafter(values.flat[3], np.float32(np.inf))
+
+
+def one_channel(values: Array) -> None:
+    values[0] *= 2
+
+
+@pytest.mark.usefixtures("cwd")
+@pytest.mark.parametrize("name", ["w1", "w2"])
+@pytest.mark.parametrize("change", [one_ulp, one_channel])
+def test_an_equalised_model_that_was_spoiled_is_not_proven(name: str, change: Any) -> None:
+    block()
+    bnfold.optimize("model.onnx", "both.onnx", verify="none", equalize="power-of-two")
+    spoil(name, change)
+    for before in ("model.onnx", "both.onnx"):
+        try:
+            found = bnfold.verify(before, "spoiled.onnx", level="proof")
+        except bnfold.UndecidedError:
+            continue
+        assert not found.equal
