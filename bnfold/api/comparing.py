@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,8 +14,8 @@ from typing import cast
 import onnx
 
 from bnfold.deprecation import renamed_parameter
-from bnfold.errors import ModelError, UndecidedError, UsageError
-from bnfold.folding.in_place import fold_in_place
+from bnfold.errors import BnfoldError, ModelError, UndecidedError, UsageError
+from bnfold.folding.in_place import FoldResult, fold_in_place
 from bnfold.graph.index import BATCH_NORM, Index
 from bnfold.onnx_io import model_file
 from bnfold.onnx_io.output_paths import PathLike
@@ -74,20 +75,27 @@ def verify(
         if proof_file is not None:
             proofs = [proof_files.read(proof_file, one, two)]
         else:
-            proofs = [] if foreign else _own_folds(one, two, freeze=freeze_initializers)
+            proofs = [] if foreign else _own_folds(one, two, freeze_initializers)
+        given = run_options or RunOptions()
         ask = partial(
-            compare, run_options=run_options or RunOptions(), level=level,
-            freeze_initializers=freeze_initializers, exact=level == "full", progress=progress,
+            compare, level=level, freeze_initializers=freeze_initializers, exact=level == "full",
+            progress=progress,
         )  # fmt: skip
         undecided: UndecidedError | None = None
         found: Comparison | None = None
         try:
-            found = ask(one, two, foreign=foreign, proofs=proofs, proven=proof_file is not None)
+            found = ask(
+                one, two, given, foreign=foreign, proofs=proofs, proven=proof_file is not None
+            )
         except UndecidedError as error:
             undecided = error
         own = not foreign and proof_file is None and level != "frame"
         if own and not _is_settled(found):
-            found = _equalised(one, two, ask, freeze=freeze_initializers) or found
+            quietly = partial(ask, run_options=replace(given, counterexample=None))
+            again = _equalised(one, two, quietly, freeze_initializers)
+            if again is not None and found is not None and found.counterexample:
+                shutil.rmtree(found.counterexample)  # there is none after all
+            found = again or found
         if found is None:
             assert undecided is not None
             raise undecided
@@ -102,7 +110,7 @@ def _is_settled(found: Comparison | None) -> bool:
 
 
 def _equalised(
-    original: Path, other: Path, ask: Callable[..., Comparison], *, freeze: bool
+    original: Path, other: Path, ask: Callable[..., Comparison], freeze: bool
 ) -> Comparison | None:
     """What `optimize` with `equalize` has made of a model, step by step; None if it is not that.
 
@@ -111,37 +119,44 @@ def _equalised(
     """
     from bnfold.quantization.equalize import equalized_as
 
-    with contextlib.suppress(ModelError, UndecidedError), PrivateFolder() as folder:
-        before, after = model_file.read(original), model_file.read(other)
-        options = _likely_options(before, after, freeze=freeze)
-        result = fold_in_place(before.model, before.storage, options)
-        middle = model_file.save(before.model, before.storage, folder / "folded.onnx")
-        proof = equalized_as(before.model, before.storage, Index(after.model, after.storage))
+    with contextlib.suppress(BnfoldError), PrivateFolder() as folder:
+        after = model_file.read(other)
+        middle, result = _folded_again(original, after, freeze)
+        proof = equalized_as(middle.model, middle.storage, Index(after.model, after.storage))
         if not proof:
             return None
-        second = ask(middle, other, proofs=[proof], proven=True)
+        middle, _ = _folded_again(original, after, freeze)  # that one is equalised now
+        path = model_file.save(middle.model, middle.storage, folder / "folded.onnx")
+        second = ask(path, other, proofs=[proof], proven=True)
         if not second.passed or not result.folded:
             return second if second.passed else None
-        first = ask(original, middle, proofs=[result.proof], proven=True)
+        first = ask(original, path, proofs=[result.proof], proven=True)
         return replace(first, deployed=second.deployed) if first.passed else None
     return None
 
 
-def _own_folds(original: Path, folded: Path, *, freeze: bool) -> list[str]:
+def _folded_again(
+    original: Path, after: model_file.ModelFile, freeze: bool
+) -> tuple[model_file.ModelFile, FoldResult[onnx.ModelProto]]:
+    """The original, folded with the options that another file makes likely."""
+    file = model_file.read(original)
+    options = _likely_options(file, after, freeze)
+    return file, fold_in_place(file.model, file.storage, options)
+
+
+def _own_folds(original: Path, folded: Path, freeze: bool) -> list[str]:
     """What bnfold itself would do to a model, with the options that two files make likely.
 
     Nobody believes it: it is tried on the two files, and proves them equal or does not.
     """
     try:
-        before, after = model_file.read(original), model_file.read(folded)
-        options = _likely_options(before, after, freeze=freeze)
-        return [fold_in_place(before.model, before.storage, options).proof]
+        return [_folded_again(original, model_file.read(folded), freeze)[1].proof]
     except ModelError:  # said by whoever compares them
         return []
 
 
 def _likely_options(
-    before: model_file.ModelFile, after: model_file.ModelFile, *, freeze: bool
+    before: model_file.ModelFile, after: model_file.ModelFile, freeze: bool
 ) -> Options:
     """The options that two files make likely. Raises UsageError for files in the wrong order."""
     counts = [

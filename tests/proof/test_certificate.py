@@ -32,7 +32,7 @@ def judged(original: ModelProto, folded: ModelProto, tmp_path: Path, loose: floa
     """What two files tell, as `verify` has them checked."""
     paths = (tmp_path / "a.onnx", tmp_path / "b.onnx")
     one, two = file_of(original, paths[0]), file_of(folded, paths[1])
-    guesses = [from_json(p.encode()) for p in comparing._own_folds(*paths, freeze=False)]
+    guesses = [from_json(p.encode()) for p in comparing._own_folds(*paths, False)]
     return explain(one, two, guesses, foreign=loose > 0, loose=loose)
 
 

@@ -395,8 +395,10 @@ def test_what_was_equalised_can_be_verified_without_its_proof(level: bnfold.Leve
     bnfold.optimize("model.onnx", "folded.onnx", verify="none")
     bnfold.optimize("model.onnx", "both.onnx", verify="none", equalize="power-of-two")
     for before in ("model.onnx", "folded.onnx"):
-        found = bnfold.verify(before, "both.onnx", level=level)
+        given = bnfold.RunOptions(counterexample="counterexample")
+        found = bnfold.verify(before, "both.onnx", level=level, run_options=given)
         assert found.equal
+        assert not Path("counterexample").exists()
         assert found.certificate is not None
         assert found.certificate.verdict is Outcome.VALID
 
