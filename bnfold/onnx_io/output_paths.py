@@ -56,3 +56,14 @@ def output_path(
             f"choose another name{', or replace it with `in_place=True`' if or_in_place else ''}",
         )
     return target
+
+
+def require_other_than(target: Path, *inputs: PathLike | None) -> None:
+    """Raises UsageError where the output is one of the files that are read, or inside of one."""
+    for name in inputs:
+        if name is None:
+            continue
+        path = Path(name)
+        same = path.exists() and target.exists() and target.samefile(path)
+        if same or (path.is_dir() and path.resolve() in target.resolve().parents):
+            raise UsageError(f"the output {target} is a file that is read", "choose another name")

@@ -19,7 +19,7 @@ from bnfold.errors import UsageError
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import Index, Node
 from bnfold.onnx_io import model_file
-from bnfold.onnx_io.output_paths import PathLike, output_path
+from bnfold.onnx_io.output_paths import PathLike, output_path, require_other_than
 from bnfold.onnx_io.tensor_storage import InMemory
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Options
@@ -97,18 +97,22 @@ def correct(
     """
     if (moments_file is None) == (data is None):
         raise UsageError(
-            "means are needed, from one place", "give either a `moments_file` or `data`"
+            "means come from one of two places", "give either `moments_file` or `data`, not both"
         )
     source, file = model_file.read(Path(original)), model_file.read(Path(quantized))
     target = output_path(Path(quantized), path_out, ".corrected.onnx")
-    if Path(original).exists() and target.exists() and target.samefile(original):
-        raise UsageError("the output is the original itself", "choose another name")
+    require_other_than(target, original, moments_file, data.path if data is not None else None)
     index = Index(source.model, source.storage)
     draft = Draft(index, Options())
     layers = [
         node for node in index.scopes[0].nodes if node.op in LINEAR and is_constant(draft, node, 1)
     ]
     found = QuantizedLayers(Index(file.model, file.storage))
+    if not found.count:
+        raise UsageError(
+            f"{quantized} has no layer with a weight of integers",
+            "give what static quantisation wrote, in QDQ or QOperator form",
+        )
     pairs = {node: _aligned(draft, node, found.of(node)) for node in layers}
     if all(isinstance(pair, str) for pair in pairs.values()):
         first = next((pair for pair in pairs.values() if isinstance(pair, str)), "it has no layer")
@@ -117,7 +121,7 @@ def correct(
             "give the float model that the quantiser has read",
         )
     if moments_file is not None:
-        known = {m.name: m.mean for m in files.read(moments_file) if not m.scope}
+        known = {m.name: m.mean for m in files.read(moments_file) if not m.scope and m.axis == 1}
     else:
         assert data is not None
         known = means(original, data, _wanted(pairs), progress)
@@ -227,11 +231,17 @@ def _added(
     draft: Draft, node: Node, difference: FloatArray, known: Mapping[str, FloatArray]
 ) -> FloatArray:
     """ΔW·E[x], of each output channel. Raises UnknownMomentsError."""
+    if node.attribute("auto_pad", b"NOTSET").startswith(b"SAME") and difference[0, 0].size > 1:
+        raise UnknownMomentsError(f"{node.label} has a padding that follows from its sizes")
     try:
         made = RULES[node.op](_Difference(draft, node, difference, known), node)
     except ValueError as error:
         raise UnknownMomentsError(f"{node.label} does not fit what it reads") from error
     assert isinstance(made, Carried), "linear operators have one output"
+    if np.any(made.doubts > 0):
+        raise UnknownMomentsError(
+            f"how much of the padding {node.label} sees depends on sizes that are not known"
+        )
     return made.mean
 
 

@@ -16,7 +16,7 @@ from bnfold.folding.plan import Plan
 from bnfold.folding.weights.draft import Draft
 from bnfold.graph.index import BATCH_NORM, Index, Node
 from bnfold.onnx_io import model_file
-from bnfold.onnx_io.output_paths import PathLike, output_path
+from bnfold.onnx_io.output_paths import PathLike, output_path, require_other_than
 from bnfold.onnx_io.tensor_storage import Storage
 from bnfold.onnx_io.write_model import write_model
 from bnfold.options import Level, Options, RunOptions, Scales, Verify, require_choice
@@ -33,6 +33,8 @@ from bnfold.reasons import Refusal
 from bnfold.steps import to_json
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.tensor_moments import files
+from bnfold.tuning.tensor_moments.correspondence import Place, named, places
+from bnfold.tuning.tensor_moments.moments_of_tensors import through
 from bnfold.tuning.tensor_moments.tensors import TensorMoments
 from bnfold.verification.client import compare
 from bnfold.verification.comparison import Comparison, require_equal
@@ -72,9 +74,10 @@ def equalize(
     source = Path(path_in)
     file = model_file.read(source)
     target = output_path(source, path_out, ".equalized.onnx")
+    require_other_than(target, moments_file)
     if moments_out is not None:
         if moments_file is None:
-            raise UsageError("`moments_out` is made of a `moments_file`", "give that as well")
+            raise UsageError("`moments_out` is made of `moments_file`", "give that as well")
         files.require_writable(moments_out, [source, target, moments_file])
     found = equalize_in_place(
         file.model, file.storage, moments=moments, scales=scales, growth=growth
@@ -112,13 +115,16 @@ def equalize_in_place(
     before = _ratios(draft, linear)
     found = _plan(index, draft, moments, growth, powers_of_two=scales == "power-of-two")
     after = _ratios(draft, linear)
-    proof = to_json(apply(index, Plan(tuple(draft.edits), (), draft.constants)).proof).decode()
+    plan = Plan(tuple(draft.edits), (), draft.constants)
+    carried = list(_carried(index, plan, moments))
+    proof = apply(index, plan).proof
+    now = [replace(m, name=name) for m, name in named(Index(model, storage), proof, carried)]
     return Equalization(
         tuple(EqualizedLayer(label, before[label], after[label]) for label in before),
         tuple(_told(*each) for each in found),
         sum(node.op == BATCH_NORM for node in index.scopes[0].nodes),
-        proof if draft.edits else "",
-        tuple(_moments_now(moments, found)),
+        to_json(proof).decode() if draft.edits else "",
+        tuple(now),
     )
 
 
@@ -217,24 +223,16 @@ def _told(label: str, values: int, border: Borders | Refusal) -> EqualizedRegion
     return EqualizedRegion(label, values, float(border.total.min()), float(border.total.max()))
 
 
-def _moments_now(
-    moments: Sequence[TensorMoments], found: Iterable[tuple[str, int, Borders | Refusal]]
-) -> Iterator[TensorMoments]:
-    """Those of the equalised model: what was divided by a scale is so much smaller."""
-    scales: dict[tuple[str, int], FloatArray] = {}
-    for _, _, border in found:
-        if isinstance(border, Borders):
-            axis = border.region.axis
-            for node, output in border.region.values:
-                scales[node.proto.output[output], axis] = border.total
-    for m in moments:
-        s = scales.get((m.name, m.axis)) if not m.scope else None
-        if s is None or len(s) != len(m.mean):
-            yield m
-        else:
-            yield replace(
-                m, mean=m.mean / s, deviation=m.deviation / s, low=m.low / s, high=m.high / s
-            )
+def _carried(
+    index: Index, plan: Plan, moments: Sequence[TensorMoments]
+) -> Iterator[tuple[Place, TensorMoments]]:
+    """The moments of each tensor, through the map that it takes."""
+    known = {(m.scope, m.name): m for m in moments}
+    for place in places(index, plan):
+        there = known.get((place.scope.label, place.name))
+        moved = None if there is None else through(place.map, there)
+        if moved is not None:
+            yield place, moved
 
 
 def _least(region: Region, known: Mapping[str, TensorMoments], growth: float) -> FloatArray:

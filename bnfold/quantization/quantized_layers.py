@@ -112,6 +112,8 @@ def _steps(steps: FloatArray, shape: tuple[int, ...], axis: int, block: int) -> 
     if not -len(shape) <= axis < len(shape):
         return None
     if block:
+        if block < 0 or steps.ndim != len(shape) or steps.shape[axis] * block < shape[axis]:
+            return None
         wide = np.repeat(steps, block, axis).take(range(shape[axis]), axis)
         return wide if wide.shape == shape else None
     if steps.shape != (shape[axis],):

@@ -472,3 +472,70 @@ def test_a_weight_that_has_overflowed_is_no_rounding(kind: str, large: float) ->
     assert not judge(one, other, proposed(one, other)).valid
     said = Proof(gone=(Ref(0, 1),), carried=(Carried(Ref(0, 0), q=NodeMap(Ref(0, 1))),))
     assert judged(original, folded, said).certificate.verdict is not Outcome.VALID
+
+
+# --- what another tool made of it: each is right for no batch, or for one alone, or not at all ----
+
+OPEN = "g (float[N,2,2] x) => (float[N,4] y) {"
+HALF = {k: np.full(3, v, np.float32) for k, v in {"s": 0.5, "b": 3, "m": 0, "v": 0.5}.items()}
+ROWS = "g (float[N,4] x) => (float[N,3] y) {"
+LSTM = {"w": np.ones((1, 12, 4), np.float32), "r": np.ones((1, 12, 3), np.float32)}
+SUM = {"w": np.ones((4, 3), np.float32), "b": np.arange(3, dtype=np.float32)}
+TOOLS = {
+    "a Dropout in the place of a Mul": (
+        parse("g (float[1,3,2] x) => (float[1,3,2] y) { r = Relu (x)"
+              " y = BatchNormalization <epsilon = 0.5> (r, s, b, m, v) }", **HALF),
+        parse("g (float[1,3,2] x) => (float[1,3,2] y) { r = Relu (x) d = Dropout (r, k)"
+              " y = Add (d, t) }", k=np.array(0.5, "f"), t=np.array(3, "f")),
+    ),
+    "a batch that is frozen": (
+        parse(f"{OPEN} y = Reshape (x, s) }}", s=np.array([-1, 4])),
+        parse(f"{OPEN} y = Reshape (x, s) }}", s=np.array([1, 4])),
+    ),
+    "another number of elements": (
+        parse(f"{OPEN} y = Reshape (x, s) }}", s=np.array([-1, 2])),
+        parse(f"{OPEN} y = Reshape (x, s) }}", s=np.array([0, 2])),
+    ),
+    "a product whose rows are frozen": (
+        parse("g (float[N,5,4] x) => (float[N,5,3] y) { h = MatMul (x, w) y = Add (h, b) }", **SUM),
+        parse("g (float[N,5,4] x) => (float[N,5,3] y) { f = Reshape (x, s) h = Gemm (f, w, b)"
+              " y = Reshape (h, t) }", s=np.array([-1, 4]), t=np.array([1, 5, 3]), **SUM),
+    ),
+    "zeros to begin with, for one batch": (
+        parse("g (float[5,N,4] x) => (float[5,1,N,3] y) {"
+              " y = LSTM <hidden_size = 3> (x, w, r) }", **LSTM),
+        parse("g (float[5,N,4] x) => (float[5,1,N,3] y) {"
+              " y = LSTM <hidden_size = 3> (x, w, r, , , z) }",
+              z=np.zeros((1, 1, 3), np.float32), **LSTM),
+    ),
+    "rows that count for nothing, and must fit": (
+        parse(f"{ROWS} h = Gemm (x, w) y = Mul (h, k) }}", w=SUM["w"], k=np.array(2, "f")),
+        parse(f"{ROWS} y = Gemm <beta = 0.0> (x, w, c) }}", w=2 * SUM["w"],
+              c=np.ones((2, 3), np.float32)),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TOOLS)
+def test_what_another_tool_made_is_not_proven(name: str) -> None:
+    one, other = (Model(each, Storage()) for each in TOOLS[name])
+    assert not judge(one, other, proposed(one, other)).valid
+
+
+def test_what_adapts_to_every_batch_is_proven_all_the_same() -> None:
+    right = [
+        (TOOLS["a batch that is frozen"][0],
+         parse(f"{OPEN} y = Reshape (x, s) }}", s=np.array([0, -1]))),
+        (TOOLS["a product whose rows are frozen"][0],
+         parse("g (float[N,5,4] x) => (float[N,5,3] y) { f = Reshape (x, s) h = Gemm (f, w, b)"
+               " y = Reshape (h, t) }", s=np.array([-1, 4]), t=np.array([-1, 5, 3]), **SUM)),
+        (parse("g (float[1,3,2] x) => (float[1,3,2] y) { r = Relu (x)"
+               " y = BatchNormalization <epsilon = 0.0> (r, s, b, m, v) }",
+               **(HALF | {k: np.ones(3, np.float32) for k in "sv"})),
+         parse("g (float[1,3,2] x) => (float[1,3,2] y) { r = Relu (x) d = Identity (r)"
+               " y = Add (d, t) }", t=np.array(3, "f"))),
+    ]  # fmt: skip
+    for pair in right:
+        one, other = (Model(each, Storage()) for each in pair)
+        judgement = judge(one, other, proposed(one, other))
+        assert judgement.certificate.verdict is Outcome.VALID, judgement.certificate.findings

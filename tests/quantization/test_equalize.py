@@ -382,7 +382,7 @@ def test_what_does_not_go_together() -> None:
     block()
     with pytest.raises(UsageError, match="one proof"):
         bnfold.optimize("model.onnx", equalize="free", proof_file="model.proof.json")
-    with pytest.raises(UsageError, match="made of a `moments_file`"):
+    with pytest.raises(UsageError, match="made of `moments_file`"):
         bnfold.equalize("model.onnx", moments_out="moments.json")
     assert sorted(path.name for path in Path().iterdir()) == ["model.onnx"]
 
@@ -433,3 +433,54 @@ def test_an_equalised_model_that_was_spoiled_is_not_proven(name: str, change: An
         except bnfold.UndecidedError:
             continue
         assert not found.equal
+
+
+@pytest.mark.usefixtures("cwd")
+@pytest.mark.parametrize(
+    ("text", "tensor"),
+    [
+        ("k = Concat <axis = 1> (r, r) l = Slice (k, from, to, one) y = Conv (l, w4)", "l"),
+        ("e = Add (r, three) f = Relu (e) y = Conv (f, w2)", "f"),
+        ("q, h = Split <axis = 1> (r) y = Conv (q, half)", "q"),
+        ("q = Gather <axis = 1> (r, order) y = Conv (q, half)", "q"),
+    ],
+)
+def test_moments_follow_scales_beyond_where_they_were_moved(text: str, tensor: str) -> None:
+    more = {
+        "from": np.array([2]), "to": np.array([6]), "one": np.array([1]), "three": np.array(3, "f"),
+        "order": np.array([3, 0]), "half": numbers(5, 2, 1, 1), "w2": numbers(5, C, 1, 1),
+        "w4": numbers(5, C, 1, 1),
+    }  # fmt: skip
+    spread = np.array([1, 32, 0.25, 8], "f")
+    model = parse(
+        "g (float[1,3,6,6] x) => (float y) { a = Conv (x, w1)"
+        f" n = BatchNormalization (a, s, b, m, v) r = Relu (n) {text} }}",
+        w1=numbers(C, 3, 3, 3), s=spread, b=spread, m=numbers(C), v=np.ones(C, "f"),
+        **{name: value for name, value in more.items() if f"{name})" in text or f"{name}," in text},
+    )  # fmt: skip
+    onnx.save(model, "model.onnx")
+    result = bnfold.optimize("model.onnx", "folded.onnx", moments_file="folded.json")
+    bnfold.equalize(result.model, "e.onnx", moments_file="folded.json", moments_out="e.json")
+    highs, largest = [], []
+    for name in ("folded", "e"):
+        found = {t["name"]: t for t in json.loads(Path(f"{name}.json").read_text())["tensors"]}
+        highs.append(np.array(found[tensor]["high"]))
+        exposed = onnx.load(f"{name}.onnx")
+        exposed.graph.output.add(name=tensor)
+        onnx.save(exposed, "exposed.onnx")
+        largest.append(np.abs(outputs(Path("exposed.onnx"))[-1]).max(axis=(0, 2, 3)))
+    assert not np.array_equal(*largest)
+    np.testing.assert_allclose(highs[1] / highs[0], largest[1] / largest[0], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("cwd")
+def test_padding_with_minus_infinity_is_crossed_and_proven() -> None:
+    model = parse(
+        "g (float[1,3,6,6] x) => (float y) { a = Conv (x, w1) p = Pad (a, pads, low)"
+        " k = MaxPool <kernel_shape = [2,2]> (p) y = Conv (k, w2) }",
+        w1=numbers(C, 3, 3, 3) * UNEVEN.reshape(C, 1, 1, 1), w2=numbers(5, C, 1, 1),
+        pads=MORE["pads"], low=np.array(-np.inf, "f"),
+    )  # fmt: skip
+    onnx.save(model, "model.onnx")
+    result = bnfold.equalize("model.onnx", verify="proof")
+    assert result.regions[0].least != result.regions[0].largest

@@ -35,15 +35,37 @@ class Flattened:
         if (rows[1], columns[1]) != last or not all(isinstance(d, int) and d > 0 for d in last):
             return False
         # of as many rows, all leading axes but one are the same, and so is that one
-        return same_but_one(data[:-1], result[:-1])
+        return same_but_one(model, data[:-1], self.after, result[:-1])
 
 
-def same_but_one(one: Shape, other: Shape) -> bool:
-    """Whether shapes of as many elements are the same: all dimensions but one certainly are."""
-    if len(one) != len(other):
+def same_but_one(model: Model, wanted: Shape, node: Node, made: Shape) -> bool:
+    """Whether a node that regroups as many elements makes a shape, whatever open sizes are.
+
+    All dimensions but one are certainly the same, and that one is left open by the node as well: a
+    number for it would be right for a single size.
+    """
+    if len(wanted) != len(made):
         return False
-    dims = zip(one, other, strict=True)
-    return sum(not (isinstance(a, int) and a == b and a > 0) for a, b in dims) <= 1
+    apart = [
+        place for place, (a, b) in enumerate(zip(wanted, made, strict=True))
+        if not (isinstance(a, int) and a == b and a > 0)
+    ]  # fmt: skip
+    if len(apart) > 1:
+        return False
+    return all(
+        (isinstance(wanted[k], str) and wanted[k] == made[k]) or _adapts(model, node, k)
+        for k in apart
+    )
+
+
+def _adapts(model: Model, node: Node, place: int) -> bool:
+    """Whether a node makes this dimension of what is left of the elements: −1 for a Reshape."""
+    if node.op != "Reshape":
+        return True
+    sizes = node.numbers("shape")
+    if sizes is None and (value := model.value_at(node, 1)) is not None:
+        sizes = value.reshape(-1).tolist()
+    return sizes is not None and place < len(sizes) and sizes[place] == -1
 
 
 def flattened(gemm: Node) -> Flattened | None:

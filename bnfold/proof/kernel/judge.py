@@ -59,6 +59,7 @@ from bnfold.proof.kernel.passing import apart
 from bnfold.proof.kernel.regions import Correspondence
 from bnfold.proof.kernel.structure import Skeleton
 from bnfold.proof.laws.absorbing import UnprovenError, WrongError
+from bnfold.proof.laws.products.linear import RECURRENT
 from bnfold.proof.laws.products.weights import KINDS
 from bnfold.proof.numbers.maps import Relation
 from bnfold.proof.reading.model import Model
@@ -69,6 +70,7 @@ _ZERO_IF_ABSENT = {  # which inputs of an operator are zeros where there are non
     "Conv": (2,), "ConvTranspose": (2,), "Gemm": (2,), "GRU": (3, 5), "LSTM": (3, 5, 6, 7),
     "RNN": (3, 5),
 }  # fmt: skip
+_STATES = (5, 6)  # of a recurrent operator: [directions, batch, hidden]
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,14 @@ class _Walk(NodeWalk):
         stored = self.original.value_at(node, slot)
         if stored is None:
             stored = self.folded.value_at(other, slot)
-        one_row = stored is not None and (node.op != "Gemm" or stored.ndim < 2 or len(stored) == 1)
-        return stored is not None and one_row and not stored.any()
+        if stored is None or stored.any():
+            return False
+        if node.op in RECURRENT and slot in _STATES:  # for batches of that size alone
+            data = self.original.shapes.input(node, 0)
+            batch = data[1] if data is not None and len(data) == 3 else None
+            plain = not node.attribute("layout", 0)
+            return plain and isinstance(batch, int) and stored.shape[1:2] == (batch,)
+        return node.op != "Gemm" or stored.ndim < 2 or len(stored) == 1
 
     # --- scopes ----------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from bnfold.proof.laws.absorbing import (
     WrongError,
 )
 from bnfold.proof.laws.branches import sums
-from bnfold.proof.laws.passing import handed_on
+from bnfold.proof.laws.passing import handed_on, is_idle
 from bnfold.proof.laws.products import einsum, linear
 from bnfold.proof.laws.sites import ARITHMETIC
 from bnfold.proof.laws.spreading import Spread
@@ -120,7 +120,9 @@ class Ledger:
     def _makes_the_same_shape(self, node: Node, other: Node) -> bool:
         """Of as many elements."""
         one, two = self.original.shapes.output(node), self.folded.shapes.output(other)
-        return one is not None and two is not None and same_but_one(one, two)
+        if one is None or two is None:
+            return False
+        return same_but_one(self.folded, one, other, two)
 
     def asks_for_the_same(self, node: Node, slot: int, other: Node) -> bool:
         """Whether a Reshape or Expand is told in other words what shape to make."""
@@ -267,12 +269,13 @@ class Ledger:
             raise WrongError(f"a {other.op} cannot stand for it")
         owner = other.scope.owner(other.input(0))
         mul = owner.producers.get(other.input(0)) if owner is not None else None
-        if mul is not None and mul in self.pairing.new:
+        if mul is not None and mul in self.pairing.new and not is_idle(self.folded, mul):
             self.changed.add(mul)
             self.free.add((mul, 1))
             if [use.node for use in mul.scope.uses[mul.output]] != [other]:
                 raise WrongError("a new value that is read elsewhere")
-            if len(mul.proto.input) != 2 or len(mul.proto.output) != 1 or mul.proto.attribute:
+            plain = len(mul.proto.input) == 2 and len(mul.proto.output) == 1
+            if mul.op != "Mul" or not plain or mul.proto.attribute:
                 raise WrongError("a new node that is no plain Mul")
             first = Pair(self.original, pair.node, self.folded, mul, self.loose)
             return scale_and_bias.written_out(pair, first, given, u)

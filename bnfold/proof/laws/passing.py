@@ -6,6 +6,7 @@ says which channel of the input each channel of the output is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from onnx import TensorProto
@@ -230,6 +231,8 @@ def _pad(model: Model, node: Node, _: int, a: Map) -> Map | str:
     if value is None:
         return "padding that is not known"
     if value == 0 and not a.shifts:
+        return a
+    if math.isinf(value) and a.keeps_order and a.keeps_apart:  # s·∞ + t = ∞ for s > 0
         return a
     return "a map that changes what is padded"
 

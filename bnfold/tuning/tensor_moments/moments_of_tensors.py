@@ -41,7 +41,7 @@ class Watch:
         known = _known(index, values)
         for place in places(index, plan):
             there = known.get((place.scope, place.name))
-            moved = None if there is None else _through(place.map, there)
+            moved = None if there is None else through(place.map, there)
             if moved is not None:
                 self._found.append((place, replace(moved, scope=place.scope.label)))
 
@@ -104,7 +104,7 @@ def _stored(values: Values, node: Node) -> TensorMoments | None:
     return _of_carried(Carried(mean, variance))
 
 
-def _through(a: Affine, of: TensorMoments) -> TensorMoments | None:
+def through(a: Affine, of: TensorMoments) -> TensorMoments | None:
     """The moments of a·x + b."""
     if a.axis not in (None, of.axis) or a.channels not in (1, len(of.mean)):
         return None

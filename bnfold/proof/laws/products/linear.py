@@ -53,7 +53,9 @@ def _offset(model: Model, node: Node, weight: Weight) -> _Offset:
     gemm, slot = kind(node) == "Gemm", offset_slot(node)
     beta = node.attribute("beta", 1.0) if gemm else 1.0
     if node.op == "MatMul" or not node.input(slot) or beta == 0:
-        zeros = np.zeros((1, weight.channels), weight.values.dtype)
+        unread = model.value_at(node, slot) if beta == 0 and node.input(slot) else None
+        rows = len(unread) if unread is not None and unread.ndim == 2 else 1  # which still bind
+        zeros = np.zeros((rows, weight.channels), weight.values.dtype)
         return _Offset(zeros, 1.0, "bias", stored=False)
     values = model.value_at(node, slot)
     if values is None:
