@@ -17,6 +17,7 @@ class Child:
         signal.raise_signal({number})
 
 system.hear_lost_signals()
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which nohup has ignored
 signal.signal(signal.SIGTERM, lambda received, _: sys.exit(128 + received))
 try:
     Child()

@@ -67,10 +67,16 @@ class Commands(click.Group):
     def _invoke(self, ctx: click.Context) -> Any:
         try:
             try:
-                return super().invoke(ctx)
-            finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()  # here, and not at the exit, a reader may be gone
+                result = super().invoke(ctx)
+            except click.exceptions.Exit:
+                _flush()
+                raise
+            except BaseException:
+                with contextlib.suppress(OSError):  # which is said already
+                    _flush()
+                raise
+            _flush()
+            return result
         except Exception as error:
             if (interrupt := interrupt_behind(error)) is not None:
                 raise interrupt from None
@@ -105,6 +111,18 @@ class Commands(click.Group):
                 "please report it with the output of the same command with --debug",
             )
             ctx.exit(INTERNAL_EXIT_CODE)
+
+
+def _flush() -> None:
+    """Write what is left here, and not at the exit: a reader may be gone, or a disk full."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _show_comparison(error: BnfoldError) -> None:
