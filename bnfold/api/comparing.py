@@ -72,10 +72,12 @@ def verify(
         )
     with contextlib.ExitStack() as stack:
         one, two = on_disk(original, stack), on_disk(folded, stack)
+        own: _Folded | None = None
         if proof_file is not None:
             proofs = [proof_files.read(proof_file, one, two)]
         else:
-            proofs = [] if foreign else _own_folds(one, two, freeze_initializers)
+            own = None if foreign else _own_fold(one, two, freeze_initializers)
+            proofs = [] if own is None else [own[1].proof]
         given = run_options or RunOptions()
         ask = partial(
             compare, level=level, freeze_initializers=freeze_initializers, exact=level == "full",
@@ -89,10 +91,9 @@ def verify(
             )
         except UndecidedError as error:
             undecided = error
-        own = not foreign and proof_file is None and level != "frame"
-        if own and not _is_settled(found):
+        if own is not None and level != "frame" and not _is_settled(found):
             quietly = partial(ask, run_options=replace(given, counterexample=None))
-            again = _equalised(one, two, quietly, freeze_initializers)
+            again = _equalised(one, two, own, quietly, freeze_initializers)
             if again is not None and found is not None and found.counterexample:
                 shutil.rmtree(found.counterexample)  # there is none after all
             found = again or found
@@ -109,23 +110,26 @@ def _is_settled(found: Comparison | None) -> bool:
     return found.certificate.verdict is Outcome.VALID
 
 
+_Folded = tuple[model_file.ModelFile, FoldResult[onnx.ModelProto]]  # a file, folded in memory
+
+
 def _equalised(
-    original: Path, other: Path, ask: Callable[..., Comparison], freeze: bool
+    original: Path, other: Path, own: _Folded, ask: Callable[..., Comparison], freeze: bool
 ) -> Comparison | None:
     """What `optimize` with `equalize` has made of a model, step by step; None if it is not that.
 
-    The folded model between the two is made again. Powers of two change no bit of any result, so
-    that what folding changed is all that has changed.
+    Powers of two change no bit of any result, so that what folding changed is all that has changed.
+    The `own` fold is equalised here; where that pays, it is made once more to stand between.
     """
     from bnfold.quantization.equalize import equalized_as
 
+    middle, result = own
     with contextlib.suppress(BnfoldError), PrivateFolder() as folder:
         after = model_file.read(other)
-        middle, result = _folded_again(original, after, freeze)
         proof = equalized_as(middle.model, middle.storage, Index(after.model, after.storage))
         if not proof:
             return None
-        middle, _ = _folded_again(original, after, freeze)  # that one is equalised now
+        middle, _ = _folded(original, other, freeze)
         path = model_file.save(middle.model, middle.storage, folder / "folded.onnx")
         second = ask(path, other, proofs=[proof], proven=True)
         if not second.passed or not result.folded:
@@ -135,24 +139,21 @@ def _equalised(
     return None
 
 
-def _folded_again(
-    original: Path, after: model_file.ModelFile, freeze: bool
-) -> tuple[model_file.ModelFile, FoldResult[onnx.ModelProto]]:
-    """The original, folded with the options that another file makes likely."""
-    file = model_file.read(original)
-    options = _likely_options(file, after, freeze)
-    return file, fold_in_place(file.model, file.storage, options)
-
-
-def _own_folds(original: Path, folded: Path, freeze: bool) -> list[str]:
+def _own_fold(original: Path, folded: Path, freeze: bool) -> _Folded | None:
     """What bnfold itself would do to a model, with the options that two files make likely.
 
-    Nobody believes it: it is tried on the two files, and proves them equal or does not.
+    Nobody believes its proof: it is tried on the two files, and proves them equal or does not.
     """
     try:
-        return [_folded_again(original, model_file.read(folded), freeze)[1].proof]
+        return _folded(original, folded, freeze)
     except ModelError:  # said by whoever compares them
-        return []
+        return None
+
+
+def _folded(original: Path, other: Path, freeze: bool) -> _Folded:
+    file, after = model_file.read(original), model_file.read(other)
+    options = _likely_options(file, after, freeze)
+    return file, fold_in_place(file.model, file.storage, options)
 
 
 def _likely_options(

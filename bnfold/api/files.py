@@ -36,7 +36,7 @@ from bnfold.quantization.equalization import EqualizeResult
 from bnfold.tuning.prediction.verdicts import LayerSummary
 from bnfold.verdict import Verdict
 from bnfold.verification import proof_file as proof_files
-from bnfold.verification.client import Comparing, compare
+from bnfold.verification.client import Comparing, compare_by_proof
 from bnfold.verification.comparison import Comparison, require_equal
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def optimize(
                 )  # fmt: skip
                 require_equal(comparison)
             if equalizing and verify != "none":
-                equalizing.verify(candidate, verify, run_options or RunOptions(), progress)
+                equalizing.verify(candidate, verify, run_options, progress)
 
         changed = bool(result.folded) or (equalizing is not None and bool(equalizing.found.proof))
         tell(Stage("writing the model"))
@@ -201,15 +201,15 @@ class _Equalizing:
         self._comparison: Comparison | None = None
 
     def verify(
-        self, candidate: Path, level: Level, run_options: RunOptions, progress: Progress | None
-    ) -> None:
+        self, candidate: Path, level: Level, run_options: RunOptions | None,
+        progress: Progress | None,
+    ) -> None:  # fmt: skip
         """Compare the equalised model with the folded one. Raises NotEqualError."""
         if self.found.proof:
-            self._comparison = compare(
-                self.folded, candidate, run_options, level=level, progress=progress,
-                proofs=(self.found.proof,), proven=True,
+            self._comparison = compare_by_proof(
+                self.folded, candidate, self.found.proof, run_options, level=level,
+                progress=progress,
             )  # fmt: skip
-            require_equal(self._comparison)
 
     def result(self, target: Path) -> EqualizeResult:
         """What became of it."""

@@ -65,18 +65,10 @@ class Commands(click.Group):
         return super().main(*arguments, **keywords)
 
     def _invoke(self, ctx: click.Context) -> Any:
+        """Run the command to the last of its output; an interrupt is no other error."""
         try:
-            try:
-                result = super().invoke(ctx)
-            except click.exceptions.Exit:
-                _flush()
-                raise
-            except BaseException:
-                with contextlib.suppress(OSError):  # which is said already
-                    _flush()
-                raise
-            _flush()
-            return result
+            with _flushing():
+                return super().invoke(ctx)
         except Exception as error:
             if (interrupt := interrupt_behind(error)) is not None:
                 raise interrupt from None
@@ -98,7 +90,7 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.ClickException):
             raise
         except BrokenPipeError:  # the reader is gone: end as other tools do
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             ctx.exit(system.BROKEN_PIPE)
         except OSError as error:  # only the report is left to fail here
             _complain(f"cannot write the report: {error.strerror}", "")
@@ -113,16 +105,35 @@ class Commands(click.Group):
             ctx.exit(INTERNAL_EXIT_CODE)
 
 
-def _flush() -> None:
+@contextlib.contextmanager
+def _flushing() -> Iterator[None]:
     """Write what is left here, and not at the exit: a reader may be gone, or a disk full."""
+    try:
+        yield
+    except click.exceptions.Exit:
+        _flush()
+        raise
+    except BaseException:
+        with contextlib.suppress(OSError):  # there is something worse to be said
+            _flush()
+        raise
+    _flush()
+
+
+def _flush() -> None:
     if sys.stdout is None:
         return
     try:
         sys.stdout.flush()
     except OSError:
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         raise
+
+
+def _discard_output() -> None:
+    """Let nothing more be written, at the exit either."""
+    with contextlib.suppress(OSError, ValueError):  # where it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_comparison(error: BnfoldError) -> None:

@@ -9,8 +9,8 @@ def optimize(..., options, run_options, display): ...
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, get_args
 
 import click
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator: TypeAlias = Callable[[F], F]
 
-command = functools.partial(click.command, cls=SectionCommand)
+command = partial(click.command, cls=SectionCommand)
 
 
 def option(section: str, *declarations: str, **attributes: Any) -> Callable[[F], F]:
@@ -55,7 +55,7 @@ def group(
     """
 
     def decorate(function: F) -> F:
-        @functools.wraps(function)
+        @wraps(function)
         def call(*arguments: Any, **values: Any) -> Any:
             own = {name: values.pop(name) for name in names}
             return function(*arguments, **{parameter: make(**own)}, **values)
@@ -307,11 +307,13 @@ def output_option(suffix: str, of: str = "MODEL") -> Callable[[F], F]:
     )  # fmt: skip
 
 
-moments_option = option(
+moments_option = option(  # which are written
     sections.OUTPUT, "--moments", "moments_file", metavar="FILE", type=click.Path(dir_okay=False),
     help="Also write what the BatchNormalizations said of the tensors that are left: mean, "
     "deviation and range, as .json, .csv or .overrides.json (for onnxruntime's quantiser).",
 )  # fmt: skip
+known_moments_option = partial(option, sections.STATISTICS, "--moments", "moments_file",  # read
+                               metavar="FILE", type=click.Path(dir_okay=False))  # fmt: skip
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

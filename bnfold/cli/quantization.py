@@ -12,6 +12,7 @@ from bnfold.cli.options import (
     data_options,
     display_options,
     json_option,
+    known_moments_option,
     option,
     output_option,
     run_options,
@@ -36,13 +37,8 @@ if TYPE_CHECKING:
     help="Powers of two leave the model the same function bit for bit; free ones make ranges more "
     "alike, and are equal up to rounding.",
 )
-@option(
-    sections.STATISTICS,
-    "--moments",
-    "moments_file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    help="The .json file that optimize wrote with --moments: how large activations become.",
+@known_moments_option(
+    help="The .json file that optimize wrote with --moments: how large activations become."
 )
 @option(
     sections.OUTPUT,
@@ -100,14 +96,9 @@ def equalize(
 @click.argument("model", type=click.Path())
 @click.argument("quantized", type=click.Path())
 @output_option("corrected", of="QUANTIZED")
-@option(
-    sections.STATISTICS,
-    "--moments",
-    "moments_file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
+@known_moments_option(
     help="The .json file of MODEL that optimize or equalize wrote: what the means of its values "
-    "are. Without it they are measured on --inputs.",
+    "are. Without it they are measured on --inputs."
 )
 @data_options(required=False)
 @json_option("Print the result as JSON.")

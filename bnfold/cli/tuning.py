@@ -14,6 +14,7 @@ from bnfold.cli.options import (
     data_options,
     display_options,
     json_option,
+    known_moments_option,
     moments_option,
     option,
     output_option,
@@ -113,14 +114,9 @@ def assign(model: str, params: str, output: str, display: Display) -> None:
 @command()
 @click.argument("model", type=click.Path())
 @output_option("recovered")
-@option(
-    sections.STATISTICS,
-    "--moments",
-    "moments_file",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
+@known_moments_option(
     help="The .json file that optimize or freeze wrote with --moments: where BatchNormalizations "
-    "stood, and with which statistics.",
+    "stood, and with which statistics."
 )
 @verify_option("How to verify before anything is written, as for optimize.")
 @run_options()

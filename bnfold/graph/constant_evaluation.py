@@ -21,17 +21,13 @@ from bnfold.graph.budget import Budget, BudgetExceededError
 from bnfold.graph.summed_constants import SUMMING
 from bnfold.onnx_io.protos import Array
 
-MOVES = frozenset(
-    {
-        "Cast", "CastLike", "Concat",
-        "ConstantOfShape", "Expand", "Flatten", "Gather", "Identity", "Reshape",
-        "Shape", "Slice", "Squeeze", "Tile", "Transpose", "Unsqueeze",
-    }
-)  # fmt: skip
-QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
 REARRANGING = frozenset(
     {"Concat", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 )  # fmt: skip
+MOVES = REARRANGING | {
+    "Cast", "CastLike", "ConstantOfShape", "Expand", "Flatten", "Gather", "Shape", "Slice", "Tile",
+}  # fmt: skip
+QUANTIZATION = frozenset({"DequantizeLinear", "QuantizeLinear"})
 ARITHMETIC = frozenset({"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"})
 SUPPORTED = MOVES | ARITHMETIC | QUANTIZATION | SUMMING.keys()
 

@@ -16,7 +16,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TypeProto, help
 from bnfold.graph.doubtful_shapes import hide_doubtful_shapes
 from bnfold.graph.index import Scope
 from bnfold.graph.long_vectors import HIDDEN, hide_long_vectors
-from bnfold.graph.shape_operands import store_shape_operands
+from bnfold.graph.shape_operands import LONGEST, store_shape_operands
 from bnfold.onnx_io.protos import bodies, delete_named, is_external
 from bnfold.onnx_io.tensor_storage import Storage
 
@@ -26,7 +26,6 @@ _UNFUSED = {
     ("com.microsoft", "FusedConv"): "Conv",
     ("com.microsoft", "FusedGemm"): "Gemm",
 }
-_LARGE = 1024  # elements; no shape operand has as many
 
 
 class InferredShapes:
@@ -133,7 +132,7 @@ def _empty(tensor: TensorProto, storage: Storage) -> None:
     """Take out the values of large tensors, put in those of small ones: shapes come from them."""
     if is_external(tensor) and storage.folder is None:
         return
-    if math.prod(tensor.dims) > _LARGE:
+    if math.prod(tensor.dims) > LONGEST:
         tensor.ClearField("raw_data")
     elif storage.source(tensor) is not None:
         tensor.raw_data = numpy_helper.from_array(storage.array(tensor)).raw_data

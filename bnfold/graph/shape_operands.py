@@ -15,7 +15,7 @@ from bnfold.graph.constant_evaluation import REARRANGING, rearranged
 from bnfold.graph.index import DEFAULT_DOMAINS
 from bnfold.onnx_io.protos import Array, bodies, is_external
 
-_MOST = 1024  # elements; no operand of a shape has as many
+LONGEST = 1024  # elements; no operand of a shape has as many
 
 
 def store_shape_operands(graph: GraphProto, outer: Mapping[str, Array] | None = None) -> None:
@@ -62,7 +62,7 @@ def _made(node: NodeProto, known: Mapping[str, Array]) -> Iterator[tuple[str, Ar
                 yield node.output[0], np.array(helper.get_attribute_value(attribute), np.int64)
     elif node.op_type in REARRANGING and all(name in known for name in node.input):
         value = rearranged(node, [known[name] for name in node.input])
-        if value is not None and value.size <= _MOST:
+        if value is not None and value.size <= LONGEST:
             yield node.output[0], value
 
 
@@ -70,4 +70,4 @@ def _is_small(tensor: TensorProto) -> bool:
     """Whether these are few integers, and in the model."""
     if tensor.data_type not in (TensorProto.INT32, TensorProto.INT64) or is_external(tensor):
         return False
-    return bool(np.prod(tensor.dims, dtype=np.float64) <= _MOST)
+    return bool(np.prod(tensor.dims, dtype=np.float64) <= LONGEST)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bnfold.errors import UsageError
 from bnfold.onnx_io import model_file
+from bnfold.onnx_io.replace_file import is_same
 
 PathLike = str | os.PathLike[str]
 
@@ -59,11 +60,6 @@ def output_path(
 
 
 def require_other_than(target: Path, *inputs: PathLike | None) -> None:
-    """Raises UsageError where the output is one of the files that are read, or inside of one."""
-    for name in inputs:
-        if name is None:
-            continue
-        path = Path(name)
-        same = path.exists() and target.exists() and target.samefile(path)
-        if same or (path.is_dir() and path.resolve() in target.resolve().parents):
-            raise UsageError(f"the output {target} is a file that is read", "choose another name")
+    """Raises UsageError where the output is one of the files that are read."""
+    if any(is_same(target, Path(path)) for path in inputs if path is not None):
+        raise UsageError(f"the output {target} is a file that is read", "choose another name")

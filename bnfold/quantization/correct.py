@@ -26,7 +26,7 @@ from bnfold.options import Options
 from bnfold.progress import Progress
 from bnfold.quantization.quantized_layers import QuantizedLayer, QuantizedLayers, StoredBias
 from bnfold.quantization.regions import LINEAR, is_constant
-from bnfold.tuning.data_statistics import Dataset, means
+from bnfold.tuning.data_statistics import Dataset, means, require_not_data
 from bnfold.tuning.moments import FloatArray
 from bnfold.tuning.prediction.carried import Carried, UnknownMomentsError, Values
 from bnfold.tuning.prediction.rules import RULES
@@ -102,6 +102,8 @@ def correct(
     source, file = model_file.read(Path(original)), model_file.read(Path(quantized))
     target = output_path(Path(quantized), path_out, ".corrected.onnx")
     require_other_than(target, original, moments_file, data.path if data is not None else None)
+    if data is not None:
+        require_not_data(target, Path(data.path))
     index = Index(source.model, source.storage)
     draft = Draft(index, Options())
     layers = [

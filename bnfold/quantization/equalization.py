@@ -47,6 +47,11 @@ class Equalization:
     proof: str
     moments: tuple[TensorMoments, ...]  # of the new model, where those of the old one were given
 
+    @property
+    def moved(self) -> int:
+        """How many regions have other scales."""
+        return sum(region.least != region.largest for region in self.regions)
+
 
 @dataclass(frozen=True)
 class EqualizeResult(Equalization):

@@ -28,7 +28,14 @@ from bnfold.quantization.equalization import (
     EqualizeResult,
 )
 from bnfold.quantization.regions import LINEAR, Region, is_constant, regions
-from bnfold.quantization.weight_ranges import Borders, borders, equalised, kept_exact, range_ratio
+from bnfold.quantization.weight_ranges import (
+    Borders,
+    borders,
+    equalised,
+    kept_exact,
+    largest_by_channel,
+    range_ratio,
+)
 from bnfold.reasons import Refusal
 from bnfold.steps import to_json
 from bnfold.tuning.moments import FloatArray
@@ -36,8 +43,8 @@ from bnfold.tuning.tensor_moments import files
 from bnfold.tuning.tensor_moments.correspondence import Place, named, places
 from bnfold.tuning.tensor_moments.moments_of_tensors import through
 from bnfold.tuning.tensor_moments.tensors import TensorMoments
-from bnfold.verification.client import compare
-from bnfold.verification.comparison import Comparison, require_equal
+from bnfold.verification.client import compare_by_proof
+from bnfold.verification.comparison import Comparison
 
 _LEAST = 1 / 16  # of the scales where nothing is known of activations
 _FLOOR = 2.0**-10
@@ -86,11 +93,10 @@ def equalize(
 
     def check(candidate: Path) -> None:
         nonlocal comparison
-        comparison = compare(
-            source, candidate, run_options or RunOptions(), level=cast(Level, verify),
-            progress=progress, proofs=(found.proof,), proven=True,
+        comparison = compare_by_proof(
+            source, candidate, found.proof, run_options, level=cast(Level, verify),
+            progress=progress,
         )  # fmt: skip
-        require_equal(comparison)
 
     write_model(
         file, target, unchanged=not found.proof,
@@ -139,13 +145,14 @@ def equalized_as(model: ModelProto, storage: Storage, other: Index) -> str:
         return ""
     draft, target = Draft(index, Options()), Draft(other, Options())
     partner = dict(zip(ours, theirs, strict=True))
+    order = {node: place for place, node in enumerate(ours)}
     for _, region in list(regions(draft, index)):
         if isinstance(region, Refusal):
             continue
         border = borders(draft, region, np.zeros(region.channels))
         if isinstance(border, Refusal) or not border.makers:
             continue
-        scales = _scales_between(draft, target, partner, border)
+        scales = _scales_between(draft, target, partner, order, border)
         if scales is None or (np.any(scales != 1) and region.rescale(draft, scales) is not None):
             return ""
     if not draft.edits:
@@ -154,10 +161,10 @@ def equalized_as(model: ModelProto, storage: Storage, other: Index) -> str:
 
 
 def _scales_between(
-    draft: Draft, target: Draft, partner: Mapping[Node, Node], border: Borders
-) -> FloatArray | None:
+    draft: Draft, target: Draft, partner: Mapping[Node, Node], order: Mapping[Node, int],
+    border: Borders,
+) -> FloatArray | None:  # fmt: skip
     """What the values of a region were divided by, by the first weight that makes one of them."""
-    order = {node: place for place, node in enumerate(partner)}
     (node, slot), channel = min(border.makers.items(), key=lambda each: order[each[0][0]])
     if not is_constant(target, partner[node], slot):
         return None
@@ -165,9 +172,7 @@ def _scales_between(
     for weight in (draft.values(node, slot), target.values(partner[node], slot)):
         if weight.shape != channel.shape:
             return None
-        size = np.zeros(border.region.channels)
-        np.maximum.at(size, channel.reshape(-1), np.abs(weight).reshape(-1))
-        sizes.append(size)
+        sizes.append(largest_by_channel(np.abs(weight), channel, border.region.channels))
     known = (sizes[0] > 0) & (sizes[1] > 0) & np.isfinite(sizes[0]) & np.isfinite(sizes[1])
     ratio = np.divide(sizes[0], sizes[1], out=np.ones_like(sizes[0]), where=known)
     scales = np.asarray(2.0 ** np.rint(np.log2(ratio)))

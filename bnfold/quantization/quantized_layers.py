@@ -7,7 +7,7 @@ QOperator    QLinearConv, QLinearMatMul, and QGemm of com.microsoft
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,19 +90,24 @@ def _dequantized(draft: Draft, node: Node) -> QuantizedLayer | None:
     maker = node.scope.producers.get(node.input(1))
     if maker is None or maker.op != "DequantizeLinear":
         return None
-    integers, steps = (draft.constants.find_any(maker, slot) for slot in (0, 1))
-    if not isinstance(integers, Constant) or not isinstance(steps, Constant):
+    slots = (0, 1, 2) if maker.input(2) else (0, 1)
+    block = int(maker.attribute("block_size", 0))
+    found = _weight(draft, maker, slots, int(maker.attribute("axis", 1)), block)
+    return None if found is None else QuantizedLayer(node, node.op, *found, _bias(draft, node))
+
+
+def _weight(
+    draft: Draft, node: Node, slots: Sequence[int], axis: int, block: int = 0
+) -> tuple[FloatArray, FloatArray] | None:
+    """(q − z)·s, and s for each number; of q, s and z in these slots, and z may be missing."""
+    read = [draft.constants.find_any(node, slot) for slot in slots]
+    stored = [constant.values() for constant in read if isinstance(constant, Constant)]
+    if len(stored) < len(slots):
         return None
-    zeros = draft.constants.find_any(maker, 2) if maker.input(2) else None
-    axis = int(maker.attribute("axis", 1))
-    step = _steps(steps.values(), integers.shape, axis, int(maker.attribute("block_size", 0)))
-    if step is None:
-        return None
-    weight = integers.values() * step
-    if isinstance(zeros, Constant):
-        zero = _steps(zeros.values(), integers.shape, axis, int(maker.attribute("block_size", 0)))
-        weight = weight if zero is None else (integers.values() - zero) * step
-    return QuantizedLayer(node, node.op, weight, step, _bias(draft, node))
+    integers = stored[0]
+    wide = [_steps(values, integers.shape, axis, block) for values in stored[1:]]
+    step, zero = wide[0], wide[1] if len(wide) > 1 else 0.0
+    return None if step is None or zero is None else ((integers - zero) * step, step)
 
 
 def _steps(steps: FloatArray, shape: tuple[int, ...], axis: int, block: int) -> FloatArray | None:
@@ -153,20 +158,13 @@ def _operator(draft: Draft, node: Node) -> QuantizedLayer | None:
     if node.op not in _OPERATORS:
         return None
     op, x, w, scale, zero, b = _OPERATORS[node.op]
-    x_step, integers, steps, zeros = (
-        draft.constants.find_any(node, slot) for slot in (x, w, scale, zero)
-    )
-    if not isinstance(x_step, Constant) or not isinstance(integers, Constant):
-        return None
-    if not isinstance(steps, Constant) or not isinstance(zeros, Constant):
-        return None
     axis = 0 if op == "Conv" or (op == "Gemm" and node.attribute("transB", 0)) else 1
-    step, offset = (_steps(c.values(), integers.shape, axis, 0) for c in (steps, zeros))
-    if step is None or offset is None:
+    found = _weight(draft, node, (w, scale, zero), axis)
+    x_step, steps = (draft.constants.find_any(node, slot) for slot in (x, scale))
+    if found is None or not isinstance(x_step, Constant) or not isinstance(steps, Constant):
         return None
-    weight = (integers.values() - offset) * step
     if b < 0 or not node.input(b):
-        return QuantizedLayer(node, op, weight, step, f"{node.label} has no bias")
+        return QuantizedLayer(node, op, *found, f"{node.label} has no bias")
     alpha = float(node.attribute("alpha", 1.0))
     product = alpha * x_step.values().reshape(-1) * steps.values().reshape(-1)
-    return QuantizedLayer(node, op, weight, step, _stored(draft, node, b, product))
+    return QuantizedLayer(node, op, *found, _stored(draft, node, b, product))

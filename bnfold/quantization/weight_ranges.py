@@ -160,10 +160,16 @@ def _relative(
     """The range of each channel, in shares of the largest of its tensor; of several the largest."""
     found = np.zeros(count)
     for weight, channel in weights.items():
-        own = np.zeros(count)
-        np.maximum.at(own, channel.reshape(-1), sizes[weight].reshape(-1))
+        own = largest_by_channel(sizes[weight], channel, count)
         largest = own.max(initial=0.0)
         found = np.maximum(found, own / largest if largest else own)
+    return found
+
+
+def largest_by_channel(sizes: FloatArray, channel: npt.NDArray[np.int64], count: int) -> FloatArray:
+    """The largest of the sizes that belong to each of `count` channels, 0 where none does."""
+    found = np.zeros(count)
+    np.maximum.at(found, channel.reshape(-1), sizes.reshape(-1))
     return found
 
 

@@ -58,7 +58,7 @@ def _what_folded(result: OptimizeResult) -> str:
 def _equalized(result: OptimizeResult) -> str:
     if result.equalized is None:
         return ""
-    moved = sum(region.least != region.largest for region in result.equalized.regions)
+    moved = result.equalized.moved
     return f"; scales moved in {count(moved, 'region')}" if moved else "; no scale to move"
 
 

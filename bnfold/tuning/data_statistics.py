@@ -156,7 +156,7 @@ def recalibrate(
         raise UsageError("`require_improvement` needs `holdout`: samples to measure it on")
     source = Path(path_in)
     target = output_path(source, path_out, ".recalibrated.onnx")
-    _require_not_data(target, Path(data.path))
+    require_not_data(target, Path(data.path))
     request = _request("recalibrate", source, data, assume_inference=assume_inference)
     request |= {"momentum": momentum, "prior": prior, "holdout": holdout}
     answer, estimates = run_worker(request, data.timeout, _estimates, progress)
@@ -210,15 +210,10 @@ def means(
     request["values"] = list(dict.fromkeys(node.input(0) for node in readers))
     if not request["values"]:
         return {}
-    return run_worker(request, data.timeout, _means, progress)
+    return run_worker(request, data.timeout, _named_arrays, progress)
 
 
-def _means(answer: dict[str, Any], folder: Path) -> dict[str, FloatArray]:
-    with np.load(folder / "result.npz", allow_pickle=False) as archive:
-        return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
-
-
-def _require_not_data(target: Path, data: Path) -> None:
+def require_not_data(target: Path, data: Path) -> None:
     """Raises UsageError where what would be written is (a file of) the data."""
     if not target.exists() or not data.exists():
         return
@@ -227,9 +222,14 @@ def _require_not_data(target: Path, data: Path) -> None:
         raise UsageError(f"the output {target} is the data itself", "choose another name")
 
 
-def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
+def _named_arrays(answer: dict[str, Any], folder: Path) -> dict[str, FloatArray]:
+    """What the worker has saved, by names that no archive would take."""
     with np.load(folder / "result.npz", allow_pickle=False) as archive:
-        flat = {name: archive[f"a{i}"] for i, name in enumerate(answer["names"])}
+        return {name: archive[f"a{number}"] for number, name in enumerate(answer["names"])}
+
+
+def _estimates(answer: dict[str, Any], folder: Path) -> tuple[dict[str, Any], Any]:
+    flat = _named_arrays(answer, folder)
     found = {}
     for place in dict.fromkeys(name.rpartition("/")[0] for name in flat):
         scope, _, output = place.partition("/")

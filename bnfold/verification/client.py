@@ -14,7 +14,7 @@ from bnfold.errors import UsageError
 from bnfold.options import Level, RunOptions
 from bnfold.progress import Progress
 from bnfold.runtime.process import CrashedError, run_worker
-from bnfold.verification.comparison import Comparison
+from bnfold.verification.comparison import Comparison, require_equal
 from bnfold.verification.waiting import new_worker
 
 
@@ -37,6 +37,22 @@ def compare(
         freeze_initializers=freeze_initializers,
     ) as comparing:  # fmt: skip
         return comparing.with_folded(folded, proofs, proven=proven, progress=progress)
+
+
+def compare_by_proof(
+    original: Path, made: Path, proof: str, run_options: RunOptions | None, *, level: Level,
+    progress: Progress | None = None,
+) -> Comparison:  # fmt: skip
+    """Compare what bnfold has made of a file with it, by the proof of what was done; "" for none.
+
+    Raises NotEqualError where they differ, and what `compare` raises.
+    """
+    found = compare(
+        original, made, run_options or RunOptions(), level=level, progress=progress,
+        proofs=(proof,) if proof else (), proven=bool(proof),
+    )  # fmt: skip
+    require_equal(found)
+    return found
 
 
 class Comparing:

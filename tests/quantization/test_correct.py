@@ -11,10 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 from onnx import ModelProto, numpy_helper
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
 import bnfold
 from bnfold import CorrectResult, Dataset, UsageError
+from tests.quantization.test_int8 import Calibration
 from tests.support import Array, invoke, numbers, parse
 
 pytestmark = pytest.mark.usefixtures("cwd")
@@ -145,14 +146,6 @@ g (float[N,3,8,8] x) => (float y) {
 }"""
 
 
-class Calibration(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, x: Array) -> None:
-        self.feeds = iter([{"x": row[None]} for row in x])
-
-    def get_next(self) -> dict[str, Array] | None:
-        return next(self.feeds, None)
-
-
 def quantised(form: QuantFormat, *, per_channel: bool) -> Array:
     """int8.onnx, of float.onnx, with moments.json; and the data that it was calibrated on."""
     rng = np.random.default_rng(0)
@@ -165,7 +158,7 @@ def quantised(form: QuantFormat, *, per_channel: bool) -> Array:
     bnfold.optimize("model.onnx", "float.onnx", verify="none", moments_file="moments.json")
     x = rng.standard_normal((16, 3, 8, 8), np.float32) + 1
     quantize_static(
-        "float.onnx", "int8.onnx", Calibration(x), quant_format=form, per_channel=per_channel,
+        "float.onnx", "int8.onnx", Calibration(x, "x"), quant_format=form, per_channel=per_channel,
         activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, reduce_range=True,
     )  # fmt: skip
     np.savez("data.npz", x=x)

@@ -17,10 +17,10 @@ SAMPLES = Path("sample_models")
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """Images one by one."""
+    """Samples one by one."""
 
-    def __init__(self, images: Array) -> None:
-        self.feeds = iter([{"image": image[None]} for image in images])
+    def __init__(self, samples: Array, name: str = "image") -> None:
+        self.feeds = iter([{name: sample[None]} for sample in samples])
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self.feeds, None)

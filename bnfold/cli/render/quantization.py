@@ -19,12 +19,11 @@ from bnfold.text.formatting import count, plain
 
 def of_equalize(result: EqualizeResult, source: str, *, verbose: bool = False) -> RenderableType:
     """The range of each layer before and after, and what stood in the way."""
-    moved = [region for region in result.regions if region.least != region.largest]
     verified = " and verified" if result.comparison is not None else ""
-    done = f"scales moved in {count(len(moved), 'region')}{verified}"
+    done = f"scales moved in {count(result.moved, 'region')}{verified}"
     parts: list[RenderableType] = [
         Text(f"{plain(source)} → {plain(str(result.model))}"),
-        Text(f"{done if moved else 'nothing to move: the model is a copy'}\n", style="bold"),
+        Text(f"{done if result.moved else 'nothing to move: the model is a copy'}\n", style="bold"),
         *ranges(result, verbose=verbose),
     ]
     if result.batch_norms:

@@ -31,8 +31,8 @@ from bnfold.tuning.tensor_moments import files as moment_files
 from bnfold.tuning.tensor_moments.moments_of_tensors import Watch
 from bnfold.tuning.training_mode import assume_inference as put_into_inference
 from bnfold.verdict import Verdict
-from bnfold.verification.client import compare
-from bnfold.verification.comparison import Comparison, require_equal
+from bnfold.verification.client import compare_by_proof
+from bnfold.verification.comparison import Comparison
 
 LEARNABLE = "bnfold.learnable"  # the key in metadata_props
 
@@ -127,11 +127,9 @@ def freeze(
         def check(_: Path) -> None:
             nonlocal comparison
             if done and verify != "none":
-                comparison = compare(
-                    reference, plain, run_options or RunOptions(), level=verify, progress=progress,
-                    proofs=(proof,), proven=True,
-                )  # fmt: skip
-                require_equal(comparison)
+                comparison = compare_by_proof(
+                    reference, plain, proof, run_options, level=verify, progress=progress
+                )
 
         write_model(file, target, check=check)
     verdicts = tuple(

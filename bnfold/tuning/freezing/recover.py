@@ -21,8 +21,8 @@ from bnfold.tuning.freezing.recovery import (
     supported,
 )
 from bnfold.tuning.tensor_moments import files
-from bnfold.verification.client import compare
-from bnfold.verification.comparison import Comparison, require_equal
+from bnfold.verification.client import compare_by_proof
+from bnfold.verification.comparison import Comparison
 
 
 @dataclass(frozen=True)
@@ -77,17 +77,15 @@ def recover(
         def check(candidate: Path) -> None:
             """What was given is the frozen form, or the fold, of what was made of it."""
             nonlocal comparison
-            steps: list[tuple[Path, Path, tuple[str, ...]]] = []
+            steps: list[tuple[Path, Path, str]] = []
             if instead:
-                steps.append((between if behind else candidate, source, (proof,)))
+                steps.append((between if behind else candidate, source, proof))
             if behind:
-                steps.append((candidate, between, ()))
-            for original, made, proofs in steps:
-                comparison = compare(
-                    original, made, run_options or RunOptions(), level=cast(Level, verify),
-                    progress=progress, proofs=proofs, proven=bool(proofs),
-                )  # fmt: skip
-                require_equal(comparison)
+                steps.append((candidate, between, ""))
+            for original, made, own in steps:
+                comparison = compare_by_proof(
+                    original, made, own, run_options, level=cast(Level, verify), progress=progress
+                )
 
         write_model(
             file, target, check=None if verify == "none" else check,

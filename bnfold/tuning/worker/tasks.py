@@ -198,8 +198,7 @@ def means(job: Job) -> dict[str, Any]:
     wanted = set(job.request["values"])
     data = runner.moments(node for node in index.scopes[0].nodes if node.input(0) in wanted)
     found = {value.name: moments.mean for value, moments in data.items()}
-    _save(job.folder, {f"a{number}": mean for number, mean in enumerate(found.values())})
-    return {"names": list(found)}
+    return {"names": _save_named(job.folder, found)}
 
 
 def recalibrate(job: Job) -> dict[str, Any]:
@@ -249,10 +248,9 @@ def recalibrate(job: Job) -> dict[str, Any]:
     after = _accuracy_sentence(runner)
     flat = {f"{scope}/{name}/{what}": value for (scope, name), both in estimates.items()
             for what, value in zip(("mean", "variance"), both, strict=True)}  # fmt: skip
-    _save(job.folder, {f"a{i}": v for i, v in enumerate(flat.values())})
     return runner.answer(
-        names=list(flat), layers=len(layers), samples=samples, before=before, after=after,
-        prior=prior,
+        names=_save_named(job.folder, flat), layers=len(layers), samples=samples, before=before,
+        after=after, prior=prior,
     )  # fmt: skip
 
 
@@ -274,6 +272,12 @@ def _prior(runner: _Runner, found: list[tuple[Node, StoredStatistics]]) -> float
 
 def _save(folder: Path, arrays: dict[str, Any]) -> None:
     np.savez(folder / "result.npz", **arrays)
+
+
+def _save_named(folder: Path, arrays: dict[str, Any]) -> list[str]:
+    """Save arrays by their number, since an archive takes not every name; gives the names."""
+    _save(folder, {f"a{number}": array for number, array in enumerate(arrays.values())})
+    return list(arrays)
 
 
 def _accuracy_sentence(runner: _Runner) -> float | None:

@@ -90,9 +90,8 @@ def _run_folds(job: Job, runner: Runner, static: Static) -> fold_runs.FoldRuns:
     """Every fold by itself, on the values that the original computes there."""
     if static.regions is None:
         return fold_runs.FoldRuns((), (), None)
-    feeds = [{n: a for n, a in f.items() if n not in runner.pair.cut} for f in runner.feeds]
     try:
-        return fold_runs.run_folds(static.regions, feeds, runner.sessions, job)
+        return fold_runs.run_folds(static.regions, runner.own_feeds(), runner.sessions, job)
     except MemoryError:  # the other levels may do with less
         labels = tuple(
             f"{fold_runs.label(r)}: the memory limit was reached" for r in static.regions.found
@@ -217,9 +216,9 @@ class Runner:
             return self.first.of_optimised()  # type: ignore[no-any-return]
         session = self.sessions.open(str(file.path), optimised=True)
         names = [output.name for output in self.job.original.model.graph.output]
-        return [require_tensors(run(session, feed, names)) for feed in self._own_feeds()]
+        return [require_tensors(run(session, feed, names)) for feed in self.own_feeds()]
 
-    def _own_feeds(self) -> list[Feed]:
+    def own_feeds(self) -> list[Feed]:
         """Without what only models that were cut open are fed."""
         return [{n: a for n, a in f.items() if n not in self.pair.cut} for f in self.feeds]
 
@@ -284,7 +283,7 @@ class Runner:
         step does to each part between them.
         """
         self.stage("measuring what roundings that fall differently make")
-        feeds = self._own_feeds()
+        feeds = self.own_feeds()
         own = replace(output_judge, original=whole.original, feeds=feeds, _moved=[])
         moved = float(np.max(own.noise()[name], initial=0.0))
         session = self.sessions.open(str(self.pair.original.path))
