@@ -334,7 +334,7 @@ def test_the_console_script() -> None:
 
 
 def test_the_worker_starts_before_anything_heavy_is_imported() -> None:
-    """Two processes import side by side then, and a small model is optimised in half the time."""
+    """Two processes import side by side then, which a small model waits for most."""
     code = (
         "import sys\n"
         "from bnfold.cli.main import main\n"

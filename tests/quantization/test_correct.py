@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,18 @@ def test_what_is_read_is_not_overwritten(output: str) -> None:
     with pytest.raises(UsageError, match="is a file that is read"):
         bnfold.correct("float.onnx", "int8.onnx", output, **(how or {"data": Dataset("data.npz")}))
     assert Path(output).read_bytes() == before
+
+
+def test_a_new_model_may_stand_among_the_data_and_replaces_none_of_it() -> None:
+    original, quantized = pair(*LAYERS["padded"])
+    samples = data(6, 6)
+    Path("data").mkdir()
+    shutil.copy(samples.path, "data")
+    among = Dataset("data")
+    result = corrected(original, quantized, path_out="data/int8.onnx", data=among)
+    assert len(result.layers) == 1
+    with pytest.raises(UsageError, match="is the data itself"):
+        bnfold.correct("float.onnx", "int8.onnx", "data/data.npz", data=among)
 
 
 def test_a_model_that_was_not_quantised_has_no_layer_to_correct() -> None:
